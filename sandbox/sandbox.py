@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""Throw-away Debian 13 hosts with systemd, for `make up`, molecule and the tests.
+
+A host is a Docker container that boots systemd from an image built here with mmdebstrap: no image registry is asked.
+What is missing on the controller (docker.io, mmdebstrap, a running daemon) is installed and started first.
+Only the standard library is used, because this runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STATE = Path("/var/lib/imaging-sandbox")
+DAEMON_LOG = STATE / "dockerd.log"
+DAEMON_PID = STATE / "dockerd.pid"
+HOSTS = Path("/etc/hosts")
+SUITE = "trixie"
+PACKAGES = (
+    "systemd,systemd-sysv,dbus,python3,python3-apt,ca-certificates,iproute2,procps,sudo,openssh-server,tzdata,libpam-systemd"
+)
+# What systemd needs to run as PID 1 in a container, and what the roles need on top (nftables, unit sandboxing).
+CAPABILITIES = (
+    "AUDIT_CONTROL AUDIT_READ DAC_READ_SEARCH IPC_LOCK NET_ADMIN SYS_ADMIN SYS_BOOT SYS_NICE SYS_PTRACE "
+    "SYS_TIME SYS_TTY_CONFIG SYSLOG"
+).split()
+MINIMUM_MEMORY_MB = 3500
+MINIMUM_DISK_MB = 8000
+
+
+class SandboxError(Exception):
+    """Something the person at the terminal has to mend; the message says what and how."""
+
+
+def say(text: str) -> None:
+    print(f"sandbox: {text}", flush=True)
+
+
+def run(*command: str, check: bool = True, capture: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a command; its standard error is shown in full when it fails."""
+    result = subprocess.run(command, capture_output=capture, text=True, check=False)
+    if check and result.returncode != 0:
+        detail = ((result.stderr or "") + (result.stdout or "")).strip()
+        raise SandboxError(f"`{' '.join(command[:4])} …` failed (exit code {result.returncode}): {detail[-2000:]}")
+    return result
+
+
+@contextmanager
+def locked(what: str) -> Iterator[None]:
+    """Let two sandboxes be made at the same time: the kernel frees the lock when its holder dies."""
+    STATE.mkdir(mode=0o755, exist_ok=True)
+    with (STATE / f"{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The controller: what must be there before a host can be made
+
+
+def check_controller() -> None:
+    """Say everything that is in the way before anything is changed."""
+    problems = []
+    if os.geteuid() != 0:
+        problems.append("root is needed to install packages and run Docker: start again with sudo")
+    if not (shutil.which("docker") and shutil.which("mmdebstrap")) and not shutil.which("apt-get"):
+        problems.append("docker.io and mmdebstrap are not installed and there is no apt-get to install them with")
+    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+    if memory_mb < MINIMUM_MEMORY_MB:
+        problems.append(f"this machine has {memory_mb} MB of memory, a sandbox needs {MINIMUM_MEMORY_MB} MB")
+    free_mb = shutil.disk_usage("/var/lib").free // 2**20
+    if free_mb < MINIMUM_DISK_MB:
+        problems.append(f"/var/lib has {free_mb} MB free, a sandbox needs {MINIMUM_DISK_MB} MB")
+    if problems:
+        raise SandboxError("; ".join(problems))
+
+
+def install_packages() -> None:
+    wanted = {"dockerd": "docker.io", "docker": "docker.io", "mmdebstrap": "mmdebstrap", "iptables": "iptables"}
+    missing = sorted({package for binary, package in wanted.items() if not shutil.which(binary)})
+    if missing:
+        say(f"installing {', '.join(missing)}")
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", *missing]):
+            result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if result.returncode != 0:
+                raise SandboxError(f"`{' '.join(command)}` failed: {result.stderr.strip()[-1500:]}")
+
+
+def daemon_answers() -> bool:
+    return run("docker", "version", "--format", "{{.Server.Version}}", check=False).returncode == 0
+
+
+def pure_cgroup2() -> bool:
+    return Path("/sys/fs/cgroup/cgroup.controllers").exists()
+
+
+def processes_named(name: str) -> list[int]:
+    return [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and (entry / "comm").exists() and _comm(entry) == name
+    ]
+
+
+def _comm(entry: Path) -> str:
+    try:
+        return (entry / "comm").read_text().strip()
+    except OSError:  # it ended between the look and the read
+        return ""
+
+
+def start_daemon() -> None:
+    """Make a Docker daemon answer: systemd's where there is one, else one of ours."""
+    if daemon_answers():
+        return
+    if Path("/run/systemd/system").is_dir():
+        say("starting docker.service")
+        run("systemctl", "start", "docker.service")
+    else:
+        say("starting a Docker daemon")
+        if not processes_named("dockerd"):
+            # Left by a daemon that was killed: its number may belong to another process by now, and dockerd would not start.
+            for stale in (Path("/var/run/docker.pid"), *Path("/var/run/docker").glob("containerd/*.pid")):
+                stale.unlink(missing_ok=True)
+            for containerd in processes_named("containerd"):
+                os.kill(containerd, signal.SIGTERM)
+        command = "exec dockerd --storage-driver=overlay2"
+        if not pure_cgroup2():
+            # systemd in the host needs cgroup2; only the daemon's own mount namespace gets it.
+            command = f"umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && {command}"
+        with DAEMON_LOG.open("ab") as log:
+            daemon = subprocess.Popen(
+                ["unshare", "--mount", "sh", "-c", command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+            )
+        DAEMON_PID.write_text(str(daemon.pid))
+    wait_for("the Docker daemon", daemon_answers, 60, f"see {DAEMON_LOG}")
+
+
+def wait_for(what: str, ready: object, seconds: int, hint: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():  # type: ignore[operator]
+        if time.monotonic() > deadline:
+            raise SandboxError(f"{what} did not become ready within {seconds} s: {hint}")
+        time.sleep(0.3)
+
+
+def stop_daemon() -> None:
+    """Stop the daemon that `start_daemon` started, and no other."""
+    if not DAEMON_PID.exists():
+        return
+    pid = int(DAEMON_PID.read_text())
+    DAEMON_PID.unlink()
+    if pid in processes_named("dockerd"):
+        os.kill(pid, signal.SIGTERM)
+        wait_for("the end of the Docker daemon", lambda: pid not in processes_named("dockerd"), 30, f"see {DAEMON_LOG}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The image
+
+
+def apt_options() -> list[str]:
+    """The controller's `Acquire::Check-*` settings: a mirror snapshot past its Valid-Until needs them in the host too."""
+    dump = run("apt-config", "dump").stdout
+    return re.findall(r'^(Acquire::Check-[\w-]+ "[^"]*";)$', dump, re.MULTILINE)
+
+
+def build_image() -> str:
+    """Return the image's name; it is built when this recipe has not been built on this controller."""
+    options = apt_options()
+    recipe = json.dumps([SUITE, PACKAGES, options, time.strftime("%Y-%m")])  # a new month brings new packages
+    image = f"imaging-sandbox:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    if run("docker", "image", "inspect", image, check=False).returncode == 0:
+        return image
+    say(f"building the host image (Debian {SUITE}, about half a minute)")
+    tarball = STATE / "image.tar"
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "--format=tar"]
+    for option in options:
+        command += [f"--aptopt={option}"]
+    # A host has its own identity: systemd makes a new machine id at first boot.
+    command += ["--customize-hook=rm -f $1/etc/machine-id $1/var/lib/dbus/machine-id", SUITE, str(tarball)]
+    run(*command)
+    run("docker", "import", str(tarball), image)
+    tarball.unlink()
+    return image
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The host
+
+
+def inspect(name: str) -> dict[str, object] | None:
+    result = run("docker", "inspect", "--type", "container", name, check=False)
+    return json.loads(result.stdout)[0] if result.returncode == 0 else None
+
+
+def address_of(name: str) -> str:
+    return run("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", name).stdout.strip()
+
+
+def create(name: str, domain: str, image: str) -> None:
+    say(f"creating the host {name}")
+    command = ["docker", "run", "--detach", "--tty", "--name", name, "--hostname", name, "--add-host", f"{domain}:127.0.0.1"]
+    command += ["--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", "--tmpfs=/run", "--tmpfs=/tmp"]
+    command += ["--env=container=docker", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"]
+    command += [f"--label=imaging.domain={domain}", "--stop-signal=SIGRTMIN+3"]
+    command += [f"--cap-add={capability}" for capability in CAPABILITIES]
+    run(*command, image, "/sbin/init")
+
+
+def booted(name: str) -> bool:
+    state = run("docker", "exec", name, "systemctl", "is-system-running", check=False).stdout.strip()
+    return state in {"running", "degraded"}
+
+
+def name_host(domain: str, address: str | None, name: str) -> None:
+    """Let the controller resolve `domain` to the host; None takes the line out again."""
+    mark = f"# {name}"
+    with locked("hosts"):
+        old = HOSTS.read_text()
+        lines = [line for line in old.splitlines() if not line.endswith(mark)]
+        if address:
+            lines.append(f"{address} {domain} {mark}")
+        new = "\n".join(lines) + "\n"
+        if new != old:
+            HOSTS.write_text(new)  # not replaced: in a container /etc/hosts is a mount
+
+
+def up(name: str, domain: str) -> None:
+    check_controller()
+    with locked("controller"):
+        install_packages()
+        start_daemon()
+        image = build_image()
+    host = inspect(name)
+    if host is None:
+        create(name, domain, image)
+    elif not host["State"]["Running"]:  # type: ignore[index]
+        say(f"starting the host {name}")
+        run("docker", "start", name)
+    wait_for(f"the host {name}", lambda: booted(name), 90, f"see `docker logs {name}`")
+    name_host(domain, address_of(name), name)
+    say(f"the host {name} is up at {address_of(name)} ({domain})")
+
+
+def down(name: str, domain: str) -> None:
+    if shutil.which("docker"):
+        with locked("controller"):
+            start_daemon()
+        if inspect(name):
+            run("docker", "rm", "--force", "--volumes", name)
+            say(f"the host {name} is gone")
+    name_host(domain, None, name)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("action", choices=["check", "up", "down", "stop-daemon"])
+    parser.add_argument("--name", default="imaging-sandbox", help="name of the host (default: %(default)s)")
+    parser.add_argument("--domain", help="its domain (default: made from the name: imaging-x → imaging.x.test)")
+    arguments = parser.parse_args()
+    domain = arguments.domain or arguments.name.replace("-", ".", 1) + ".test"
+    try:
+        if arguments.action == "check":
+            check_controller()
+        elif arguments.action == "up":
+            up(arguments.name, domain)
+        elif arguments.action == "down":
+            down(arguments.name, domain)
+        else:
+            stop_daemon()
+    except SandboxError as error:
+        print(f"sandbox: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
