@@ -1,11 +1,29 @@
 #!/usr/bin/python
 """Ansible module: the roles and databases of a PostgreSQL server, and exactly the rights named.
 
-One task and one look at the catalogue instead of a dozen module calls, and unlike those it also takes away what is *not*
-named: CONNECT of a role dropped from the list, superuser of a role that must not have it, everything of PUBLIC.
+One task and one look at the catalogue instead of a dozen module calls, and unlike those it also takes away what is
+*not* named: CONNECT of a role dropped from the list, superuser of a role that must not have it, everything of PUBLIC.
 """
 
 from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib  # type: ignore[import-untyped]
+
+try:
+    import psycopg
+    from psycopg import sql
+
+    PSYCOPG_ERROR = None
+except ImportError:
+    PSYCOPG_ERROR = traceback.format_exc()
 
 DOCUMENTATION = r"""
 module: postgres_access
@@ -23,7 +41,7 @@ options:
     suboptions:
       name: {description: Name., type: str, required: true}
       password:
-        description: Password, printable ASCII. Only its SCRAM-SHA-256 verifier is sent. Without one, a stored one is removed.
+        description: Printable ASCII; only its SCRAM-SHA-256 verifier is sent. Without one, a stored one is removed.
         type: str
       login: {description: Whether the role may log in., type: bool, default: true}
   databases:
@@ -43,24 +61,6 @@ attributes:
 RETURN = r"""
 actions: {description: What was done (in check mode - would be done)., type: list, elements: str, returned: always}
 """
-
-import base64
-import hashlib
-import hmac
-import re
-import traceback
-from dataclasses import dataclass
-from typing import Any
-
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-
-try:
-    import psycopg
-    from psycopg import sql
-
-    PSYCOPG_ERROR = None
-except ImportError:
-    PSYCOPG_ERROR = traceback.format_exc()
 
 SOCKET_DIRECTORY = "/run/postgresql"
 PUBLIC = "PUBLIC"
@@ -162,7 +162,7 @@ def plan_database(wanted: dict[str, Any], stored: dict[str, Any] | None) -> list
 
 
 def plan_public_schema(database: str) -> list[Action]:
-    """Close the schema `public` of a database that an older PostgreSQL left open (before 15, anybody could create in it)."""
+    """Close the schema `public` of a database made by PostgreSQL 14 or older, where anybody could create in it."""
     with connect(database) as connection:
         open_to_all = connection.execute(
             "SELECT FROM pg_namespace, aclexplode(nspacl) AS acl"
@@ -174,7 +174,9 @@ def plan_public_schema(database: str) -> list[Action]:
     return [Action(told, sql.SQL("REVOKE CREATE ON SCHEMA public FROM PUBLIC"), database)]
 
 
-def plan(server: psycopg.Connection[dict[str, Any]], roles: list[dict[str, Any]], databases: list[dict[str, Any]]) -> list[Action]:
+def plan_access(
+    server: psycopg.Connection[dict[str, Any]], roles: list[dict[str, Any]], databases: list[dict[str, Any]]
+) -> list[Action]:
     """Compare the server with what is wanted and say what to do, in order."""
     stored_roles = {row["rolname"]: row for row in server.execute("SELECT * FROM pg_authid")}
     stored_databases = {
@@ -192,7 +194,9 @@ def plan(server: psycopg.Connection[dict[str, Any]], roles: list[dict[str, Any]]
         verifier = None
         if role["password"] is not None:
             # Made here and not by the server, so that the password is in no log, whatever is logged.
-            encrypted = server.pgconn.encrypt_password(role["password"].encode(), role["name"].encode(), b"scram-sha-256")
+            encrypted = server.pgconn.encrypt_password(
+                role["password"].encode(), role["name"].encode(), b"scram-sha-256"
+            )
             verifier = encrypted.decode()
         actions += plan_role(role, stored_roles.get(role["name"]), verifier)
     for database in databases:
@@ -213,7 +217,9 @@ def find_mistakes(roles: list[dict[str, Any]], databases: list[dict[str, Any]]) 
     for database in databases:
         for role_name in [database["owner"], *database["connect"]]:
             if role_name not in names:
-                mistakes.append(f"database {database['name']} names the role {role_name}, which is not in the list of roles")
+                mistakes.append(
+                    f"database {database['name']} names the role {role_name}, which is not in the list of roles"
+                )
     return mistakes
 
 
@@ -242,7 +248,7 @@ def main() -> None:
 
     try:
         with connect("postgres") as server:
-            actions = plan(server, roles, databases)
+            actions = plan_access(server, roles, databases)
     except ConnectionError as error:
         if not module.check_mode:
             module.fail_json(msg=str(error))
@@ -258,7 +264,9 @@ def main() -> None:
                 module.fail_json(msg=f"PostgreSQL refused to {action.told}: {error}")
 
     told = [action.told for action in actions]
-    module.exit_json(changed=bool(told), actions=told, diff={"before": "", "after": "".join(f"{line}\n" for line in told)})
+    module.exit_json(
+        changed=bool(told), actions=told, diff={"before": "", "after": "".join(f"{line}\n" for line in told)}
+    )
 
 
 if __name__ == "__main__":
