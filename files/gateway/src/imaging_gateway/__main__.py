@@ -1,0 +1,50 @@
+"""Start the gateway: read the configuration, listen, tell systemd."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from aiohttp import web
+
+from imaging_gateway import systemd
+from imaging_gateway.app import LARGEST_FIELD, make_app
+from imaging_gateway.config import Config, ConfigError, load
+
+
+async def serve(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # Request lines are not logged: they hold names and identifiers of patients.
+    runner = web.AppRunner(make_app(config), access_log=None, max_line_size=LARGEST_FIELD, max_field_size=LARGEST_FIELD)
+    await runner.setup()
+    await web.TCPSite(runner, config.listen_address, config.listen_port, backlog=1024, shutdown_timeout=5).start()
+    systemd.notify("READY=1")
+    watchdog = asyncio.create_task(systemd.keep_watchdog_quiet())
+    await stop.wait()
+    systemd.notify("STOPPING=1")
+    watchdog.cancel()
+    await runner.cleanup()
+
+
+def main() -> None:
+    """Entry point of the service."""
+    parser = argparse.ArgumentParser(prog="imaging-gateway", description="Decides every DICOMweb and REST request.")
+    parser.add_argument("--config", type=Path, default=Path("/etc/imaging/gateway.toml"))
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    try:
+        config = load(arguments.config)
+    except ConfigError as error:
+        sys.exit(f"imaging-gateway cannot start: {error}")
+    asyncio.run(serve(config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The allow-list: method × path × query parameters × roles. What no row names does not exist.
+
+Series and instance UIDs need no owner of their own: every path names the study, whose owner is checked, and Orthanc
+answers 404 when a series or an instance is not of that study. Hence images are reached below /studies/{study} only.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from imaging_gateway.requests import UID, RefusedError, Request
+
+VIEWERS = frozenset({"physician", "technician", "admin"})
+ADMIN = frozenset({"admin"})
+
+# What stands in a path's braces.
+PLACES = {
+    "study": UID,
+    "series": UID,
+    "instance": UID,
+    "frames": r"[1-9][0-9]{0,8}(?:,[1-9][0-9]{0,8}){0,255}",
+    "bulk": r"[0-9A-Fa-f]{8}(?:/[1-9][0-9]{0,8}/[0-9A-Fa-f]{8}){0,16}",
+    "level": r"patients|studies|series|instances",
+    "id": r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}",
+    "related": r"patient|study|series|studies|instances|labels|metadata|statistics|shared-tags|archive",
+    "content": r"file|preview|tags|simplified-tags",
+    "job": r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}",
+    "command": r"cancel|pause|resume",
+    "label": r"[A-Za-z0-9_-]{1,64}",
+}
+
+# What a query parameter may hold.
+UIDS = rf"{UID}(?:[,\\]{UID}){{0,99}}"
+NUMBER, FLAG, WORD, TAGS = r"[0-9]{1,9}", r"|true|false|1|0", r"[A-Za-z0-9_]{1,32}", r"[0-9A-Za-z,.]{1,2000}"
+PAGE = {"limit": NUMBER, "offset": NUMBER, "fuzzymatching": FLAG, "includefield": TAGS}
+SERIES = {**PAGE, "SeriesInstanceUID": UIDS, "0020000E": UIDS, "Modality": WORD, "00080060": WORD}
+INSTANCES = {**PAGE, "SOPInstanceUID": UIDS, "00080018": UIDS, "SOPClassUID": UIDS, "00080016": UIDS}
+RENDERED = {"quality": NUMBER, "viewport": r"[0-9.,-]{1,64}", "window": r"[0-9A-Za-z.,_-]{1,64}"}
+ORTHANC_LIST = {"since": NUMBER, "limit": NUMBER, "expand": FLAG, "full": FLAG, "short": FLAG}
+NOTHING: dict[str, str] = {}
+
+STUDIES = "/dicom-web/studies"
+STUDY = STUDIES + "/{study}"
+ONE_SERIES = STUDY + "/series/{series}"
+INSTANCE = ONE_SERIES + "/instances/{instance}"
+RESOURCE = "/orthanc/{level}/{id}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of the allow-list."""
+
+    method: str
+    path: str
+    parameters: dict[str, str]
+    roles: frozenset[str]
+    action: str
+    """What the access log calls it; empty: not a matter of patients, not logged."""
+    answered_here: bool = False
+    """The gateway itself answers; Orthanc must never be asked, since it would answer for all clinics."""
+    pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        pattern = re.sub(r"\{(\w+)\}", lambda place: f"(?P<{place[1]}>{PLACES[place[1]]})", self.path)
+        object.__setattr__(self, "pattern", re.compile(pattern))
+
+
+RULES = (
+    # Study list and study (QIDO-RS, WADO-RS: PS3.18 10.4, 10.6). The list's parameters are read by `search`.
+    Rule("GET", STUDIES, NOTHING, VIEWERS, "list", answered_here=True),
+    Rule("GET", STUDY, NOTHING, VIEWERS, "download"),
+    Rule("GET", STUDY + "/metadata", NOTHING, VIEWERS, "view"),
+    Rule("GET", STUDY + "/rendered", RENDERED, VIEWERS, "view"),
+    Rule("GET", STUDY + "/series", SERIES, VIEWERS, "view"),
+    Rule("GET", STUDY + "/instances", INSTANCES, VIEWERS, "view"),
+    Rule("GET", ONE_SERIES, NOTHING, VIEWERS, "download"),
+    Rule("GET", ONE_SERIES + "/metadata", NOTHING, VIEWERS, "view"),
+    Rule("GET", ONE_SERIES + "/rendered", RENDERED, VIEWERS, "view"),
+    Rule("GET", ONE_SERIES + "/instances", INSTANCES, VIEWERS, "view"),
+    Rule("GET", INSTANCE, NOTHING, VIEWERS, "download"),
+    Rule("GET", INSTANCE + "/metadata", NOTHING, VIEWERS, "view"),
+    Rule("GET", INSTANCE + "/rendered", RENDERED, VIEWERS, "view"),
+    Rule("GET", INSTANCE + "/frames/{frames}", NOTHING, VIEWERS, "view"),
+    Rule("GET", INSTANCE + "/frames/{frames}/rendered", RENDERED, VIEWERS, "view"),
+    Rule("GET", INSTANCE + "/bulk/{bulk}", NOTHING, VIEWERS, "view"),
+    # Orthanc's own API for administrators: what reads, deletes, labels, and looks after jobs. Nothing that reaches out
+    # (peers, modalities, servers), executes (scripts, plugins, resubmitted jobs) or changes images behind the registry.
+    Rule("GET", "/orthanc/system", NOTHING, ADMIN, ""),
+    Rule("GET", "/orthanc/statistics", NOTHING, ADMIN, ""),
+    Rule("GET", "/orthanc/changes", {**ORTHANC_LIST, "last": FLAG}, ADMIN, ""),
+    Rule("GET", "/orthanc/tools/labels", NOTHING, ADMIN, ""),
+    Rule("POST", "/orthanc/tools/find", NOTHING, ADMIN, "list"),
+    Rule("POST", "/orthanc/tools/lookup", NOTHING, ADMIN, "list"),
+    Rule("GET", "/orthanc/{level}", ORTHANC_LIST, ADMIN, "list"),
+    Rule("GET", RESOURCE, ORTHANC_LIST, ADMIN, "view"),
+    Rule("DELETE", RESOURCE, NOTHING, ADMIN, "delete"),
+    Rule("GET", RESOURCE + "/{related}", ORTHANC_LIST, ADMIN, "view"),
+    Rule("GET", "/orthanc/instances/{id}/{content}", NOTHING, ADMIN, "download"),
+    Rule("PUT", RESOURCE + "/labels/{label}", NOTHING, ADMIN, "change"),
+    Rule("DELETE", RESOURCE + "/labels/{label}", NOTHING, ADMIN, "change"),
+    Rule("GET", "/orthanc/jobs", ORTHANC_LIST, ADMIN, ""),
+    Rule("GET", "/orthanc/jobs/{job}", NOTHING, ADMIN, ""),
+    Rule("POST", "/orthanc/jobs/{job}/{command}", NOTHING, ADMIN, ""),
+)
+
+
+@dataclass(frozen=True)
+class Permit:
+    """A request that the allow-list knows, for one of the caller's roles; whose study it is remains to be asked."""
+
+    rule: Rule
+    study: str | None
+
+
+def permit(request: Request, roles: frozenset[str]) -> Permit:
+    """Find the rule that a request keeps to. Raises RefusedError when there is none for any of these roles."""
+    for rule in RULES:
+        if rule.method == request.method and (match := rule.pattern.fullmatch(request.path)):
+            if not rule.roles & roles:
+                raise RefusedError
+            if not rule.answered_here:
+                _check(request, rule)
+            return Permit(rule, match.groupdict().get("study"))
+    raise RefusedError
+
+
+def _check(request: Request, rule: Rule) -> None:
+    seen = set()
+    for name, value in request.parameters:
+        allowed = rule.parameters.get(name)
+        if allowed is None or re.fullmatch(allowed, value) is None:
+            raise RefusedError
+        # Two values for one name could be read as the first here and as the last there.
+        if name in seen and name != "includefield":
+            raise RefusedError
+        seen.add(name)

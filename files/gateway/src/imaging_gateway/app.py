@@ -1,0 +1,190 @@
+"""The routes: /authorize for the proxy, the study search, health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+
+import prometheus_client
+from aiohttp import web
+
+from imaging_gateway import metrics, search
+from imaging_gateway.access_log import AccessLog
+from imaging_gateway.allowlist import Permit, permit
+from imaging_gateway.config import Config
+from imaging_gateway.owners import Owners
+from imaging_gateway.registry import Registry, RegistryAwayError
+from imaging_gateway.requests import RefusedError, parse
+from imaging_gateway.tokens import Caller, FetchKeys, NoKeysError, TokenError, TokenVerifier, fetch_jwks
+
+LARGEST_FIELD = 16384
+
+UNAUTHORIZED = "unauthorized"
+REFUSED = "refused"
+ALLOWED = "allowed"
+UNDECIDED = "undecided"
+
+
+@dataclass
+class Gateway:
+    """The parts of the service, and the decisions made with them."""
+
+    config: Config
+    registry: Registry
+    verifier: TokenVerifier
+    owners: Owners
+    access: AccessLog
+
+    async def authorize(self, request: web.Request) -> web.Response:
+        """Decide for the proxy: 204 with the study's revision, 401, 403, or 503 when it cannot be decided now."""
+        started = time.perf_counter()
+        headers: dict[str, str] = {}
+        try:
+            caller = await self.verifier.identify(request.headers.getall("Authorization", []))
+            revision = await self._decide(caller, request)
+            headers = {} if revision is None else {"X-Study-Revision": revision}
+            outcome, status = ALLOWED, 204
+        except TokenError:
+            outcome, status, headers = UNAUTHORIZED, 401, {"WWW-Authenticate": "Bearer"}
+        except RefusedError:
+            outcome, status = REFUSED, 403
+        except (RegistryAwayError, NoKeysError):
+            outcome, status = UNDECIDED, 503
+        metrics.DECISIONS.labels(outcome).inc()
+        metrics.DECISION_SECONDS.observe(time.perf_counter() - started)
+        return web.Response(status=status, headers=headers)
+
+    async def _decide(self, caller: Caller, request: web.Request) -> str | None:
+        asked = parse(_one(request, "X-Original-Method"), _one(request, "X-Original-URI"))
+        allowed = permit(asked, caller.roles)
+        if allowed.rule.answered_here:
+            raise RefusedError
+        address = _address(request)
+        if allowed.study is None:
+            if allowed.rule.action:
+                self.access.note(caller, allowed.rule.action, address, detail=f"{asked.method} {asked.path}")
+            return None
+        return await self._decide_study(caller, allowed, allowed.study, address)
+
+    async def _decide_study(self, caller: Caller, allowed: Permit, study: str, address: str) -> str:
+        owner = await self.owners.locate(caller, study)
+        if owner is None and "admin" not in caller.roles:
+            raise RefusedError
+        # A study that Orthanc has and the registry has not is an administrator's to see; its revision is never the
+        # same twice, so that nothing of it is ever answered from the proxy's cache.
+        clinic, revision = owner or (None, f"unregistered-{time.time_ns()}")
+        self.access.note(caller, allowed.rule.action, address, clinic, study)
+        return str(revision)
+
+    async def search_studies(self, request: web.Request) -> web.Response:
+        """Answer GET /dicom-web/studies from the registry, newest first."""
+        started = time.perf_counter()
+        base_url = f"{self.config.public_url}/dicom-web"
+        try:
+            caller = await self.verifier.identify(request.headers.getall("Authorization", []))
+            asked = parse(request.method, request.raw_path)
+            allowed = permit(asked, caller.roles)
+            if not _takes_json(request):
+                return web.Response(status=406)
+            query = search.read(asked.parameters)
+            # One more than asked for tells whether there are more.
+            found = await self.registry.search_studies(caller.scope, query.match, query.limit + 1, query.offset)
+        except TokenError:
+            return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
+        except RefusedError:
+            return web.Response(status=404)
+        except search.QueryError as error:
+            return web.Response(status=400, text=f"{error}\n")
+        except (RegistryAwayError, NoKeysError):
+            return web.Response(status=503, headers={"Retry-After": "5"})
+        self.access.note(caller, allowed.rule.action, _address(request), clinic=caller.scope or None)
+        answer = search.answer(query, found[: query.limit], base_url)
+        response = web.Response(
+            body=json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode(),
+            headers={"Content-Type": "application/dicom+json", "Cache-Control": "no-store"},
+        )
+        for warning in search.warnings(query, len(found) > query.limit, base_url):
+            response.headers.add("Warning", warning)
+        metrics.SEARCH_SECONDS.observe(time.perf_counter() - started)
+        return response
+
+    async def live(self, _request: web.Request) -> web.Response:
+        """Tell that the event loop turns."""
+        return web.json_response({"live": True})
+
+    async def ready(self, _request: web.Request) -> web.Response:
+        """Tell whether every request can be decided, and if not, what is missing."""
+        checks = {
+            "live": True,
+            "registry": "heard" if self.owners.listening else "the registry's database does not answer",
+            "keys": "known" if self.verifier.ready else f"no keys yet from {self.config.token.jwks_url}",
+            "ready": self.owners.listening and self.verifier.ready,
+        }
+        return web.json_response(checks, status=200 if checks["ready"] else 503)
+
+    async def tell_metrics(self, _request: web.Request) -> web.Response:
+        """Answer Prometheus."""
+        return web.Response(
+            body=prometheus_client.generate_latest(), headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST}
+        )
+
+    async def background(self, _app: web.Application) -> AsyncIterator[None]:
+        """Run what goes on beside the requests, from start to stop; write the last access log rows at the end."""
+        await self.registry.open()
+        loops = (self.verifier.keep_keys_fresh, self.owners.keep_listening, self.access.keep_writing)
+        tasks = [asyncio.create_task(loop()) for loop in loops]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await self.access.flush()
+        except RegistryAwayError:
+            # The journal has them.
+            metrics.ACCESS_LOST.inc()
+        await self.registry.close()
+
+
+def _one(request: web.Request, name: str) -> str:
+    values = request.headers.getall(name, [])
+    if len(values) != 1:
+        raise RefusedError
+    return values[0]
+
+
+def _address(request: web.Request) -> str:
+    # The proxy overwrites it; nothing else reaches this port.
+    return request.headers.get("X-Real-IP", "")
+
+
+def _takes_json(request: web.Request) -> bool:
+    accepted = ",".join(request.headers.getall("Accept", [])).lower().split(",")
+    return any(
+        item.split(";")[0].strip() in ("", "*/*", "application/*", "application/json", "application/dicom+json")
+        for item in accepted
+    )
+
+
+def make_app(config: Config, fetch: FetchKeys | None = None) -> web.Application:
+    """Build the application; `fetch` replaces the download of the key set in tests."""
+    registry = Registry(config.registry)
+    gateway = Gateway(
+        config=config,
+        registry=registry,
+        verifier=TokenVerifier(config.token, fetch or partial(fetch_jwks, config.token.jwks_url)),
+        owners=Owners(registry),
+        access=AccessLog(registry),
+    )
+    app = web.Application()
+    app.cleanup_ctx.append(gateway.background)
+    app.router.add_get("/authorize", gateway.authorize, allow_head=False)
+    app.router.add_get("/dicom-web/studies", gateway.search_studies, allow_head=False)
+    app.router.add_get("/health/live", gateway.live)
+    app.router.add_get("/health/ready", gateway.ready)
+    app.router.add_get("/health", gateway.ready)
+    app.router.add_get("/metrics", gateway.tell_metrics)
+    return app

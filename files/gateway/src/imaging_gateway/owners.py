@@ -1,0 +1,84 @@
+"""Whose study is it: a bounded memory in front of the registry, kept true by its notifications."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from imaging_gateway import metrics
+from imaging_gateway.registry import Registry, RegistryAwayError
+from imaging_gateway.tokens import Caller
+
+log = logging.getLogger(__name__)
+
+REMEMBERED_STUDIES = 50_000
+RECONNECT_SECONDS = 1
+# While the registry is away nothing can change in it, so known owners hold; but no longer than a token lives, in case
+# only this service lost sight of it.
+DEAF_SECONDS = 300
+
+
+@dataclass
+class Owners:
+    """Answers whose a study is. Only studies that some caller was allowed to see are remembered."""
+
+    registry: Registry
+    _known: OrderedDict[str, tuple[str, int]] = field(default_factory=OrderedDict)
+    _changes: int = 0
+    _deaf_since: float | None = 0.0
+
+    @property
+    def listening(self) -> bool:
+        """Tell whether the registry's changes are being heard."""
+        return self._deaf_since is None
+
+    async def locate(self, caller: Caller, study: str) -> tuple[str, int] | None:
+        """Return clinic and revision of a study of the caller's clinics, else None. Raises RegistryAwayError.
+
+        A remembered study of another clinic takes the same way to the database as one that does not exist: the time of
+        the answer must not tell them apart.
+        """
+        known = self._known.get(study)
+        if known is not None and caller.may_see(known[0]) and self._trusted():
+            self._known.move_to_end(study)
+            metrics.OWNER_LOOKUPS.labels("memory").inc()
+            return known
+        metrics.OWNER_LOOKUPS.labels("registry").inc()
+        changes = self._changes
+        found = await self.registry.locate_study(caller.scope, study)
+        # An answer that was overtaken by a change may be older than the change: it serves this request, not the next.
+        if found is not None and self.listening and changes == self._changes:
+            self._known[study] = found
+            if len(self._known) > REMEMBERED_STUDIES:
+                self._known.popitem(last=False)
+        return found
+
+    def _trusted(self) -> bool:
+        return self._deaf_since is None or time.monotonic() - self._deaf_since < DEAF_SECONDS
+
+    def _forget(self, study: str) -> None:
+        self._changes += 1
+        self._known.pop(study, None)
+
+    def _start_over(self) -> None:
+        # What changed since the last connection is unknown.
+        self._changes += 1
+        self._known.clear()
+        self._deaf_since = None
+        metrics.REGISTRY_UP.set(1)
+        log.info("hearing the registry's changes")
+
+    async def keep_listening(self) -> None:
+        """Follow the registry's notifications for ever, reconnecting when they stop."""
+        while True:
+            try:
+                await self.registry.listen(self._forget, self._start_over)
+            except RegistryAwayError as error:
+                if self._deaf_since is None:
+                    self._deaf_since = time.monotonic()
+                    metrics.REGISTRY_UP.set(0)
+                    log.warning("the registry cannot be heard: %s", error)
+            await asyncio.sleep(RECONNECT_SECONDS)

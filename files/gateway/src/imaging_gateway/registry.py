@@ -1,0 +1,112 @@
+"""The registry's database as the gateway's role sees it: the contract is the SQL functions of files/registry."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]
+
+from imaging_gateway.config import RegistryConfig
+
+CONNECTIONS = 6
+ACQUIRE_SECONDS = 2
+STATEMENT_SECONDS = 5
+# Notifications come over one connection; it is asked for a sign of life this often, to notice a silent death.
+HEARTBEAT_SECONDS = 10
+
+_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+class RegistryAwayError(Exception):
+    """The database did not answer: whatever depends on it must be refused."""
+
+
+@dataclass
+class Registry:
+    """A pool of connections as `registry_gateway`, made when first needed: the gateway starts without a database."""
+
+    config: RegistryConfig
+    _pool: Any = field(default=None)
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        return {
+            "host": self.config.host,
+            "port": self.config.port,
+            "database": self.config.database,
+            "user": self.config.user,
+            "password": self.config.password,
+            "timeout": ACQUIRE_SECONDS,
+            "command_timeout": STATEMENT_SECONDS,
+            "server_settings": {
+                "application_name": "imaging-gateway",
+                "statement_timeout": str(STATEMENT_SECONDS * 1000),
+            },
+        }
+
+    async def open(self) -> None:
+        """Prepare the pool; no connection is made yet."""
+        self._pool = await asyncpg.create_pool(min_size=0, max_size=CONNECTIONS, **self._connection_arguments())
+
+    async def close(self) -> None:
+        """End all connections at once; nothing of value is under way by then."""
+        self._pool.terminate()
+
+    @asynccontextmanager
+    async def _transaction(self, scope: str = "") -> AsyncIterator[Any]:
+        """Run a transaction that sees the clinics of `scope` ('*', or ids with commas) and no others."""
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+                if scope:
+                    await connection.execute("SELECT set_config('registry.clinics', $1, true)", scope)
+                yield connection
+        except _AWAY as error:
+            raise RegistryAwayError(str(error) or type(error).__name__) from error
+
+    async def locate_study(self, scope: str, study: str) -> tuple[str, int] | None:
+        """Return clinic and revision of a study that the scope may see, else None. Raises RegistryAwayError."""
+        async with self._transaction(scope) as connection:
+            row = await connection.fetchrow("SELECT clinic_id, revision FROM registry.locate_study($1)", study)
+        return None if row is None else (row["clinic_id"], row["revision"])
+
+    async def search_studies(self, scope: str, query: dict[str, Any], limit: int, offset: int) -> list[dict[str, Any]]:
+        """Return the DICOM JSON objects of matching studies, newest first. Raises RegistryAwayError."""
+        async with self._transaction(scope) as connection:
+            rows = await connection.fetch(
+                "SELECT attributes FROM registry.search_studies($1, $2, $3)", json.dumps(query), limit, offset
+            )
+        return [json.loads(row["attributes"]) for row in rows]
+
+    async def log_access(self, entries: list[dict[str, Any]]) -> None:
+        """Append rows to the access log, all or none. Raises RegistryAwayError."""
+        async with self._transaction() as connection:
+            await connection.execute("SELECT registry.log_access($1)", json.dumps(entries))
+
+    async def listen(self, on_change: Callable[[str], None], on_start: Callable[[], None]) -> None:
+        """Call `on_change` with the UID of every study that changes, until the connection is lost.
+
+        `on_start` is called once nothing can be missed any more. Always ends by raising RegistryAwayError.
+        """
+        try:
+            connection = await asyncpg.connect(**self._connection_arguments())
+        except _AWAY as error:
+            raise RegistryAwayError(str(error) or type(error).__name__) from error
+        try:
+            lost = asyncio.Event()
+            connection.add_termination_listener(lambda _: lost.set())
+            await connection.add_listener("registry_study", lambda _c, _p, _ch, study: on_change(study))
+            on_start()
+            while not lost.is_set():
+                try:
+                    await asyncio.wait_for(lost.wait(), HEARTBEAT_SECONDS)
+                except TimeoutError:
+                    await connection.execute("SELECT 1")
+            raise RegistryAwayError("the connection for notifications was closed")
+        except _AWAY as error:
+            raise RegistryAwayError(str(error) or type(error).__name__) from error
+        finally:
+            connection.terminate()
