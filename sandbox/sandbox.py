@@ -73,6 +73,8 @@ def locked(what: str) -> Iterator[None]:
 def check_controller() -> None:
     """Say everything that is in the way before anything is changed."""
     problems = []
+    if sys.version_info < (3, 11):
+        problems.append(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     if os.geteuid() != 0:
         problems.append("root is needed to install packages and run Docker: start again with sudo")
     if not (shutil.which("docker") and shutil.which("mmdebstrap")) and not shutil.which("apt-get"):
@@ -186,7 +188,8 @@ def apt_options() -> list[str]:
 def build_image() -> str:
     """Return the image's name; it is built when this recipe has not been built on this controller."""
     options = apt_options()
-    recipe = json.dumps([SUITE, PACKAGES, options, time.strftime("%Y-%m")])  # a new month brings new packages
+    # This file is the recipe; a new month brings new packages.
+    recipe = Path(__file__).read_text() + json.dumps(options) + time.strftime("%Y-%m")
     image = f"imaging-sandbox:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if run("docker", "image", "inspect", image, check=False).returncode == 0:
         return image
@@ -196,7 +199,9 @@ def build_image() -> str:
     for option in options:
         command += [f"--aptopt={option}"]
     # A host has its own identity: systemd makes a new machine id at first boot.
-    command += ["--customize-hook=rm -f $1/etc/machine-id $1/var/lib/dbus/machine-id", SUITE, str(tarball)]
+    command += ["--customize-hook=rm -f $1/etc/machine-id $1/var/lib/dbus/machine-id"]
+    # Docker, not networkd, sets up the network: waiting for networkd would only end by its timeout of two minutes.
+    command += ["--customize-hook=systemctl --root=$1 mask systemd-networkd-wait-online.service", SUITE, str(tarball)]
     run(*command)
     run("docker", "import", str(tarball), image)
     tarball.unlink()

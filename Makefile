@@ -1,0 +1,86 @@
+# Thin shortcuts: each target shows the command that does the work.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# SANDBOX=name makes and uses another sandbox beside the first. INVENTORY=inventories/production works on real hosts.
+SANDBOX ?= sandbox
+INVENTORY ?= inventories/sandbox
+export SANDBOX
+
+HOST := imaging-$(SANDBOX)
+STATE := $(HOME)/.local/share/imaging-platform/$(SANDBOX)
+PLAYBOOK := .venv/bin/ansible-playbook -i $(INVENTORY)
+ON_HOST := docker exec $(HOST)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: up
+up: .check .venv/deploy ## set up everything: tools, sandbox host, platform
+	python3 sandbox/sandbox.py up --name $(HOST)
+	$(PLAYBOOK) site.yml
+	@python3 sandbox/summary.py $(STATE)/credentials.json
+
+.PHONY: demo
+demo: .venv/deploy ## drop real MR and CT series into two clinics' inboxes and follow them
+	@.venv/bin/python sandbox/demo.py $(STATE)/credentials.json
+
+.PHONY: info
+info: ## print the sandbox as JSON, for scripts
+	@cat $(STATE)/credentials.json
+
+.PHONY: down
+down: ## remove the sandbox host with all its data
+	python3 sandbox/sandbox.py down --name $(HOST)
+
+.PHONY: restart
+restart: ## restart every service of the sandbox host
+	$(ON_HOST) systemctl restart imaging.target
+
+.PHONY: status
+status: ## show the state of every service of the sandbox host
+	@$(ON_HOST) systemctl list-dependencies --plain --no-pager imaging.target
+	@$(ON_HOST) imaging-importer status
+
+.PHONY: logs
+logs: ## follow the log of every service of the sandbox host
+	$(ON_HOST) journalctl --follow --lines=100 --unit='imaging-*' --unit=nginx --unit='postgresql@*'
+
+.PHONY: logs-importer
+logs-importer: ## follow the importer's log
+	$(ON_HOST) journalctl --follow --lines=100 --unit=imaging-importer
+
+.PHONY: shell-orthanc
+shell-orthanc: ## a shell as Orthanc's user
+	docker exec --interactive --tty $(HOST) runuser --user orthanc -- /bin/bash
+
+.PHONY: shell-db
+shell-db: ## psql on the study registry
+	docker exec --interactive --tty $(HOST) runuser --user postgres -- psql registry
+
+.PHONY: add-clinic
+add-clinic: .venv/deploy ## CLINIC_ID=… CLINIC_NAME=…: add a clinic
+	$(PLAYBOOK) add-clinic.yml -e '{"clinic_id": "$(CLINIC_ID)", "clinic_name": "$(CLINIC_NAME)"}'
+
+.PHONY: add-user
+add-user: .venv/deploy ## USERNAME=… EMAIL=… CLINIC=… [ROLE=physician]: add a user
+	$(PLAYBOOK) playbooks/add-user.yml -e '{"username": "$(USERNAME)", "email": "$(EMAIL)", "clinic": "$(CLINIC)", "roles": "$(or $(ROLE),physician)"}'
+
+.PHONY: .check
+.check:
+	@python3 sandbox/sandbox.py check
+
+# Debian's python3 comes without ensurepip: python3-venv brings it.
+.venv/bin/python:
+	python3 -c 'import ensurepip' 2>/dev/null || { apt-get update -qq && apt-get install -y -qq python3-venv; }
+	python3 -m venv .venv
+
+.venv/deploy: requirements.txt | .venv/bin/python
+	.venv/bin/pip install --disable-pip-version-check --require-hashes --requirement requirements.txt
+	touch $@
+
+.venv/test: requirements-test.txt .venv/deploy
+	.venv/bin/pip install --disable-pip-version-check --require-hashes --requirement requirements-test.txt
+	touch $@

@@ -1,0 +1,21 @@
+#!/usr/bin/env python3
+"""Say where the sandbox is, at the end of `make up`. Passwords stay in the file."""
+
+import json
+import sys
+from pathlib import Path
+
+info = json.loads(Path(sys.argv[1]).read_text())
+print(
+    f"""
+The platform runs.
+
+  Viewer          {info["url"]}/
+  Accounts        {info["url"]}/auth/admin/imaging/console/   (a user with the role admin)
+  Authority       {info["ca_file"]}   (import it into the browser, once)
+  Passwords       {info["credentials_file"]}   (mode 0600; `make info` prints it)
+  Inbox           {info["container"]}:{info["inbox"]}/<clinic>/<study folder>/
+
+Next: make demo
+"""
+)
