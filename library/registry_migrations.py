@@ -10,7 +10,7 @@ description:
   - Applies each migration that the database has not seen, in the order of the names, each in one transaction together
     with its record in C(registry.migration) (name, SHA-256, time).
   - Makes the schema C(registry) and that table when they are missing, and nothing else of its own.
-  - Runs C(psql) over the local socket as the database system's own user, and becomes the owner inside the database.
+  - Runs C(psql) over the local socket as the administrator, and becomes the owner inside the database.
 attributes:
   check_mode:
     support: full
@@ -24,8 +24,8 @@ options:
     description: Role that owns the database and will own all that the migrations create.
     type: str
     default: registry_owner
-  system_user:
-    description: System user that PostgreSQL trusts on its socket.
+  administrator:
+    description: Superuser of the database, as whom PostgreSQL lets this user in on its socket.
     type: str
     default: postgres
   socket:
@@ -72,8 +72,6 @@ applied:
 """
 
 import hashlib
-import os
-import pwd
 import re
 import shutil
 from dataclasses import dataclass
@@ -139,21 +137,14 @@ class Database:
         self._module = module
         self._owner = module.params["owner"]
         self._name = module.params["database"]
-        user = module.params["system_user"]
         self._command = [
-            # psql finds the peer's right by who runs it; root steps down, the user itself just runs.
-            *([] if os.geteuid() != 0 else ["runuser", "-u", user, "--"]),
             *["psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"],
-            *["--host", module.params["socket"], "--port", str(module.params["port"]), "--username", user],
+            *["--host", module.params["socket"], "--port", str(module.params["port"])],
+            *["--username", module.params["administrator"]],
         ]
-        self._user = user
 
     def exists(self) -> bool:
         """Tell whether the server is installed and has the database: in check mode on a bare host it has not."""
-        try:
-            pwd.getpwnam(self._user)
-        except KeyError:
-            return False
         if shutil.which("psql") is None:
             return False
         found = self._psql("SELECT 1 FROM pg_database WHERE datname = :'name'", database="postgres", name=self._name)
@@ -181,7 +172,7 @@ class Database:
         command += ["--single-transaction"] if transaction else []
         for name, value in variables.items():
             command += ["--set", f"{name}={value}"]
-        status, output, error = self._module.run_command(command, data=sql, cwd="/")
+        status, output, error = self._module.run_command(command, data=sql)
         if status != 0:
             raise RegistryError(error.strip() or f"psql ended with status {status}")
         return str(output)
@@ -192,7 +183,7 @@ def main() -> None:
         argument_spec={
             "database": {"type": "str", "default": "registry"},
             "owner": {"type": "str", "default": "registry_owner"},
-            "system_user": {"type": "str", "default": "postgres"},
+            "administrator": {"type": "str", "default": "postgres"},
             "socket": {"type": "str", "default": "/var/run/postgresql"},
             "port": {"type": "int", "default": 5432},
             "migrations": {
