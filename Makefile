@@ -84,3 +84,45 @@ add-user: .venv/deploy ## USERNAME=… EMAIL=… CLINIC=… [ROLE=physician]: ad
 .venv/test: requirements-test.txt .venv/deploy
 	.venv/bin/pip install --disable-pip-version-check --require-hashes --requirement requirements-test.txt
 	touch $@
+
+.PHONY: test
+test: .check .venv/test lint test-unit test-platform test-molecule ## run every test (about half an hour on two cores)
+
+.PHONY: lint
+lint: .venv/test ## lint playbooks, Python and shell
+	yamllint --strict .
+	ansible-lint --offline --profile production
+	ruff check .
+	ruff format --check .
+	mypy sandbox library module_utils files/viewer
+	mypy files/importer/src
+	mypy files/gateway/src
+	shellcheck .ci/run
+
+.PHONY: test-unit
+test-unit: .venv/test ## tests that need no host
+	sandbox/test-packages.sh
+	pytest files/registry/tests files/gateway/tests files/importer/tests
+	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme
+
+# The README's own commands make the host that the other tests then attack; it has a name of its own.
+.PHONY: test-platform
+test-platform: export SANDBOX := test
+test-platform: .venv/test ## follow the README on a fresh host, then test that host from outside
+	pytest -s tests/readme
+	pytest tests/platform tests/browser
+	python3 sandbox/sandbox.py down --name imaging-test
+
+.PHONY: test-molecule
+test-molecule: .venv/test ## converge, check, idempotence and testinfra on a host of its own
+	molecule test
+
+.PHONY: bench
+bench: .venv/test ## measure the figures that the README quotes
+	python bench/deploy.py
+
+.PHONY: requirements
+requirements: ## pin the newest versions of requirements*.in, with hashes (needs uv)
+	for name in requirements requirements-test; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-header \
+	    --no-emit-index-url --no-emit-find-links $$name.in --output-file $$name.txt || exit 1; done

@@ -49,8 +49,8 @@ def main() -> int:
         folder = f"demo-{stamp}-{source}"
         # The clinic's folder appears with the importer's first look.
         on_host(container, "mkdir", "-p", f"{inbox}/{clinic}")
-        subprocess.run(["docker", "cp", "--quiet", str(series_folder(source)), f"{container}:{inbox}/{clinic}/{folder}"],
-                       check=True)
+        copy = ["docker", "cp", str(series_folder(source)), f"{container}:{inbox}/{clinic}/{folder}"]
+        subprocess.run(copy, check=True, capture_output=True)
         print(f"{clinic}: {what} copied to {inbox}/{clinic}/{folder}", flush=True)
         pending[folder] = (clinic, "")
 

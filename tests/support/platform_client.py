@@ -1,0 +1,126 @@
+"""A person or a script that uses a running platform from outside, as `make info` describes it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+import re
+import secrets
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import requests
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class User:
+    username: str
+    password: str = field(repr=False)
+    roles: tuple[str, ...]
+    clinics: tuple[str, ...]
+
+
+class Platform:
+    """The sandbox whose name is in the environment variable SANDBOX (default: sandbox)."""
+
+    def __init__(self) -> None:
+        described = subprocess.run(["make", "-s", "info"], cwd=ROOT, check=True, capture_output=True, text=True)
+        self.info = json.loads(described.stdout)
+        self.url: str = self.info["url"]
+        self.ca_file: str = self.info["ca_file"]
+        self.container: str = self.info["container"]
+        self.inbox: str = self.info["inbox"]
+        self.realm_url = f"{self.url}/auth/realms/imaging"
+        self.users = {
+            user["username"]: User(user["username"], user["password"], tuple(user["roles"]), tuple(user["clinics"]))
+            for user in self.info["users"]
+        }
+
+    def user(self, role: str, clinic: str) -> User:
+        return self.users[f"{role}-{clinic}"]
+
+    def session(self) -> requests.Session:
+        session = requests.Session()
+        session.verify = self.ca_file
+        session.trust_env = False
+        return session
+
+    def login(self, user: User) -> dict[str, str]:
+        """Log in as the viewer does (authorisation code with PKCE, RFC 7636); returns the token response."""
+        session = self.session()
+        verifier = secrets.token_urlsafe(48)
+        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+        redirect_uri = f"{self.url}/callback"
+        query = {
+            "client_id": "ohif",
+            "response_type": "code",
+            "scope": "openid",
+            "redirect_uri": redirect_uri,
+            "state": secrets.token_urlsafe(16),
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+        }
+        page = session.get(f"{self.realm_url}/protocol/openid-connect/auth", params=query, timeout=60)
+        page.raise_for_status()
+        action = re.search(r'<form[^>]*id="kc-form-login"[^>]*action="([^"]+)"', page.text, re.DOTALL)
+        if not action:
+            raise AssertionError(f"no login form in the answer to the authorisation request: {page.text[:500]}")
+        answer = session.post(
+            html.unescape(action[1]),
+            data={"username": user.username, "password": user.password},
+            allow_redirects=False,
+            timeout=60,
+        )
+        if answer.status_code != 302:
+            raise AssertionError(f"{user.username} was not let in: {answer.status_code}")
+        code = parse_qs(urlsplit(answer.headers["Location"]).query)["code"][0]
+        form = {
+            "grant_type": "authorization_code",
+            "client_id": "ohif",
+            "code": code,
+            "redirect_uri": redirect_uri,
+            "code_verifier": verifier,
+        }
+        tokens = session.post(f"{self.realm_url}/protocol/openid-connect/token", data=form, timeout=60)
+        tokens.raise_for_status()
+        return dict(tokens.json())
+
+    def api(self, user: User) -> requests.Session:
+        """A session that carries the user's access token."""
+        session = self.session()
+        session.headers["Authorization"] = f"Bearer {self.login(user)['access_token']}"
+        return session
+
+    def on_host(self, *command: str, check: bool = True) -> str:
+        return subprocess.run(
+            ["docker", "exec", self.container, *command], check=check, capture_output=True, text=True
+        ).stdout
+
+    def deliver(self, clinic: str, folder: Path, name: str) -> None:
+        """Copy a folder into the clinic's inbox, as a technician does."""
+        target = f"{self.container}:{self.inbox}/{clinic}/{name}"
+        subprocess.run(["docker", "cp", str(folder), target], check=True, capture_output=True)
+
+    def wait_for_study(self, session: requests.Session, study_uid: str, seconds: float = 180) -> dict[str, object]:
+        """Wait until the study list shows the study; returns its QIDO-RS entry."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            answer = session.get(f"{self.url}/dicom-web/studies", params={"StudyInstanceUID": study_uid}, timeout=30)
+            answer.raise_for_status()
+            studies = answer.json() if answer.status_code == 200 else []
+            if studies:
+                return dict(studies[0])
+            time.sleep(1)
+        raise AssertionError(f"the study {study_uid} was not in the study list after {seconds} s")
+
+
+def state_path() -> Path:
+    return Path.home() / ".local/share/imaging-platform" / os.environ.get("SANDBOX", "sandbox")
