@@ -97,11 +97,11 @@ lint: .venv/test ## lint playbooks, Python and shell
 	mypy sandbox library module_utils files/viewer
 	mypy files/importer/src
 	mypy files/gateway/src
-	shellcheck .ci/run
+	shellcheck .ci/run tests/packages.sh
 
 .PHONY: test-unit
 test-unit: .venv/test ## tests that need no host
-	sandbox/test-packages.sh
+	tests/packages.sh
 	pytest files/registry/tests files/gateway/tests files/importer/tests
 	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme
 
