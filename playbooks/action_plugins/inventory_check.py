@@ -1,0 +1,386 @@
+"""Ansible action: refuse an inventory that cannot work, before any host is touched.
+
+An action and not a module, because an action sees where a variable was written (file and line), and because the secrets
+it meets on the way then never leave the controller's process. Documentation: library/inventory_check.py.
+
+Read it from the bottom: `ActionModule` collects variables and specifications, `find_problems` compares them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+from ansible._internal._datatag._tags import Origin  # type: ignore[import-untyped]
+from ansible.errors import AnsibleError  # type: ignore[import-untyped]
+from ansible.plugins.action import ActionBase  # type: ignore[import-untyped]
+from ansible.template import Templar  # type: ignore[import-untyped]
+
+PROJECT = Path(__file__).parents[2]
+
+CLINIC_ID = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
+HOST_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123 section 2.1, in lower case
+USERNAME = re.compile(r"[a-z0-9][a-z0-9._@-]{1,254}")
+ENVIRONMENT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
+SECRETS_PLACE = ("imaging_environment", "imaging_secrets_path")
+HOST_PATHS = ("imaging_inbox_path", "imaging_processed_path", "imaging_failed_path", "imaging_storage_path")
+CONTROLLER_PATHS = ("imaging_secrets_path", "imaging_artifacts_path")
+
+Option = Mapping[str, Any]
+Variables = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: with which variable, what it is, and what the variable takes."""
+
+    path: str  # imaging_users[2].roles
+    told: str
+
+    @property
+    def variable(self) -> str:
+        return re.split(r"[.\[]", self.path, maxsplit=1)[0]
+
+
+@dataclass(frozen=True)
+class Specification:
+    """Every variable that may be set."""
+
+    options: Mapping[str, Option]
+    prefixes: frozenset[str]  # what a variable of the platform starts with, up to its first underscore
+    internal: frozenset[str]  # set in vars/wiring.yml for other variables to refer to
+
+
+def quote(value: object) -> str:
+    """A value as people would write it, cut to what a line holds."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    return f"did you mean {close[0]}?" if close else "it does nothing: take it out"
+
+
+def find_unknown(names: Iterable[str], specification: Specification) -> Iterator[Problem]:
+    known = {*specification.options, *specification.internal}
+    for name in sorted(set(names) - known):
+        prefix = name.split("_", 1)[0]
+        ours = prefix in specification.prefixes
+        # A slip in the prefix itself: imagin_domain, postgress_roles.
+        almost_ours = bool(
+            difflib.get_close_matches(prefix, specification.prefixes, cutoff=0.8)
+            and difflib.get_close_matches(name, known, cutoff=0.9)
+        )
+        if ours or almost_ours:
+            yield Problem(name, f"is not a variable of the platform; {did_you_mean(name, known)}")
+
+
+def find_missing(names: Iterable[str], specification: Specification) -> Iterator[Problem]:
+    present = set(names)
+    for name, option in specification.options.items():
+        if option.get("required") and name not in present:
+            yield Problem(name, f"is missing. It takes: {first_sentence(option)}")
+
+
+def first_sentence(option: Option) -> str:
+    description = option.get("description", "")
+    text = description if isinstance(description, str) else " ".join(description)
+    return re.sub(r"C\((.*?)\)", r"\1", text).strip()
+
+
+# --- types ------------------------------------------------------------------------------------------------------------
+
+TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    # What Ansible itself would convert without loss is right: `-e base_open_tcp_ports=…` gives text.
+    "str": ("text", lambda value: isinstance(value, (str, int, float)) and not isinstance(value, bool)),
+    "path": ("a path", lambda value: isinstance(value, str)),
+    "int": ("a whole number", lambda value: re.fullmatch(r"-?\d+", str(value)) is not None),
+    "float": ("a number", lambda value: re.fullmatch(r"-?\d+(\.\d+)?", str(value)) is not None),
+    "bool": ("true or false", lambda value: isinstance(value, bool) or value in ("true", "false", "yes", "no")),
+    "list": ("a list", lambda value: isinstance(value, (list, tuple))),
+    "dict": ("a mapping", lambda value: isinstance(value, Mapping)),
+    "raw": ("anything", lambda _: True),
+}
+
+
+def find_type_problems(path: str, value: object, option: Option) -> Iterator[Problem]:
+    """Compare a value, and what is inside it, with its option (type, choices, elements, suboptions)."""
+    shown = "its value (not shown: it is a secret)" if option.get("no_log") else quote(value)
+    if value is None:
+        if option.get("required") or option.get("default") is not None:
+            yield Problem(path, f"is empty. It takes: {first_sentence(option)}")
+        return
+    takes, fits = TYPES[option.get("type", "str")]
+    if not fits(value):
+        yield Problem(path, f"is {shown}, but it takes {takes}. {first_sentence(option)}")
+        return
+
+    if isinstance(value, (list, tuple)):
+        element = {key: option[key] for key in ("description", "options", "choices", "no_log") if key in option}
+        element |= {"type": option.get("elements", "raw"), "required": True}
+        for index, item in enumerate(value):
+            yield from find_type_problems(f"{path}[{index}]", item, element)
+    elif "choices" in option and value not in option["choices"]:
+        yield Problem(path, f"is {shown}, but it takes one of {', '.join(map(str, option['choices']))}")
+    elif isinstance(value, Mapping) and "options" in option:
+        suboptions: Mapping[str, Option] = option["options"]
+        for name in value:
+            if name not in suboptions:
+                yield Problem(f"{path}.{name}", f"is unknown; {did_you_mean(name, suboptions)}")
+        for name, suboption in suboptions.items():
+            if name in value:
+                yield from find_type_problems(f"{path}.{name}", value[name], suboption)
+            elif suboption.get("required"):
+                yield Problem(f"{path}.{name}", f"is missing. It takes: {first_sentence(suboption)}")
+
+
+# --- what only the platform knows -------------------------------------------------------------------------------------
+
+
+def check_domain(domain: str) -> str | None:
+    """What is wrong with a public host name (RFC 1123 section 2.1), or None."""
+    bare = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://", "", domain)
+    if bare != domain:
+        return "has a scheme"
+    if "/" in domain:
+        return "has a path"
+    try:
+        ipaddress.ip_address(domain.strip("[]"))
+    except ValueError:
+        pass
+    else:
+        return "is an IP address, for which no certificate and no login redirect can be made"
+    if ":" in domain:
+        return "has a port; the platform always answers on 443"
+    if domain.endswith("."):
+        return "ends in a dot"
+    if domain != domain.lower():
+        return "has capital letters, which browsers and token issuers compare as different"
+    labels = domain.split(".")
+    if len(labels) < 2:
+        return "is not fully qualified: it has no dot"
+    if len(domain) > 253 or not all(HOST_LABEL.fullmatch(label) for label in labels) or labels[-1].isdigit():
+        return "is not a host name: labels of a-z, 0-9 and -, joined by dots"
+    return None
+
+
+def find_domain_problems(domain: str) -> Iterator[Problem]:
+    if wrong := check_domain(domain):
+        takes = "a lower-case fully qualified host name such as imaging.example.org"
+        yield Problem("imaging_domain", f"is {quote(domain)}: it {wrong}. It takes {takes}")
+
+
+def find_environment_problems(name: str) -> Iterator[Problem]:
+    if not ENVIRONMENT.fullmatch(name):
+        takes = "a short name of a-z, 0-9 and -, such as production"
+        yield Problem("imaging_environment", f"is {quote(name)}. It takes {takes}")
+
+
+def find_path_problems(variables: Variables) -> Iterator[Problem]:
+    """Paths are absolute; the host's do not lie inside each other, the controller's not inside the repository."""
+    sound: dict[str, PurePosixPath] = {}
+    for name in (*HOST_PATHS, *CONTROLLER_PATHS):
+        if name not in variables:
+            continue
+        path = PurePosixPath(variables[name])
+        if not path.is_absolute() or ".." in path.parts or path == PurePosixPath("/"):
+            takes = f"an absolute path below /, without `..`, such as /data/{name.split('_')[1]}"
+            yield Problem(name, f"is {quote(variables[name])}. It takes {takes}")
+        else:
+            sound[name] = path
+
+    host = [(name, path) for name, path in sound.items() if name in HOST_PATHS]
+    for position, (name, path) in enumerate(host):
+        for other, other_path in host[:position]:
+            if path == other_path:
+                yield Problem(name, f"is {quote(str(path))}, and so is {other}. Each takes a directory of its own")
+            elif path.is_relative_to(other_path) or other_path.is_relative_to(path):
+                problem = f"is {quote(str(path))}, and {other} is {quote(str(other_path))}: one lies inside the other"
+                yield Problem(name, f"{problem}. Each takes a directory of its own")
+    for name in CONTROLLER_PATHS:
+        if name in sound and sound[name].is_relative_to(PROJECT):
+            yield Problem(name, f"is {quote(str(sound[name]))}, inside the repository. It takes a directory outside it")
+
+
+def find_ca_problems(files: Iterable[str]) -> Iterator[Problem]:
+    for index, name in enumerate(files):
+        path, where = Path(name), f"imaging_extra_ca_files[{index}]"
+        if not path.is_file():
+            yield Problem(where, f"is {quote(name)}, which is not a file on this machine")
+        elif path.suffix != ".crt":
+            yield Problem(where, f"is {quote(name)}. update-ca-certificates only reads names that end in .crt")
+        elif b"-----BEGIN CERTIFICATE-----" not in path.read_bytes():
+            yield Problem(where, f"is {quote(name)}, which is not a certificate in PEM form")
+
+
+def find_clinic_problems(clinics: Iterable[Mapping[str, str]]) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for index, clinic in enumerate(clinics):
+        identifier = clinic["id"]
+        path = f"imaging_clinics[{index}]"
+        if not CLINIC_ID.fullmatch(identifier):
+            takes = "2 to 63 characters of a-z, 0-9 and -, starting with a letter or digit"
+            yield Problem(f"{path}.id", f"is {quote(identifier)}. It takes {takes}")
+        if identifier in seen:
+            yield Problem(f"{path}.id", f"is {quote(identifier)}, and so is imaging_clinics[{seen[identifier]}].id")
+        if not clinic["name"].strip():
+            yield Problem(f"{path}.name", "is empty. It takes the clinic's name, as people write it")
+        seen.setdefault(identifier, index)
+
+
+def find_user_problems(users: Iterable[Mapping[str, Any]], clinics: Iterable[str]) -> Iterator[Problem]:
+    known_clinics = list(clinics)
+    for field in ("username", "email"):
+        seen: dict[str, int] = {}
+        for index, user in enumerate(users):
+            value = user[field].lower()
+            if value in seen:
+                other = f"imaging_users[{seen[value]}].{field}"
+                yield Problem(f"imaging_users[{index}].{field}", f"is {quote(value)}, and so is {other}")
+            seen.setdefault(value, index)
+    for index, user in enumerate(users):
+        path = f"imaging_users[{index}]"
+        if not USERNAME.fullmatch(user["username"]):
+            # Keycloak stores names in lower case, so any other would differ at every run.
+            takes = "2 or more of a-z, 0-9, `.`, `_`, `@` and -, starting with a letter or digit"
+            yield Problem(f"{path}.username", f"is {quote(user['username'])}. It takes {takes}")
+        if not EMAIL.fullmatch(user["email"]):
+            yield Problem(f"{path}.email", f"is {quote(user['email'])}. It takes a mail address")
+        for clinic in user.get("clinics") or []:
+            if clinic not in known_clinics:
+                known = ", ".join(known_clinics) or "none"
+                told = f"names {quote(clinic)}, which is not in imaging_clinics. Known: {known}"
+                yield Problem(f"{path}.clinics", told)
+
+
+def find_platform_problems(variables: Variables) -> Iterator[Problem]:
+    """Checks beyond types; `variables` holds only those whose type is right."""
+    if "imaging_environment" in variables:
+        yield from find_environment_problems(str(variables["imaging_environment"]))
+    if "imaging_domain" in variables:
+        yield from find_domain_problems(str(variables["imaging_domain"]))
+    yield from find_path_problems(variables)
+    yield from find_ca_problems(variables.get("imaging_extra_ca_files") or [])
+    clinics = variables.get("imaging_clinics") or []
+    yield from find_clinic_problems(clinics)
+    # Without a readable list of clinics every user's clinic would seem unknown.
+    if "imaging_clinics" in variables:
+        yield from find_user_problems(variables.get("imaging_users") or [], (clinic["id"] for clinic in clinics))
+    for name in ("imaging_import_cooldown_seconds", "imaging_minimum_memory_mb", "imaging_minimum_disk_gb"):
+        if name in variables and int(variables[name]) < 0:
+            yield Problem(name, f"is {quote(variables[name])}. It takes a number that is not negative")
+
+
+# --- all together -----------------------------------------------------------------------------------------------------
+
+
+def find_problems(names: Iterable[str], values: Variables, specification: Specification) -> list[Problem]:
+    """Everything that is wrong with one host's variables: `names` are set, `values` are those that were evaluated."""
+    names = list(names)
+    problems = [*find_unknown(names, specification), *find_missing(names, specification)]
+    sound = {}
+    for name, value in values.items():
+        wrong = list(find_type_problems(name, value, specification.options[name]))
+        problems += wrong
+        if not wrong and value is not None:
+            sound[name] = value
+    return [*problems, *find_platform_problems(sound)]
+
+
+def load_specification(project: Path) -> Specification:
+    """Read vars/schema.yml, every role's meta/argument_specs.yml, and the names that vars/wiring.yml makes."""
+    roles = [path for path in (project / "roles").iterdir() if path.is_dir()]
+    options: dict[str, Option] = {}
+    for path in (project / "vars" / "schema.yml", *(role / "meta" / "argument_specs.yml" for role in roles)):
+        if path.is_file():
+            entry_points = yaml.safe_load(path.read_text())["argument_specs"]
+            for name, entry_point in entry_points.items():
+                for option_name, option in (entry_point.get("options") or {}).items():
+                    # Only `main` runs always: what another entry point requires, its caller gives it.
+                    options[option_name] = option if name == "main" else {**option, "required": False}
+    wiring = yaml.safe_load((project / "vars" / "wiring.yml").read_text())
+    return Specification(
+        options=options,
+        prefixes=frozenset({"imaging", *(role.name.split("_", 1)[0] for role in roles)}),
+        internal=frozenset(name for name in wiring if name.startswith("imaging_secret_")),
+    )
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Collects what `find_problems` needs from Ansible."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        assert task_vars is not None  # noqa: S101 - the base class says None, the executor never does
+        specification = load_specification(PROJECT)
+        told: dict[
+            str, None
+        ] = {}  # a set that keeps its order: hosts mostly share their variables and so their problems
+        for host in task_vars["ansible_play_hosts"]:
+            variables = dict(task_vars["hostvars"].raw_get(host))
+            told |= dict.fromkeys(self._problems_of_host(variables, specification))
+
+        result.update(changed=False, failed=bool(told))
+        if told:
+            count = "one problem" if len(told) == 1 else f"{len(told)} problems"
+            lines = [f"The inventory has {count}; no host was touched.", *(f"- {line}" for line in told)]
+            result["msg"] = "\n".join(lines)
+        return result
+
+    def _problems_of_host(self, variables: dict[str, Any], specification: Specification) -> list[str]:
+        templar = Templar(loader=self._loader, variables=self._role_defaults() | variables)
+        values: dict[str, Any] = {}
+        unevaluated: list[Problem] = []
+
+        def evaluate(names: Iterable[str]) -> list[Problem]:
+            for name in names:
+                try:
+                    values[name] = templar.template(variables[name])
+                except AnsibleError as error:
+                    unevaluated.append(Problem(name, f"cannot be evaluated: {error}"))
+            return find_problems(variables, values, specification)
+
+        ours = [name for name in variables if name in specification.options]
+        # Evaluating a variable may generate a secret, so first be sure of the place where secrets go.
+        place = [name for name in ours if name in SECRETS_PLACE]
+        problems = evaluate(place)
+        if not unevaluated and not any(problem.variable in SECRETS_PLACE for problem in problems):
+            problems = evaluate(name for name in ours if name not in place)
+
+        reported = {problem.variable for problem in problems}
+        # `imaging_domain` is missing: that every variable made of it cannot be evaluated would only hide it.
+        for problem in unevaluated:
+            if not any(f"'{name}' is undefined" in problem.told for name in reported):
+                problems.append(problem)
+        return [self._tell(problem, variables.get(problem.variable)) for problem in problems]
+
+    def _role_defaults(self) -> dict[str, Any]:
+        """What the inventory's own expressions may refer to, as in the play that has the roles."""
+        defaults: dict[str, Any] = {}
+        for path in sorted((PROJECT / "roles").glob("*/defaults/main.yml")):
+            defaults |= self._loader.load_from_file(str(path), trusted_as_template=True) or {}
+        return defaults
+
+    def _tell(self, problem: Problem, raw: object) -> str:
+        origin = Origin.get_tag(raw)
+        if origin is None or origin.path is None:
+            return f"{problem.path} {problem.told}"
+        path = Path(origin.path)
+        where = path.relative_to(PROJECT) if path.is_relative_to(PROJECT) else path
+        return f"{problem.path} ({where}, line {origin.line_num}) {problem.told}"
