@@ -1,0 +1,194 @@
+"""Puts the parts together and runs them: scanner, worker, reconciler and HTTP, each in its thread."""
+
+import logging
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+
+from imaging_importer import status, systemd
+from imaging_importer.archive import Archive
+from imaging_importer.config import Config
+from imaging_importer.delivery import Carrier
+from imaging_importer.inbox import Inbox
+from imaging_importer.journal import Journal
+from imaging_importer.metrics import Metrics
+from imaging_importer.orthanc import OrthancClient
+from imaging_importer.reasons import TransientError, UnavailableError
+from imaging_importer.reconcile import Reconciler
+from imaging_importer.recorder import Recorder
+from imaging_importer.registry import Registry
+from imaging_importer.spool import Spool
+from imaging_importer.web import Answer, as_json, serve
+from imaging_importer.worker import StoppingError, Worker
+
+log = logging.getLogger(__name__)
+
+RECONCILE_EVERY = 5.0
+CLINICS_EVERY = 10.0
+# A scanner that has not come round for so long hangs (a dead network mount): systemd may restart the service.
+SCANNER_HANGS = 600.0
+
+
+class App:
+    """The importer."""
+
+    def __init__(self, config: Config, registry: Registry) -> None:
+        self._config = config
+        self._registry = registry
+        self._stopping = threading.Event()
+        self._services = {"orthanc": "not asked yet", "registry": "not asked yet"}
+        self._clinics: set[str] | None = None
+        self._clinics_due = 0.0
+        self._scanned = time.monotonic()
+        self._metrics = Metrics()
+        for directory in (config.inbox, config.processed, config.failed):
+            if not directory.is_dir():
+                raise FileNotFoundError(f"{directory} is not a directory: create it, or correct the configuration")
+        config.state.mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(config.state / "journal.sqlite")
+        self._spool = Spool(config.spool, self._journal)
+        recorder = Recorder(self._journal, registry)
+        archive = Archive(config.processed, config.failed, self._journal, self._spool)
+        carrier = Carrier(config, self._journal, self._spool, archive, registry, recorder, self._orthanc())
+        self._worker = Worker(self._journal, carrier, self._metrics, self._report)
+        self._reconciler = Reconciler(self._journal, registry, recorder, self._orthanc())
+        self._inbox = Inbox(
+            config.inbox,
+            self._spool,
+            lambda: self._clinics or set(),
+            self._worker.wake,
+            config.cooldown,
+            config.scan_interval,
+            config.patience,
+        )
+
+    def _orthanc(self) -> OrthancClient:
+        config = self._config
+        return OrthancClient(config.orthanc_url, config.orthanc_user, config.orthanc_password, self._tick)
+
+    def _tick(self) -> None:
+        if self._stopping.is_set():
+            raise StoppingError
+
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken read lease must not end the process
+        server = serve(self._config.http_host, self._config.http_port, self._routes())
+        if recovered := self._spool.recover():
+            log.info("%d folders found in the spool that the journal did not know", recovered)
+        self._inbox.start()
+        threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for name, target in (
+                ("scanner", self._scan),
+                ("worker", lambda: self._worker.run(self._stopping)),
+                ("reconciler", self._reconcile),
+                ("http", server.serve_forever),
+            )
+        ]
+        for thread in threads:
+            thread.start()
+        systemd.notify("READY=1")
+        log.info("ready: inbox %s, status on http://%s:%d/", self._config.inbox, *server.server_address[:2])
+        while not self._stopping.wait(min(systemd.watchdog_interval(), 30)):
+            if all(thread.is_alive() for thread in threads) and time.monotonic() - self._scanned < SCANNER_HANGS:
+                systemd.notify("WATCHDOG=1")
+        systemd.notify("STOPPING=1")
+        server.shutdown()
+        self._inbox.stop()
+        # A step that does not end in time (Orthanc is thinking) is dropped: after the next start it is done again.
+        threads[1].join(5)
+        log.info("stopped")
+
+    def _scan(self) -> None:
+        while not self._stopping.wait(min(1.0, self._config.scan_interval)):
+            try:
+                if time.monotonic() >= self._clinics_due:
+                    self._clinics_due = time.monotonic() + CLINICS_EVERY
+                    self._refresh_clinics()
+                if self._clinics is not None:
+                    self._inbox.tick()
+            except (OSError, sqlite3.Error) as error:
+                log.warning("the inbox could not be scanned, it is tried again: %s", error)
+                self._stopping.wait(5)
+            except Exception:
+                log.exception("the scanner stumbled; it goes on")
+                self._stopping.wait(5)
+            self._scanned = time.monotonic()
+
+    def _refresh_clinics(self) -> None:
+        """Learn of new clinics, and give each its folder in the inbox. Without the registry the last answer holds."""
+        try:
+            self._clinics = set(self._registry.list_clinics())
+        except UnavailableError as error:
+            self._report("registry", str(error))
+            return
+        self._report("registry", "ok")
+        for clinic in self._clinics:
+            folder = self._config.inbox / clinic
+            if not folder.exists():
+                folder.mkdir()
+                folder.chmod(0o2770)
+                log.info("made %s", folder)
+
+    def _reconcile(self) -> None:
+        while not self._stopping.wait(RECONCILE_EVERY):
+            try:
+                self._reconciler.step()
+            except StoppingError:
+                return
+            except UnavailableError as error:
+                self._report(error.service, str(error))
+            except (TransientError, sqlite3.Error) as error:
+                log.warning("reconciling will be tried again: %s", error)
+            except Exception:
+                log.exception("the reconciler stumbled; it goes on")
+            else:
+                self._report("orthanc", "ok")
+
+    def _report(self, service: str, state: str) -> None:
+        """Note how a service answered; log only what changed."""
+        if self._services.get(service) != state:
+            (log.info if state == "ok" else log.warning)("%s: %s", service, state)
+            self._services[service] = state
+
+    def _routes(self) -> dict[str, Callable[[], Answer]]:
+        def page() -> Answer:
+            return 200, "text/html; charset=utf-8", status.as_page(self._status())
+
+        return {
+            "/": page,
+            "/status.json": lambda: as_json(self._status()),
+            "/metrics": self._render_metrics,
+            "/health": self._health,
+            "/health/live": lambda: as_json({"status": "ok"}),
+            "/health/ready": self._health,
+        }
+
+    def _status(self) -> status.Status:
+        return status.collect(self._inbox, self._journal, dict(self._services))
+
+    def _health(self) -> Answer:
+        """Ready when a delivery that arrived now could be stored now."""
+        ready = all(state == "ok" for state in self._services.values())
+        return as_json({"live": True, "ready": ready, "services": self._services}, 200 if ready else 503)
+
+    def _render_metrics(self) -> Answer:
+        backlog, oldest = self._journal.backlog()
+        waiting = [item for item in self._inbox.waiting.copy().values() if item.why != "empty"]
+        since = min([item.found_at for item in waiting] + ([oldest] if oldest else []), default=time.time())
+        gauge = self._metrics.set
+        gauge("imaging_importer_waiting_deliveries", len(waiting), stage="inbox")
+        gauge("imaging_importer_waiting_deliveries", backlog, stage="spool")
+        gauge("imaging_importer_oldest_pending_age_seconds", max(0.0, time.time() - since))
+        gauge("imaging_importer_unknown_clinic_entries", sum(self._inbox.unknown.values()))
+        for service, state in self._services.items():
+            gauge("imaging_importer_dependency_up", float(state == "ok"), service=service)
+        gauge("imaging_importer_inotify_overflows_total", self._inbox.overflows)
+        gauge("imaging_importer_last_full_scan_timestamp_seconds", self._inbox.last_scan)
+        gauge("imaging_importer_full_scan_duration_seconds", self._inbox.scan_seconds)
+        return 200, "text/plain; version=0.0.4; charset=utf-8", self._metrics.render()

@@ -1,0 +1,60 @@
+"""The command: `imaging-importer run`, `status`, `retry FOLDER`."""
+
+import argparse
+import json
+import logging
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from imaging_importer import archive, status
+from imaging_importer.app import App
+from imaging_importer.config import Config, ConfigError, load, load_paths
+from imaging_importer.registry import PostgresRegistry
+from imaging_importer.spool import AnotherImporterError
+
+CONFIG = Path("/etc/imaging/importer.toml")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="imaging-importer", description="Imports delivered DICOM folders into Orthanc."
+    )
+    parser.add_argument("--config", type=Path, default=CONFIG, help="default: %(default)s")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="run the service (systemd does)")
+    commands.add_parser("status", help="show what waits, what is being imported, what failed and why")
+    retry = commands.add_parser("retry", help="deliver a failed folder again")
+    retry.add_argument("folder", type=Path, help="the folder under failed/, with its REASON.txt")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "run":
+            return run(load(options.config))
+        paths = load_paths(options.config)
+        if options.command == "status":
+            return show_status(paths.status_url)
+        print(f"back in the inbox: {archive.put_back(options.folder, paths.failed, paths.inbox)}")
+    except (ConfigError, AnotherImporterError, OSError, ValueError) as error:
+        print(f"imaging-importer: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(config: Config) -> int:
+    """Run the service until it is told to stop."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    App(config, PostgresRegistry(config.registry)).run()
+    return 0
+
+
+def show_status(url: str) -> int:
+    """Print what the running importer says."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - http, from our own configuration
+            print(status.as_text(json.load(answer)), end="")
+    except urllib.error.URLError as error:
+        print(f"imaging-importer: the service does not answer on {url} ({error.reason})", file=sys.stderr)
+        return 1
+    return 0

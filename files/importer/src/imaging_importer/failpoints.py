@@ -1,0 +1,43 @@
+"""Named points at which a test can kill the process or make it fail: `IMAGING_FAILPOINT=name[:kill|:raise]`.
+
+`reach` stands at every state transition, so that the recovery tests can stop the importer between any two of them.
+"""
+
+import os
+import signal
+
+NAMES = (
+    "spool-directory-made",
+    "folder-spooled",
+    "job-journalled",
+    "files-listed",
+    "study-claimed",
+    "sending",
+    "batch-sent",
+    "batch-verified",
+    "batch-journalled",
+    "files-verified",
+    "study-recorded",
+    "studies-recorded",
+    "archive-chosen",
+    "failed-file-moved",
+    "failed-files-moved",
+    "folder-moved",
+    "report-written",
+    "job-finished",
+)
+
+_name, _, _action = os.environ.get("IMAGING_FAILPOINT", "").partition(":")
+
+
+class FailpointError(OSError):
+    """Raised by a failpoint in `raise` mode; an OSError because that is what a broken disk would raise there."""
+
+
+def reach(name: str) -> None:
+    """Do nothing, unless the environment names this point."""
+    if name != _name:
+        return
+    if _action == "raise":
+        raise FailpointError(f"failpoint {name}")
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,393 @@
+"""What the importer knows of each claimed folder: SQLite, every step committed to disk before the next begins.
+
+SQLite rather than a file per job: a batch's outcomes, the job's state and the counts for the status page change
+together or not at all, and 10,000 files of a folder cost one write. The spool itself stays the truth of what is
+pending: a journal that is lost or damaged is rebuilt from it, at the price of sending again what Orthanc already
+has, which Orthanc recognises.
+"""
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from imaging_importer.tree import Entry
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS job (
+    id TEXT PRIMARY KEY,
+    clinic TEXT NOT NULL,
+    folder BLOB NOT NULL,
+    state TEXT NOT NULL,
+    claimed_at REAL NOT NULL,
+    finished_at REAL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    error TEXT NOT NULL DEFAULT '',
+    processed_path BLOB,
+    failed_path BLOB,
+    stored INTEGER NOT NULL DEFAULT 0,
+    kept INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    reasons TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE INDEX IF NOT EXISTS job_finished ON job (finished_at, claimed_at);
+CREATE TABLE IF NOT EXISTS file (
+    job TEXT NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    path BLOB NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    outcome TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    detail TEXT NOT NULL DEFAULT '',
+    study_uid TEXT,
+    PRIMARY KEY (job, path)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS study (
+    study_uid TEXT PRIMARY KEY,
+    clinic TEXT NOT NULL,
+    fingerprint TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS position (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+"""
+
+JOB_COLUMNS = "id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed_path, failed_path"
+
+# Finished jobs stay visible for so long; what happened to a file stays in report.json for ever.
+KEEP_FINISHED = 30 * 86400.0
+
+
+class State(StrEnum):
+    """How far a claimed folder has come; each state is entered once its work is durable."""
+
+    CLAIMED = "claimed"  # it is in the spool
+    LISTED = "listed"  # its files are known
+    VERIFIED = "verified"  # every file has an outcome; what Orthanc holds was compared byte for byte
+    RECORDED = "recorded"  # the registry shows its studies
+    ARCHIVING = "archiving"  # its place under processed/ and failed/ is chosen
+    ARCHIVED = "archived"  # it is there
+
+
+class Outcome(StrEnum):
+    """What became of one file."""
+
+    PENDING = "pending"
+    STORED = "stored"
+    KEPT = "kept"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One claimed folder."""
+
+    id: str
+    clinic: str
+    folder: str
+    state: State
+    claimed_at: float  # seconds since 1970
+    finished_at: float | None
+    attempts: int
+    error: str
+    processed_path: Path | None
+    failed_path: Path | None
+
+
+@dataclass(frozen=True)
+class FileOutcome:
+    """What became of one file of a job."""
+
+    path: str
+    outcome: Outcome
+    reason: str = ""
+    detail: str = ""
+    study_uid: str | None = None
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One line of the status page."""
+
+    job: Job
+    files: dict[Outcome, int]
+    size: int  # bytes delivered
+    sent: int  # bytes of files that have an outcome
+    reasons: dict[str, int]
+
+    @property
+    def result(self) -> str:
+        """How an archived job ended: processed, partly-failed or failed."""
+        if not self.files.get(Outcome.STORED):
+            return "failed"
+        return "partly-failed" if self.files.get(Outcome.FAILED) else "processed"
+
+
+class Journal:
+    """The journal on disk. Safe to use from several threads. Errors are sqlite3.Error."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._database = _open(path)
+        with self._lock, self._database:
+            self._database.executescript(SCHEMA)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._database:
+            yield self._database
+
+    def add(self, job_id: str, clinic: str, folder: str) -> None:
+        """Remember a folder that is in the spool."""
+        with self._transaction() as database:
+            database.execute(
+                "INSERT OR IGNORE INTO job (id, clinic, folder, state, claimed_at) VALUES (?, ?, ?, ?, ?)",
+                (job_id, clinic, os.fsencode(folder), State.CLAIMED, time.time()),
+            )
+
+    def open_jobs(self, limit: int = -1) -> list[Job]:
+        """Jobs that are not archived, oldest first."""
+        return self._jobs("WHERE finished_at IS NULL ORDER BY claimed_at, id LIMIT ?", limit)
+
+    def job(self, job_id: str) -> Job:
+        """One job."""
+        return self._jobs("WHERE id = ?", job_id)[0]
+
+    def _jobs(self, where: str, *values: str | int) -> list[Job]:
+        with self._lock:
+            rows = self._database.execute(
+                f"SELECT {JOB_COLUMNS} FROM job {where}",  # noqa: S608 - fixed texts of this class
+                values,
+            ).fetchall()
+        return [_job(row) for row in rows]
+
+    def list_files(self, job_id: str, entries: Iterable[Entry]) -> None:
+        """Remember the files of a job. A file that is known and unchanged keeps its outcome; CLAIMED becomes LISTED."""
+        entries = list(entries)
+        with self._transaction() as database:
+            gone = self.known_files(job_id).keys() - {entry.path for entry in entries}
+            database.executemany(
+                "DELETE FROM file WHERE job = ? AND path = ? AND outcome = 'pending'",
+                [(job_id, os.fsencode(path)) for path in gone],
+            )
+            database.executemany(
+                "INSERT INTO file (job, path, size, mtime_ns, outcome, reason) VALUES (?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (job, path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns,"
+                " outcome = excluded.outcome, reason = excluded.reason, detail = ''"
+                " WHERE size <> excluded.size OR mtime_ns <> excluded.mtime_ns",
+                [
+                    (job_id, os.fsencode(entry.path), entry.size, entry.mtime_ns, *_first_outcome(entry))
+                    for entry in entries
+                ],
+            )
+            database.execute("UPDATE job SET state = ? WHERE id = ?", (State.LISTED, job_id))
+
+    def known_files(self, job_id: str) -> dict[str, tuple[int, int]]:
+        """Size and time of every file of a job as they were listed."""
+        with self._lock:
+            rows = self._database.execute("SELECT path, size, mtime_ns FROM file WHERE job = ?", (job_id,)).fetchall()
+        return {os.fsdecode(path): (size, mtime_ns) for path, size, mtime_ns in rows}
+
+    def files(self, job_id: str, *outcomes: Outcome) -> list[FileOutcome]:
+        """The files of a job that have one of the outcomes, by path."""
+        with self._lock:
+            rows = self._database.execute(
+                "SELECT path, outcome, reason, detail, study_uid, size FROM file WHERE job = ? ORDER BY path", (job_id,)
+            ).fetchall()
+        return [
+            FileOutcome(os.fsdecode(row[0]), Outcome(row[1]), *row[2:]) for row in rows if Outcome(row[1]) in outcomes
+        ]
+
+    def settle(self, job_id: str, outcomes: Iterable[FileOutcome]) -> None:
+        """Write down what became of files, all of them or none."""
+        with self._transaction() as database:
+            database.executemany(
+                "UPDATE file SET outcome = ?, reason = ?, detail = ?, study_uid = ? WHERE job = ? AND path = ?",
+                [
+                    (file.outcome, file.reason, file.detail, file.study_uid, job_id, os.fsencode(file.path))
+                    for file in outcomes
+                ],
+            )
+
+    def advance(self, job_id: str, state: State) -> None:
+        """Enter the next state; trouble of the last one is over."""
+        with self._transaction() as database:
+            database.execute("UPDATE job SET state = ?, error = '', attempts = 0 WHERE id = ?", (state, job_id))
+
+    def trouble(self, job_id: str, error: str) -> None:
+        """Remember for the status page why a step has to be tried again."""
+        with self._transaction() as database:
+            database.execute("UPDATE job SET attempts = attempts + 1, error = ? WHERE id = ?", (error, job_id))
+
+    def choose_archive(self, job_id: str, processed: Path | None, failed: Path | None) -> None:
+        """Remember where the job's files go, before the first one is moved."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE job SET state = ?, processed_path = ?, failed_path = ? WHERE id = ?",
+                (State.ARCHIVING, processed and os.fsencode(processed), failed and os.fsencode(failed), job_id),
+            )
+
+    def finish(self, job_id: str) -> None:
+        """The job's files are where they belong: keep its counts, drop its file list."""
+        with self._transaction() as database:
+            counts = dict.fromkeys(Outcome, 0) | _counts(database, job_id)
+            (size,) = database.execute("SELECT coalesce(sum(size), 0) FROM file WHERE job = ?", (job_id,)).fetchone()
+            reasons = " ".join(f"{reason}={count}" for reason, count in _reasons(database, job_id).items())
+            database.execute(
+                "UPDATE job SET state = ?, finished_at = ?, error = '', stored = ?, kept = ?, failed = ?, bytes = ?,"
+                " reasons = ? WHERE id = ?",
+                (
+                    State.ARCHIVED,
+                    time.time(),
+                    counts[Outcome.STORED],
+                    counts[Outcome.KEPT],
+                    counts[Outcome.FAILED],
+                    size,
+                    reasons,
+                    job_id,
+                ),
+            )
+            database.execute("DELETE FROM file WHERE job = ?", (job_id,))
+            database.execute("DELETE FROM job WHERE finished_at < ?", (time.time() - KEEP_FINISHED,))
+
+    def open_summaries(self, limit: int) -> list[Summary]:
+        """The oldest open jobs with their progress."""
+        summaries = []
+        for job in self.open_jobs(limit):
+            with self._lock:
+                files = _counts(self._database, job.id)
+                size, sent = self._database.execute(
+                    "SELECT coalesce(sum(size), 0), coalesce(sum(size) FILTER (WHERE outcome <> 'pending'), 0)"
+                    " FROM file WHERE job = ?",
+                    (job.id,),
+                ).fetchone()
+                summaries.append(Summary(job, files, size, sent, _reasons(self._database, job.id)))
+        return summaries
+
+    def finished_summaries(self, since: float, limit: int) -> list[Summary]:
+        """Jobs archived since a time (seconds since 1970), newest first."""
+        return self._finished("WHERE finished_at >= ? ORDER BY finished_at DESC LIMIT ?", since, limit)
+
+    def finished_summary(self, job_id: str) -> Summary:
+        """One archived job."""
+        return self._finished("WHERE id = ?", job_id)[0]
+
+    def _finished(self, where: str, *values: str | float) -> list[Summary]:
+        with self._lock:
+            rows = self._database.execute(
+                f"SELECT {JOB_COLUMNS}, stored, kept, failed, bytes, reasons FROM job {where}",  # noqa: S608
+                values,
+            ).fetchall()
+        return [
+            Summary(
+                _job(row[:10]),
+                {Outcome.STORED: row[10], Outcome.KEPT: row[11], Outcome.FAILED: row[12]},
+                row[13],
+                row[13],
+                {reason: int(count) for reason, _, count in (pair.partition("=") for pair in row[14].split())},
+            )
+            for row in rows
+        ]
+
+    def backlog(self) -> tuple[int, float | None]:
+        """How many jobs are open, and since when the oldest waits (seconds since 1970)."""
+        with self._lock:
+            count, oldest = self._database.execute(
+                "SELECT count(*), min(claimed_at) FROM job WHERE finished_at IS NULL"
+            ).fetchone()
+        return count, oldest
+
+    def position(self, name: str) -> int:
+        """A remembered number, 0 when there is none."""
+        with self._lock:
+            row = self._database.execute("SELECT value FROM position WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else 0
+
+    def set_position(self, name: str, value: int) -> None:
+        """Remember a number."""
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO position (name, value) VALUES (?, ?)", (name, value))
+
+    def study(self, study_uid: str) -> tuple[str, str] | None:
+        """The clinic of a study and the fingerprint of what the registry was last told of it."""
+        with self._lock:
+            row = self._database.execute(
+                "SELECT clinic, fingerprint FROM study WHERE study_uid = ?", (study_uid,)
+            ).fetchone()
+        return (row[0], row[1]) if row else None
+
+    def record_study(self, study_uid: str, clinic: str, fingerprint: str) -> None:
+        """Remember what the registry was told of a study."""
+        with self._transaction() as database:
+            database.execute("INSERT OR REPLACE INTO study VALUES (?, ?, ?)", (study_uid, clinic, fingerprint))
+
+    def forget_study(self, study_uid: str) -> None:
+        """Forget a study that Orthanc has no more."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM study WHERE study_uid = ?", (study_uid,))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open the database; one that is damaged is set aside, because the spool holds all that is needed to go on."""
+    for _ in range(2):
+        database = sqlite3.connect(path, check_same_thread=False)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute("PRAGMA foreign_keys = ON")
+            if database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",):
+                return database
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            pass
+        database.close()
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(
+                    path.with_name(path.name + suffix + f".damaged-{os.getpid()}")
+                )
+    raise sqlite3.DatabaseError(f"{path} cannot be created")
+
+
+def _job(row: tuple[str, str, bytes, str, float, float | None, int, str, bytes | None, bytes | None]) -> Job:
+    job_id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed, failed = row
+    return Job(
+        job_id,
+        clinic,
+        os.fsdecode(folder),
+        State(state),
+        claimed_at,
+        finished_at,
+        attempts,
+        error,
+        Path(os.fsdecode(processed)) if processed else None,
+        Path(os.fsdecode(failed)) if failed else None,
+    )
+
+
+def _first_outcome(entry: Entry) -> tuple[str, str]:
+    return (Outcome.PENDING, "") if entry.kind == "file" else (Outcome.FAILED, entry.kind)
+
+
+def _counts(database: sqlite3.Connection, job_id: str) -> dict[Outcome, int]:
+    rows = database.execute("SELECT outcome, count(*) FROM file WHERE job = ? GROUP BY outcome", (job_id,))
+    return {Outcome(outcome): count for outcome, count in rows}
+
+
+def _reasons(database: sqlite3.Connection, job_id: str) -> dict[str, int]:
+    return dict(
+        database.execute(
+            "SELECT reason, count(*) FROM file WHERE job = ? AND outcome = 'failed' GROUP BY reason ORDER BY reason",
+            (job_id,),
+        ).fetchall()
+    )

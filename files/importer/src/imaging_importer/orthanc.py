@@ -1,0 +1,211 @@
+"""Orthanc as the importer uses it: STOW-RS in, MD5 and QIDO-RS out."""
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from hashlib import md5
+from typing import Any
+
+import requests
+
+from imaging_importer import failpoints
+from imaging_importer.reasons import RejectedError, TransientError, UnavailableError
+from imaging_importer.registry import Attributes
+from imaging_importer.stamp import Body
+
+# Seconds to connect and between two bytes of the answer; Orthanc answers a STOW-RS request when all of it is stored.
+TIMEOUT = (5, 600)
+
+REFERENCED_SOP_SEQUENCE = "00081199"
+REFERENCED_SOP_INSTANCE_UID = "00081155"
+
+# What the study list shows and searches (PS3.18 table 10.6.1-5 and the attributes OHIF asks for).
+STUDY_ATTRIBUTES = (
+    "00080020", "00080030", "00080050", "00080061", "00080080", "00080090", "00081030", "00100010", "00100020",
+    "00100030", "00100040", "0020000D", "00200010", "00201206", "00201208",
+)  # fmt: skip
+
+
+class Single:
+    """One instance as a request body, streamed; it computes the MD5 on the way."""
+
+    def __init__(self, body: Body, tick: Callable[[], None]) -> None:
+        self._body = body
+        self._tick = tick
+        self.digest = ""
+
+    def __len__(self) -> int:
+        return self._body.size
+
+    def __iter__(self) -> Iterator[bytes]:
+        digest = md5(usedforsecurity=False)
+        for chunk in self._body.chunks():
+            self._tick()
+            digest.update(chunk)
+            yield chunk
+            failpoints.reach("sending")
+        self.digest = digest.hexdigest()
+
+
+class Multipart:
+    """Instances as the body of one STOW-RS request (multipart/related, RFC 2387), streamed."""
+
+    def __init__(self, bodies: list[Body], tick: Callable[[], None]) -> None:
+        self._parts = [Single(body, tick) for body in bodies]
+        self.boundary = uuid.uuid4().hex
+        self._head = f"--{self.boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        self._end = f"--{self.boundary}--\r\n".encode()
+
+    @property
+    def digests(self) -> list[str]:
+        """The MD5 of each instance, once all was sent."""
+        return [part.digest for part in self._parts]
+
+    def __len__(self) -> int:
+        return sum(len(self._head) + len(part) + 2 for part in self._parts) + len(self._end)
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._parts:
+            yield self._head
+            yield from part
+            yield b"\r\n"
+        yield self._end
+
+
+class OrthancClient:
+    """One connection to Orthanc for one thread at a time. Every call may raise UnavailableError."""
+
+    def __init__(self, url: str, user: str, password: str, tick: Callable[[], None] = lambda: None) -> None:
+        self._url = url
+        self._tick = tick
+        self._lock = threading.Lock()
+        self._session = requests.Session()
+        self._session.trust_env = False  # loopback: no proxy, no netrc
+        self._session.auth = (user, password)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        params: dict[str, str | int] | None = None,
+        data: Single | Multipart | str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> requests.Response:
+        with self._lock:
+            try:
+                response = self._session.request(
+                    method, self._url + path, params=params, data=data, headers=headers, timeout=TIMEOUT
+                )
+            except requests.RequestException as error:
+                raise UnavailableError("orthanc", str(error)) from error
+        if response.status_code in (401, 403):
+            raise UnavailableError("orthanc", f"HTTP {response.status_code}: it refuses the importer's password")
+        return response
+
+    def _get(self, path: str, **params: str | int) -> Any:  # noqa: ANN401 - JSON
+        return _content(
+            self._request("GET", path, params, headers={"Accept": "application/dicom+json, application/json"})
+        )
+
+    def store(self, bodies: list[Body]) -> tuple[set[str], list[str]]:
+        """Send instances by STOW-RS (PS3.18 10.5): the SOPInstanceUIDs that Orthanc says it has, and the MD5 of each
+        body.
+
+        No Expect header: Orthanc never answers 100-continue. The status code is not looked at: Orthanc answers 400
+        as soon as one part fails and 200 for parts it ignored.
+        """
+        upload = Multipart(bodies, self._tick)
+        response = self._request(
+            "POST",
+            "/dicom-web/studies",
+            data=upload,
+            headers={
+                "Content-Type": f'multipart/related; type="application/dicom"; boundary={upload.boundary}',
+                "Accept": "application/dicom+json",
+            },
+        )
+        if response.status_code >= 500:
+            raise UnavailableError("orthanc", f"HTTP {response.status_code} for a STOW-RS request")
+        try:
+            answer = response.json()
+            references = answer.get(REFERENCED_SOP_SEQUENCE, {}).get("Value", [])
+            stored = {item[REFERENCED_SOP_INSTANCE_UID]["Value"][0] for item in references}
+        except (ValueError, AttributeError, LookupError, TypeError):
+            stored = set()
+        return stored, upload.digests
+
+    def store_alone(self, body: Body) -> str:
+        """Store one instance that STOW-RS did not, through the REST API, whose status says why not: the body's MD5.
+
+        Raises RejectedError `refused-by-archive` for what Orthanc cannot read, TransientError for Orthanc's own
+        trouble.
+        """
+        upload = Single(body, self._tick)
+        response = self._request("POST", "/instances", data=upload, headers={"Content-Type": "application/dicom"})
+        if response.status_code == 200:
+            return upload.digest
+        if 400 <= response.status_code < 500:
+            raise RejectedError("refused-by-archive", f"HTTP {response.status_code}")
+        raise TransientError(f"orthanc: HTTP {response.status_code} for one instance")
+
+    def stored_digests(self, instance_id: str, sop_instance_uid: str) -> set[str]:
+        """MD5 of what Orthanc holds as this instance; empty when it holds none.
+
+        The id is computed; should Orthanc have decoded a PatientID differently, the instance is found by its UID.
+        """
+        digest = self._digest(instance_id)
+        if digest:
+            return {digest}
+        found = self._lookup(sop_instance_uid, "Instance")
+        return {digest for digest in map(self._digest, found) if digest}
+
+    def _digest(self, instance_id: str) -> str:
+        response = self._request("GET", f"/instances/{instance_id}/attachments/dicom/md5")
+        if response.status_code == 404:
+            return ""
+        if response.status_code != 200:
+            raise UnavailableError("orthanc", f"HTTP {response.status_code} for an MD5")
+        return response.text.strip()
+
+    def study_ids(self, study_uid: str) -> set[str]:
+        """Orthanc's ids of the studies with this StudyInstanceUID: one per PatientID."""
+        return set(self._lookup(study_uid, "Study"))
+
+    def _lookup(self, uid: str, level: str) -> list[str]:
+        found = _content(self._request("POST", "/tools/lookup", data=uid, headers={"Content-Type": "text/plain"}))
+        return [resource["ID"] for resource in found if resource["Type"] == level]
+
+    def study_attributes(self, study_uid: str) -> Attributes | None:
+        """The study-level attributes as QIDO-RS answers them (PS3.18 10.6); None when Orthanc has no such study."""
+        fields = ",".join(STUDY_ATTRIBUTES)
+        found = self._get("/dicom-web/studies", StudyInstanceUID=study_uid, includefield=fields)
+        return found[0] if found else None
+
+    def changes(self, since: int, limit: int) -> tuple[list[dict[str, Any]], int, bool]:
+        """The next entries of Orthanc's change feed, the position after them, and whether these were the last."""
+        page = self._get("/changes", since=since, limit=limit)
+        return page["Changes"], page["Last"], page["Done"]
+
+    def study_uid(self, study_id: str) -> str:
+        """The StudyInstanceUID of Orthanc's study; empty when it is gone."""
+        return str(self._study(study_id).get("MainDicomTags", {}).get("StudyInstanceUID", ""))
+
+    def last_update(self, study_id: str) -> str:
+        """When Orthanc last stored or removed something in its study; empty when it is gone."""
+        return str(self._study(study_id).get("LastUpdate", ""))
+
+    def _study(self, study_id: str) -> dict[str, Any]:
+        response = self._request("GET", f"/studies/{study_id}")
+        return dict(response.json()) if response.status_code == 200 else {}
+
+    def counts(self) -> tuple[int, int, int]:
+        """How many studies, series and instances Orthanc holds."""
+        statistics = self._get("/statistics")
+        return statistics["CountStudies"], statistics["CountSeries"], statistics["CountInstances"]
+
+
+def _content(response: requests.Response) -> Any:  # noqa: ANN401 - JSON
+    if response.status_code != 200:
+        path = response.request.path_url.partition("?")[0]
+        raise UnavailableError("orthanc", f"HTTP {response.status_code} for {response.request.method} {path}")
+    return response.json()

@@ -1,0 +1,69 @@
+"""Why a file was not imported: a code for machines, a sentence for the technician who delivered it."""
+
+SENTENCES = {
+    "conflicting-bytes": "The archive already holds an image with this SOPInstanceUID but different content. "
+    "The archived image was kept. If this one is a correction, the sending system must give it a new SOPInstanceUID.",
+    "damaged": "The file says it is DICOM but cannot be read. Export it again from the modality or PACS.",
+    "device-file": "This is a device, pipe or socket, not a file with an image. Deliver the file itself.",
+    "empty-file": "The file is empty, as after a copy that broke off. Copy it again.",
+    "executable-preamble": "The file begins like a program, which an image never does. "
+    "It was not imported; have the sending computer checked for malware.",
+    "hard-link": "The file is a second name (hard link) of a file outside this folder. Deliver a copy of the file.",
+    "invalid-identifiers": "A UID of the image is not a valid DICOM UID (digits and dots, at most 64). "
+    "Export it again with valid UIDs.",
+    "missing-identifiers": "The image lacks a Study, Series or SOP Instance UID or SOP Class UID. "
+    "Export it again from the modality or PACS.",
+    "missing-transfer-syntax": "The image does not say how its pixels are compressed. "
+    "Export it again as a DICOM file with file meta information.",
+    "no-dicom": "The folder holds no DICOM image at all. Check that the right folder was copied.",
+    "owned-by-another-clinic": "This study was first delivered by another clinic and belongs to it. "
+    "Nothing was stored. Ask the administrator if the study should change hands.",
+    "patient-mismatch": "The archive holds this study under another PatientID. Two patients cannot share one study. "
+    "Correct the PatientID or the StudyInstanceUID and deliver it again.",
+    "refused-by-archive": "Orthanc could not read the image and refused it. Export it again from the modality or PACS.",
+    "signed": "The image carries a digital signature over an element that the import has to set (InstitutionName). "
+    "Importing it would break the signature. Deliver it without the signature.",
+    "symbolic-link": "This is a link to a file elsewhere, and links are not followed. Deliver the file itself.",
+    "too-large-inflated": "The compressed (deflated) image grows beyond the permitted size. "
+    "Export it with another transfer syntax.",
+    "truncated": "The file ends in the middle, as after a copy that broke off. Copy it again.",
+    "unreadable": "The file cannot be opened for reading. Check its permissions and copy it again.",
+    "upload-unfinished": "The name says that the upload was still running, but nothing was added for a long time. "
+    "Copy it again, and let the copy finish.",
+}
+
+# Kept with the delivery and counted, neither stored nor a failure.
+NOT_DICOM = "not-dicom"
+DICOMDIR = "dicomdir"
+
+
+class RejectedError(Exception):
+    """A delivered file can never be imported as it is; `reason` is a key of SENTENCES."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class CompanionError(Exception):
+    """A delivered file is no instance (text, DICOMDIR...): it stays with the delivery; `reason` says what it is."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TransientError(Exception):
+    """Something outside the delivery does not work just now.
+
+    The same step is tried again later, for as long as it takes.
+    """
+
+
+class UnavailableError(TransientError):
+    """A service that every delivery needs does not answer; `service` names it."""
+
+    def __init__(self, service: str, message: str) -> None:
+        super().__init__(f"{service}: {message}")
+        self.service = service

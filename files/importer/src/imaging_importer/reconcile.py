@@ -1,0 +1,75 @@
+"""Carries what was edited or deleted in Orthanc to the registry, so that the study list and the caches never show what
+is gone.
+
+The change feed tells of studies that grew or were edited. It does not tell of deletions: falling counts do, as a
+hint, and a sweep over all studies of the registry, once a day and whenever the counts fell, is the truth.
+"""
+
+import logging
+import time
+
+from imaging_importer.journal import Journal
+from imaging_importer.orthanc import OrthancClient
+from imaging_importer.recorder import Recorder
+from imaging_importer.registry import Registry
+
+log = logging.getLogger(__name__)
+
+PAGE = 100
+SWEEP_EVERY = 86400
+COUNTS = ("orthanc-studies", "orthanc-series", "orthanc-instances")
+
+
+class Reconciler:
+    """Follows Orthanc; its place is kept in the journal."""
+
+    def __init__(self, journal: Journal, registry: Registry, recorder: Recorder, orthanc: OrthancClient) -> None:
+        self._journal = journal
+        self._registry = registry
+        self._recorder = recorder
+        self._orthanc = orthanc
+
+    def step(self) -> None:
+        """Do what there is to do now. Raises TransientError."""
+        self._follow_changes()
+        counts = self._orthanc.counts()
+        fell = any(count < self._journal.position(name) for name, count in zip(COUNTS, counts, strict=True))
+        if fell or time.time() - self._journal.position("swept-at") > SWEEP_EVERY:
+            self._sweep()
+            self._journal.set_position("swept-at", int(time.time()))
+        for name, count in zip(COUNTS, counts, strict=True):
+            if self._journal.position(name) != count:
+                self._journal.set_position(name, count)
+
+    def _follow_changes(self) -> None:
+        since = self._journal.position("orthanc-changes")
+        done = False
+        while not done:
+            changes, last, done = self._orthanc.changes(since, PAGE)
+            if last < since:  # Orthanc started over with an empty database
+                last = 0
+            for study_id in {
+                change["ID"]
+                for change in changes
+                if change["ResourceType"] == "Study" and change["ChangeType"] in ("StableStudy", "UpdatedMetadata")
+            }:
+                study_uid = self._orthanc.study_uid(study_id)
+                known = self._journal.study(study_uid) if study_uid else None
+                if known:
+                    self._refresh(study_uid, known[0])
+            if last != since:
+                self._journal.set_position("orthanc-changes", last)
+            since = last
+
+    def _sweep(self) -> None:
+        after = ""
+        while page := self._registry.owned_studies(after, PAGE):
+            for study in page:
+                if study.revision:  # a claim alone: its first image may be on the way
+                    self._refresh(study.study_uid, study.clinic_id)
+            after = page[-1].study_uid
+
+    def _refresh(self, study_uid: str, clinic_id: str) -> None:
+        done = self._recorder.refresh(self._orthanc, study_uid, clinic_id)
+        if done != "unchanged":
+            log.info("study %s of clinic %s was changed in Orthanc: %s", study_uid, clinic_id, done)

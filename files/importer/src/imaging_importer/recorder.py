@@ -1,0 +1,42 @@
+"""Brings a study's row in the registry up to what Orthanc holds; used after an import and when Orthanc was edited."""
+
+import json
+import threading
+from hashlib import sha256
+
+from imaging_importer.journal import Journal
+from imaging_importer.orthanc import OrthancClient
+from imaging_importer.registry import Registry
+
+
+class Recorder:
+    """Whoever claims studies or forgets them holds `lock`, so that no claim is dropped while its first image is on
+    the way.
+    """
+
+    def __init__(self, journal: Journal, registry: Registry) -> None:
+        self.lock = threading.RLock()
+        self._journal = journal
+        self._registry = registry
+
+    def refresh(self, orthanc: OrthancClient, study_uid: str, clinic_id: str, always: bool = False) -> str:
+        """Record the study if it changed since last time (or always), forget it if Orthanc has it no more.
+
+        What was done.
+        """
+        with self.lock:
+            attributes = orthanc.study_attributes(study_uid)
+            if attributes is None:
+                self._registry.forget_study(study_uid)
+                self._journal.forget_study(study_uid)
+                return "forgotten"
+            updates = sorted(orthanc.last_update(study_id) for study_id in orthanc.study_ids(study_uid))
+            content = json.dumps([attributes, updates], sort_keys=True).encode()
+            fingerprint = sha256(content).hexdigest()
+            if not always and self._journal.study(study_uid) == (clinic_id, fingerprint):
+                return "unchanged"
+            if not self._registry.claim_study(study_uid, clinic_id):
+                return "owned by another clinic"
+            self._registry.record_study(study_uid, clinic_id, attributes)
+            self._journal.record_study(study_uid, clinic_id, fingerprint)
+            return "recorded"

@@ -1,0 +1,120 @@
+"""The private directory that claimed folders wait in: `.spool/<clinic>/<job id>/<folder>`, mode 0700.
+
+Claiming is one rename on one file system, so a folder is either in the inbox or in the spool. The path alone tells
+whose it is: what a kill leaves between rename and journal is found again by `unjournalled`.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+from imaging_importer import failpoints, tree
+from imaging_importer.journal import Job, Journal
+
+# The name of the delivery that files copied directly into the clinic's folder become.
+LOOSE_FILES = "loose-files"
+
+
+class AnotherImporterError(Exception):
+    """A second importer was started on the same inbox."""
+
+
+class Spool:
+    """The spool of one inbox. Holds a kernel lock, which ends with the process, however it ends."""
+
+    def __init__(self, root: Path, journal: Journal) -> None:
+        root.mkdir(mode=0o700, exist_ok=True)
+        self._root = root
+        self._journal = journal
+        self._lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise AnotherImporterError(f"another importer works on {root.parent}; this one must not run") from error
+        self.scratch = root / ".scratch"
+        self.scratch.mkdir(exist_ok=True)
+        self.leases_work = tree.leases_work(self.scratch)
+
+    def close(self) -> None:
+        """Let another importer have the inbox."""
+        os.close(self._lock)
+
+    def folder(self, job: Job) -> Path:
+        """Where a job's folder waits."""
+        return self._directory(job.clinic, job.id) / job.folder
+
+    def _directory(self, clinic: str, job_id: str) -> Path:
+        return self._root / clinic / job_id
+
+    def claim_folder(self, clinic: str, folder: Path) -> str:
+        """Take a folder out of the inbox; the job's id. Raises OSError, and then the folder is still in the inbox."""
+        with self._new_directory(clinic) as directory:
+            folder.rename(directory / folder.name)
+        failpoints.reach("folder-spooled")
+        return self._journalled(clinic, directory.name, folder.name, folder.parent)
+
+    def claim_files(self, clinic: str, files: list[Path]) -> str:
+        """Take single files out of a clinic's folder as one delivery; the job's id."""
+        with self._new_directory(clinic) as directory:
+            (directory / LOOSE_FILES).mkdir()
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):  # withdrawn since the last look
+                    file.rename(directory / LOOSE_FILES / file.name)
+        failpoints.reach("folder-spooled")
+        return self._journalled(clinic, directory.name, LOOSE_FILES, files[0].parent)
+
+    @contextlib.contextmanager
+    def _new_directory(self, clinic: str) -> Iterator[Path]:
+        # The time orders jobs for people; what makes the id unique is the random part.
+        job_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid4().hex[:12]}"
+        directory = self._directory(clinic, job_id)
+        directory.mkdir(parents=True)
+        failpoints.reach("spool-directory-made")
+        try:
+            yield directory
+        except OSError:
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+            raise
+        tree.sync_directory(directory)
+        tree.sync_directory(directory.parent)
+
+    def _journalled(self, clinic: str, job_id: str, folder: str, inbox_directory: Path) -> str:
+        tree.sync_directory(inbox_directory)
+        self._journal.add(job_id, clinic, folder)
+        failpoints.reach("job-journalled")
+        return job_id
+
+    def release(self, job: Job) -> None:
+        """Remove the empty directory of a job whose folder was archived."""
+        with contextlib.suppress(FileNotFoundError):
+            self._directory(job.clinic, job.id).rmdir()
+
+    def recover(self) -> int:
+        """Journal every folder that is in the spool but not in the journal; how many there were."""
+        known = {job.id for job in self._journal.open_jobs()}
+        found = 0
+        for clinic in _directories(self._root):
+            for directory in _directories(clinic):
+                if directory.name in known:
+                    continue
+                folders = _directories(directory, hidden=True)
+                for folder in folders:
+                    self._journal.add(directory.name, clinic.name, folder.name)
+                    found += 1
+                if not folders:
+                    directory.rmdir()
+        return found
+
+
+def _directories(directory: Path, hidden: bool = False) -> list[Path]:
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if (hidden or not path.name.startswith(".")) and path.is_dir() and not path.is_symlink()
+    )
