@@ -28,14 +28,12 @@ DAEMON_LOG = STATE / "dockerd.log"
 DAEMON_PID = STATE / "dockerd.pid"
 HOSTS = Path("/etc/hosts")
 SUITE = "trixie"
-PACKAGES = (
-    "systemd,systemd-sysv,dbus,python3,python3-apt,ca-certificates,iproute2,procps,sudo,openssh-server,tzdata,libpam-systemd"
-)
+PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-apt,ca-certificates,iproute2,procps,sudo,openssh-server,tzdata,libpam-systemd"
 # What systemd needs to run as PID 1 in a container, and what the roles need on top (nftables, unit sandboxing).
 CAPABILITIES = (
-    "AUDIT_CONTROL AUDIT_READ DAC_READ_SEARCH IPC_LOCK NET_ADMIN SYS_ADMIN SYS_BOOT SYS_NICE SYS_PTRACE "
-    "SYS_TIME SYS_TTY_CONFIG SYSLOG"
-).split()
+    *("AUDIT_CONTROL", "AUDIT_READ", "DAC_READ_SEARCH", "IPC_LOCK", "NET_ADMIN", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE"),
+    *("SYS_PTRACE", "SYS_TIME", "SYS_TTY_CONFIG", "SYSLOG"),
+)
 MINIMUM_MEMORY_MB = 3500
 MINIMUM_DISK_MB = 8000
 
@@ -73,7 +71,7 @@ def locked(what: str) -> Iterator[None]:
 def check_controller() -> None:
     """Say everything that is in the way before anything is changed."""
     problems = []
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 # older ones are what this is about
         problems.append(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     if os.geteuid() != 0:
         problems.append("root is needed to install packages and run Docker: start again with sudo")
@@ -134,7 +132,7 @@ def start_daemon() -> None:
     else:
         say("starting a Docker daemon")
         if not processes_named("dockerd"):
-            # Left by a daemon that was killed: its number may belong to another process by now, and dockerd would not start.
+            # Left by a daemon that was killed: another process may have its number, and dockerd would not start.
             for stale in (Path("/var/run/docker.pid"), *Path("/var/run/docker").glob("containerd/*.pid")):
                 stale.unlink(missing_ok=True)
             for containerd in processes_named("containerd"):
@@ -180,7 +178,7 @@ def stop_daemon() -> None:
 
 
 def apt_options() -> list[str]:
-    """The controller's `Acquire::Check-*` settings: a mirror snapshot past its Valid-Until needs them in the host too."""
+    """The controller's `Acquire::Check-*` settings: with a mirror snapshot past its date, the host needs them too."""
     dump = run("apt-config", "dump").stdout
     return re.findall(r'^(Acquire::Check-[\w-]+ "[^"]*";)$', dump, re.MULTILINE)
 
@@ -223,7 +221,18 @@ def address_of(name: str) -> str:
 
 def create(name: str, domain: str, image: str) -> None:
     say(f"creating the host {name}")
-    command = ["docker", "run", "--detach", "--tty", "--name", name, "--hostname", name, "--add-host", f"{domain}:127.0.0.1"]
+    command = [
+        "docker",
+        "run",
+        "--detach",
+        "--tty",
+        "--name",
+        name,
+        "--hostname",
+        name,
+        "--add-host",
+        f"{domain}:127.0.0.1",
+    ]
     command += ["--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", "--tmpfs=/run", "--tmpfs=/tmp"]
     command += ["--env=container=docker", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"]
     command += [f"--label=imaging.domain={domain}", "--stop-signal=SIGRTMIN+3"]

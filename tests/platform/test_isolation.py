@@ -81,9 +81,7 @@ def test_foreign_study_stays_hidden_after_its_owner_has_opened_it(
 
 
 @pytest.mark.parametrize("mixed", ["series", "sop"])
-def test_foreign_parts_below_an_own_study_are_unknown(
-    platform, central_physician, central_study, almaty_study, mixed
-):
+def test_foreign_parts_below_an_own_study_are_unknown(platform, central_physician, central_study, almaty_study, mixed):
     """The path names an own study, and a series or an instance of a foreign one."""
     parts = {
         "study": central_study.study_uid,
@@ -103,9 +101,7 @@ def test_study_list_shows_own_studies_only(platform, central_physician, central_
 
 def test_study_list_is_newest_first(platform, central_physician, central_study):
     studies = central_physician.get(f"{platform.url}/dicom-web/studies", timeout=60).json()
-    moments = [
-        (study["00080020"].get("Value", [""])[0], study["00080030"].get("Value", [""])[0]) for study in studies
-    ]
+    moments = [(study["00080020"].get("Value", [""])[0], study["00080030"].get("Value", [""])[0]) for study in studies]
     assert moments == sorted(moments, reverse=True)
 
 
