@@ -1,0 +1,195 @@
+#!/usr/bin/python
+"""Ansible module: clinics, in Keycloak and in the registry."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: clinic
+short_description: Keeps clinics in Keycloak and in the study registry
+description:
+  - A clinic is the group /clinics/ID in Keycloak, whose members see its studies, and a row in the registry.
+  - The clinic's name is the description of the group. What else hangs on the group (attributes, members) stays.
+  - Clinics that are not listed stay too. Removing one is not offered, because its studies would have no owner.
+options:
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
+  keycloak_client_secret: {type: str, required: true, description: Its secret.}
+  realm: {type: str, default: imaging, description: Name of the realm.}
+  clinics:
+    type: list
+    elements: dict
+    required: true
+    description: The clinics. One call for all of them costs one task.
+    options:
+      id: {type: str, required: true, description: "2 to 63 lower case letters, digits, hyphens; never changed later."}
+      name: {type: str, required: true, description: Name that people read.}
+  registry_host: {type: str, required: true, description: Host of the registry's PostgreSQL.}
+  registry_port: {type: int, default: 5432, description: Its port.}
+  registry_name: {type: str, required: true, description: Name of the database.}
+  registry_user: {type: str, required: true, description: Role that may execute registry.upsert_clinic.}
+  registry_password: {type: str, required: true, description: Its password.}
+requirements: [python3-psycopg (version 3) on the host]
+author: [The imaging platform's authors]
+"""
+
+EXAMPLES = r"""
+- name: Make the clinics known
+  clinic:
+    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_client_id: imaging-ansible
+    keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
+    clinics: [{id: denscan-almaty, name: DenScan Almaty}]
+    registry_host: 127.0.0.1
+    registry_name: registry
+    registry_user: registry_operator
+    registry_password: "{{ identity_registry_password }}"
+"""
+
+RETURN = r"""
+clinics:
+  description: Ids of the clinics.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import re
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
+    CONNECTION,
+    Keycloak,
+    KeycloakError,
+    Plan,
+    carry_out,
+    differing,
+    merged,
+)
+
+try:
+    import psycopg
+except ImportError:
+    psycopg = None  # type: ignore[assignment]
+
+# A slash or an upper case letter in a group name could forge another clinic's path.
+CLINIC_ID = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
+PARENT = "clinics"
+CONNECT_TIMEOUT_SECONDS = 10
+
+
+class Registry:
+    """The registry's clinics, through its functions. Raises RegistryError when it refuses or does not answer."""
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        self._parameters = parameters
+
+    def names(self) -> dict[str, str]:
+        """Every clinic's name by id."""
+        return dict(self._query("SELECT clinic_id, name FROM registry.list_clinics()", ()))
+
+    def upsert(self, clinic_id: str, name: str) -> None:
+        """Make the clinic known under this name."""
+        self._query("SELECT registry.upsert_clinic(%s, %s)", (clinic_id, name))
+
+    def _query(self, statement: str, values: tuple[str, ...]) -> list[Any]:
+        try:
+            with psycopg.connect(
+                host=self._parameters["registry_host"],
+                port=self._parameters["registry_port"],
+                dbname=self._parameters["registry_name"],
+                user=self._parameters["registry_user"],
+                password=self._parameters["registry_password"],
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            ) as connection:
+                return connection.execute(statement, values).fetchall()
+        except psycopg.Error as error:
+            raise RegistryError(
+                f"The registry '{self._parameters['registry_name']}' on {self._parameters['registry_host']} refuses "
+                f"'{self._parameters['registry_user']}': {str(error).strip()}"
+            ) from None
+
+
+class RegistryError(Exception):
+    """The registry refused or did not answer."""
+
+
+def plan_group(keycloak: Keycloak, plan: Plan, clinic_id: str, name: str) -> None:
+    """The clinic's group. A PUT erases a description it leaves out and replaces attributes, so it carries them all."""
+    current = keycloak.get(f"/group-by-path/{PARENT}/{clinic_id}")
+    wanted = {"description": name}
+    before, after = differing(wanted, current or {})
+
+    def create() -> None:
+        parent = keycloak.get(f"/group-by-path/{PARENT}")
+        if parent is None:
+            raise KeycloakError(f"the realm {keycloak.realm} has no group /{PARENT}; apply the realm first (site.yml)")
+        keycloak.create(f"/groups/{parent['id']}/children", {"name": clinic_id, **wanted})
+
+    if current is None:
+        plan.add(f"group /{PARENT}/{clinic_id}", None, wanted, create)
+    elif after:
+        plan.add(
+            f"group /{PARENT}/{clinic_id}",
+            before,
+            after,
+            lambda: keycloak.put(f"/groups/{current['id']}", merged(current, after)),
+        )
+
+
+def plan_row(registry: Registry, plan: Plan, rows: dict[str, str], clinic_id: str, name: str) -> None:
+    """The clinic's row in the registry."""
+    if rows.get(clinic_id) != name:
+        before = {"name": rows[clinic_id]} if clinic_id in rows else None
+        plan.add(f"registry row {clinic_id}", before, {"name": name}, lambda: registry.upsert(clinic_id, name))
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **CONNECTION,
+            "clinics": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {"id": {"type": "str", "required": True}, "name": {"type": "str", "required": True}},
+            },
+            "registry_host": {"type": "str", "required": True},
+            "registry_port": {"type": "int", "default": 5432},
+            "registry_name": {"type": "str", "required": True},
+            "registry_user": {"type": "str", "required": True},
+            "registry_password": {"type": "str", "required": True, "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    for clinic in module.params["clinics"]:
+        if not CLINIC_ID.fullmatch(clinic["id"]):
+            module.fail_json(
+                msg=f"The clinic id '{clinic['id']}' is not usable: it takes 2 to 63 lower case letters, digits and "
+                "hyphens and starts with a letter or digit, as in denscan-almaty."
+            )
+        if not clinic["name"].strip():
+            module.fail_json(msg=f"The clinic '{clinic['id']}' needs a name that people can read.")
+
+    keycloak = Keycloak.of(module)
+    registry = Registry(module.params)
+    plan = Plan()
+    try:
+        # The registry first: a member of a clinic that it does not know would see an empty list without a reason.
+        groups = Plan()
+        for clinic in module.params["clinics"]:
+            plan_group(keycloak, groups, clinic["id"], clinic["name"])
+        if not keycloak.absent and psycopg is None:
+            module.fail_json(msg="The host lacks the Python library of PostgreSQL: apt-get install python3-psycopg")
+        rows = {} if keycloak.absent else registry.names()
+        for clinic in module.params["clinics"]:
+            plan_row(registry, plan, rows, clinic["id"], clinic["name"])
+        plan.changes += groups.changes
+        carry_out(module, keycloak, plan, clinics=[clinic["id"] for clinic in module.params["clinics"]])
+    except (KeycloakError, RegistryError) as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,384 @@
+#!/usr/bin/python
+"""Ansible module: a Keycloak realm as declared."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: keycloak_realm
+short_description: Keeps a Keycloak realm as declared
+description:
+  - Creates the realm and keeps what is named here as declared - settings, realm roles, top groups, clients with their
+    protocol mappers and scopes, attributes of users. What is not named stays as it is.
+  - Reads first, then writes only what differs. Check mode and diff show exactly what a run would write.
+  - Every client gets the authorisation code flow with PKCE S256 and nothing else - no implicit flow, no direct grants,
+    no service account, no full scope, no offline tokens.
+options:
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
+  keycloak_client_secret: {type: str, required: true, description: Its secret.}
+  realm: {type: str, default: imaging, description: Name of the realm.}
+  settings:
+    type: dict
+    default: {}
+    description:
+      - Settings under the names of Keycloak's RealmRepresentation. The dictionary C(attributes) is merged.
+      - C(smtpServer) is refused, because Keycloak gives its password back masked and it could not be compared.
+  roles:
+    type: list
+    elements: dict
+    default: []
+    description: Realm roles.
+    options:
+      name: {type: str, required: true, description: Name.}
+      description: {type: str, default: "", description: Shown in the console.}
+      realm_management:
+        type: list
+        elements: str
+        default: []
+        description: The roles of the client realm-management that this role includes, exactly.
+  groups: {type: list, elements: str, default: [], description: Names of top groups that must exist.}
+  clients:
+    type: list
+    elements: dict
+    default: []
+    description: Applications that log users in.
+    options:
+      client_id: {type: str, required: true, description: Client id.}
+      name: {type: str, default: "", description: Shown in the console.}
+      secret: {type: str, description: Makes the client confidential; without it the client is public.}
+      redirect_uris: {type: list, elements: str, required: true, description: Exact addresses after login.}
+      post_logout_redirect_uris: {type: list, elements: str, default: [], description: Exact addresses after logout.}
+      web_origins: {type: list, elements: str, default: [], description: Origins whose pages may call Keycloak.}
+      scopes: {type: list, elements: str, default: [basic, profile, web-origins], description: "Exact client scopes."}
+      roles: {type: list, elements: str, default: [], description: "Exact realm roles that its tokens may carry."}
+      mappers:
+        type: list
+        elements: dict
+        default: []
+        description: Protocol mappers, exactly.
+        options:
+          name: {type: str, required: true, description: Name.}
+          type: {type: str, required: true, description: "Provider id, as in oidc-audience-mapper."}
+          config: {type: dict, required: true, description: Configuration under Keycloak's names, all strings.}
+  user_attributes:
+    type: list
+    elements: dict
+    default: []
+    description: Attributes of users besides name and e-mail. Keycloak silently drops attributes that are not declared.
+    options:
+      name: {type: str, required: true, description: Name.}
+      display_name: {type: str, required: true, description: Label in the console and on the account page.}
+author: [The imaging platform's authors]
+"""
+
+EXAMPLES = r"""
+- name: Apply the realm
+  keycloak_realm:
+    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_client_id: imaging-ansible
+    keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
+    realm: imaging
+    settings: {accessTokenLifespan: 300, bruteForceProtected: true}
+    roles: [{name: physician, description: Views the studies of their clinics}]
+    groups: [clinics]
+    clients:
+      - client_id: ohif
+        redirect_uris: [https://imaging.example.org/callback]
+        web_origins: [https://imaging.example.org]
+        roles: [physician]
+"""
+
+RETURN = r"""
+realm:
+  description: Name of the realm.
+  returned: success
+  type: str
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
+    CONNECTION,
+    HIDDEN,
+    Json,
+    Keycloak,
+    KeycloakError,
+    Plan,
+    carry_out,
+    differing,
+    merged,
+)
+
+CLIENT = {
+    "client_id": {"type": "str", "required": True},
+    "name": {"type": "str", "default": ""},
+    "secret": {"type": "str", "no_log": True},
+    "redirect_uris": {"type": "list", "elements": "str", "required": True},
+    "post_logout_redirect_uris": {"type": "list", "elements": "str", "default": []},
+    "web_origins": {"type": "list", "elements": "str", "default": []},
+    "scopes": {"type": "list", "elements": "str", "default": ["basic", "profile", "web-origins"]},
+    "roles": {"type": "list", "elements": "str", "default": []},
+    "mappers": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "name": {"type": "str", "required": True},
+            "type": {"type": "str", "required": True},
+            "config": {"type": "dict", "required": True},
+        },
+    },
+}
+
+ROLE = {
+    "name": {"type": "str", "required": True},
+    "description": {"type": "str", "default": ""},
+    "realm_management": {"type": "list", "elements": "str", "default": []},
+}
+
+USER_ATTRIBUTE = {
+    "name": {"type": "str", "required": True},
+    "display_name": {"type": "str", "required": True},
+}
+
+
+def plan_realm(keycloak: Keycloak, plan: Plan, settings: dict[str, Any]) -> None:
+    """The realm itself; nested dictionaries are written whole, because Keycloak drops the keys a PUT leaves out."""
+    if "smtpServer" in settings:
+        raise KeycloakError(
+            "settings.smtpServer is not managed here: Keycloak gives its password back masked. Set mail in the console."
+        )
+    current = keycloak.get("")
+    before, after = differing(settings, current or {})
+    if current is None:
+
+        def create() -> None:
+            keycloak.create_realm()
+            keycloak.put("", {key: merged(keycloak.get(""), settings)[key] for key in settings})
+
+        plan.add("realm", None, settings, create)
+    elif after:
+        plan.add("realm", before, after, lambda: keycloak.put("", {key: merged(current, after)[key] for key in after}))
+
+
+def plan_role(keycloak: Keycloak, plan: Plan, role: dict[str, Any]) -> None:
+    """A realm role and the administrative roles it includes."""
+    name = role["name"]
+    current = keycloak.get(f"/roles/{name}")
+    wanted = {"description": role["description"]}
+    before, after = differing(wanted, current or {})
+    if current is None:
+        plan.add(f"role {name}", None, wanted, lambda: keycloak.create("/roles", {"name": name, **wanted}))
+    elif after:
+        plan.add(f"role {name}", before, after, lambda: keycloak.put(f"/roles/{name}", merged(current, after)))
+
+    def management() -> str:
+        return f"/clients/{find_client(keycloak, 'realm-management')['id']}/roles"
+
+    included: set[str] = set()
+    if current is not None and current["composite"]:
+        client = find_client(keycloak, "realm-management")
+        included = {one["name"] for one in keycloak.get(f"/roles/{name}/composites/clients/{client['id']}")}
+    plan.members(
+        f"role {name}: roles of realm-management",
+        included,
+        set(role["realm_management"]),
+        lambda one: keycloak.create(f"/roles/{name}/composites", [need(keycloak, f"{management()}/{one}")]),
+        lambda one: keycloak.delete(f"/roles/{name}/composites", [need(keycloak, f"{management()}/{one}")]),
+    )
+
+
+def plan_group(keycloak: Keycloak, plan: Plan, name: str) -> None:
+    """A top group."""
+    if keycloak.get(f"/group-by-path/{name}") is None:
+        plan.add(f"group /{name}", None, {"name": name}, lambda: keycloak.create("/groups", {"name": name}))
+
+
+def plan_client(keycloak: Keycloak, plan: Plan, client: dict[str, Any]) -> None:
+    """A client. PUT ignores its scopes, mappers and roles, so each of these has writes of its own."""
+    name = client["client_id"]
+    what = f"client {name}"
+    wanted = client_representation(client)
+    # A client that does not exist yet has an id only once the first change is applied.
+    current = find_client(keycloak, name)
+
+    def path() -> str:
+        return f"/clients/{find_client(keycloak, name)['id']}"
+
+    before, after = differing(wanted, current or {})
+    if current is None:
+        # Without the two lists Keycloak would add every default scope of the realm.
+        lists: dict[str, Any] = {"defaultClientScopes": client["scopes"], "optionalClientScopes": []}
+        plan.add(what, None, hide_secret(wanted), lambda: keycloak.create("/clients", wanted | lists))
+        current = {"protocolMappers": [], **lists}
+    elif after:
+        plan.add(what, hide_secret(before), hide_secret(after), lambda: keycloak.put(path(), merged(current, after)))
+
+    for kind, names in (("default", client["scopes"]), ("optional", [])):
+        plan.members(
+            f"{what}: {kind} scopes",
+            set(current[f"{kind}ClientScopes"]),
+            set(names),
+            lambda one, kind=kind: keycloak.put(f"{path()}/{kind}-client-scopes/{scope_id(keycloak, one)}"),
+            lambda one, kind=kind: keycloak.delete(f"{path()}/{kind}-client-scopes/{scope_id(keycloak, one)}"),
+        )
+    plan_mappers(keycloak, plan, what, path, current.get("protocolMappers", []), client["mappers"])
+    roles = keycloak.get(f"/clients/{current['id']}/scope-mappings/realm") if "id" in current else []
+    plan.members(
+        f"{what}: roles in tokens",
+        {role["name"] for role in roles},
+        set(client["roles"]),
+        lambda one: keycloak.create(f"{path()}/scope-mappings/realm", [need(keycloak, f"/roles/{one}")]),
+        lambda one: keycloak.delete(f"{path()}/scope-mappings/realm", [need(keycloak, f"/roles/{one}")]),
+    )
+
+
+def client_representation(client: dict[str, Any]) -> dict[str, Any]:
+    """The managed keys of Keycloak's ClientRepresentation: code flow with PKCE S256 only (RFC 7636, RFC 9700)."""
+    representation = {
+        "clientId": client["client_id"],
+        "name": client["name"],
+        "enabled": True,
+        "protocol": "openid-connect",
+        "publicClient": client["secret"] is None,
+        "standardFlowEnabled": True,
+        "implicitFlowEnabled": False,
+        "directAccessGrantsEnabled": False,
+        "serviceAccountsEnabled": False,
+        "consentRequired": False,
+        "fullScopeAllowed": False,
+        "redirectUris": client["redirect_uris"],
+        "webOrigins": client["web_origins"],
+        "attributes": {
+            "pkce.code.challenge.method": "S256",
+            "post.logout.redirect.uris": "##".join(client["post_logout_redirect_uris"]),
+        },
+    }
+    if client["secret"] is not None:
+        representation["secret"] = client["secret"]
+    return representation
+
+
+def plan_mappers(
+    keycloak: Keycloak,
+    plan: Plan,
+    what: str,
+    path: Callable[[], str],
+    current: list[dict[str, Any]],
+    wanted: list[dict[str, Any]],
+) -> None:
+    """The protocol mappers of a client, exactly: one that nobody declared could put anything into a token."""
+    present = {mapper["name"]: mapper for mapper in current}
+    declared = {mapper["name"]: mapper for mapper in wanted}
+    for name, mapper in declared.items():
+        representation = {"protocolMapper": mapper["type"], "config": mapper["config"]}
+        before, after = differing(representation, present.get(name, {}))
+        if name not in present:
+            body = {"name": name, "protocol": "openid-connect", **representation}
+            plan.add(
+                f"{what}: mapper {name}",
+                None,
+                representation,
+                lambda body=body: keycloak.create(f"{path()}/protocol-mappers/models", body),
+            )
+        elif after:
+            body = merged(present[name], after)
+            plan.add(
+                f"{what}: mapper {name}",
+                before,
+                after,
+                lambda body=body: keycloak.put(f"{path()}/protocol-mappers/models/{body['id']}", body),
+            )
+    for name, mapper in present.items():
+        if name not in declared:
+            plan.add(
+                f"{what}: mapper {name}",
+                {"protocolMapper": mapper["protocolMapper"]},
+                None,
+                lambda mapper=mapper: keycloak.delete(f"{path()}/protocol-mappers/models/{mapper['id']}"),
+            )
+
+
+def plan_user_attributes(keycloak: Keycloak, plan: Plan, attributes: list[dict[str, Any]]) -> None:
+    """Declared attributes join the user profile, which is one document: those that are there already stay."""
+    profile = keycloak.get("/users/profile")
+    present = {attribute["name"]: attribute for attribute in (profile or {}).get("attributes", [])}
+    for attribute in attributes:
+        name = attribute["name"]
+        wanted = {
+            "displayName": attribute["display_name"],
+            "permissions": {"view": ["admin", "user"], "edit": ["admin"]},
+            "multivalued": False,
+        }
+        before, after = differing(wanted, present.get(name, {}))
+
+        def apply(name: str = name, wanted: dict[str, Any] = wanted) -> None:
+            document = keycloak.get("/users/profile")
+            known = {one["name"]: one for one in document["attributes"]}
+            known[name] = merged(known.get(name, {"name": name}), wanted)
+            keycloak.put("/users/profile", document | {"attributes": list(known.values())})
+
+        if after:
+            plan.add(f"user attribute {name}", before if name in present else None, after, apply)
+
+
+def find_client(keycloak: Keycloak, client_id: str) -> Json:
+    """The client's representation, or None."""
+    found = keycloak.get("/clients", clientId=client_id)
+    return found[0] if found else None
+
+
+def scope_id(keycloak: Keycloak, name: str) -> str:
+    """The id of a client scope; its name is not accepted in paths."""
+    scopes: dict[str, str] = {scope["name"]: scope["id"] for scope in keycloak.get("/client-scopes")}
+    if name not in scopes:
+        raise KeycloakError(f"there is no client scope '{name}'; there are {', '.join(sorted(scopes))}")
+    return scopes[name]
+
+
+def need(keycloak: Keycloak, path: str) -> Json:
+    """A resource that must exist."""
+    found = keycloak.get(path)
+    if found is None:
+        raise KeycloakError(f"there is no {path} in the realm {keycloak.realm}; is the name right?")
+    return found
+
+
+def hide_secret(representation: dict[str, Any]) -> dict[str, Any]:
+    """The representation fit for a diff: that a secret changes is shown, the secret is not."""
+    return {key: HIDDEN if key == "secret" else value for key, value in representation.items()}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **CONNECTION,
+            "settings": {"type": "dict", "default": {}},
+            "roles": {"type": "list", "elements": "dict", "default": [], "options": ROLE},
+            "groups": {"type": "list", "elements": "str", "default": []},
+            "clients": {"type": "list", "elements": "dict", "default": [], "options": CLIENT},
+            "user_attributes": {"type": "list", "elements": "dict", "default": [], "options": USER_ATTRIBUTE},
+        },
+        supports_check_mode=True,
+    )
+    keycloak = Keycloak.of(module)
+    plan = Plan()
+    try:
+        plan_realm(keycloak, plan, module.params["settings"])
+        for role in module.params["roles"]:
+            plan_role(keycloak, plan, role)
+        for group in module.params["groups"]:
+            plan_group(keycloak, plan, group)
+        for client in module.params["clients"]:
+            plan_client(keycloak, plan, client)
+        plan_user_attributes(keycloak, plan, module.params["user_attributes"])
+        carry_out(module, keycloak, plan, realm=module.params["realm"])
+    except KeycloakError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

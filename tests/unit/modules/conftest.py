@@ -1,0 +1,29 @@
+"""The fake Keycloak stands where tests/keycloak has the real one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+pytest.register_assert_rewrite("specification")
+
+from fake_keycloak import FakeKeycloak
+from specification import Server, applied, desk, empty, person, registry
+
+__all__ = ["applied", "desk", "empty", "person", "registry"]
+
+
+@pytest.fixture(scope="session")
+def fake() -> Iterator[FakeKeycloak]:
+    server = FakeKeycloak()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def keycloak(fake: FakeKeycloak) -> Server:
+    return Server(fake.url, fake.client_id, fake.client_secret)

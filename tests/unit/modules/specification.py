@@ -1,0 +1,582 @@
+"""What keycloak_realm, clinic and clinic_user promise. Runs against the fake here, and against Keycloak in tests/keycloak.
+
+The fixture `keycloak` gives the address and the service account; every test works in a realm of its own name or with
+users, clinics and clients of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from support import IMPLIED_ROLES, Outcome, declared_realm, load, run
+
+keycloak_realm = load("keycloak_realm")
+clinic = load("clinic")
+clinic_user = load("clinic_user")
+Keycloak = clinic.Keycloak
+
+PASSWORD = "Correct-Horse-77-battery"
+NUMBERS = itertools.count(1)
+
+
+@dataclass
+class Server:
+    """Where a Keycloak is and who may administer it."""
+
+    url: str
+    client_id: str
+    client_secret: str
+
+    def arguments(self, realm: str) -> dict[str, str]:
+        return {
+            "keycloak_url": self.url,
+            "keycloak_client_id": self.client_id,
+            "keycloak_client_secret": self.client_secret,
+            "realm": realm,
+        }
+
+    def api(self, realm: str) -> Any:
+        """The Admin REST API, for a look behind the modules' back, or a hand in between."""
+        return Keycloak(self.url, self.client_id, self.client_secret, realm)
+
+
+class Desk:
+    """One realm and the three modules on it."""
+
+    def __init__(self, server: Server, realm: str, registry: dict[str, str]) -> None:
+        self.server = server
+        self.realm_name = realm
+        self.api = server.api(realm)
+        self.registry = registry
+
+    def realm(self, *, check: bool = False, **declared: Any) -> Outcome:
+        return run(keycloak_realm, {**self.server.arguments(self.realm_name), **declared}, check=check)
+
+    def clinics(self, *clinics: dict[str, str], check: bool = False, **other: Any) -> Outcome:
+        registry = {
+            "registry_host": "127.0.0.1",
+            "registry_name": "registry",
+            "registry_user": "registry_operator",
+            "registry_password": "registry-secret-5d",
+        }
+        arguments = {**self.server.arguments(self.realm_name), **registry, "clinics": list(clinics), **other}
+        return run(clinic, arguments, check=check)
+
+    def users(self, *users: dict[str, Any], check: bool = False) -> Outcome:
+        arguments = {"users": list(users), "implied_roles": IMPLIED_ROLES}
+        return run(clinic_user, {**self.server.arguments(self.realm_name), **arguments}, check=check)
+
+    def user(self, username: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.api.get("/users", username=username, exact="true")[0]
+        return found
+
+    def client(self, client_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.api.get("/clients", clientId=client_id)[0]
+        return found
+
+    def groups_of(self, username: str) -> set[str]:
+        return {group["path"] for group in self.api.get(f"/users/{self.user(username)['id']}/groups")}
+
+    def roles_of(self, username: str) -> set[str]:
+        roles = self.api.get(f"/users/{self.user(username)['id']}/role-mappings/realm")
+        return {role["name"] for role in roles} - {f"default-roles-{self.realm_name}"}
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The registry's table of clinics; the real one is met in the sandbox."""
+    rows: dict[str, str] = {}
+
+    class Rows:
+        def __init__(self, parameters: dict[str, Any]) -> None:
+            pass
+
+        def names(self) -> dict[str, str]:
+            return dict(rows)
+
+        def upsert(self, clinic_id: str, name: str) -> None:
+            rows[clinic_id] = name
+
+    monkeypatch.setattr(clinic, "Registry", Rows)
+    return rows
+
+
+@pytest.fixture(scope="session")
+def applied(keycloak: Server) -> str:
+    """A realm as declared, with two clinics' groups."""
+    desk = Desk(keycloak, "applied", {})
+    outcome = desk.realm(**declared_realm())
+    assert outcome.changed, outcome.printed
+    clinics = desk.api.get("/group-by-path/clinics")["id"]
+    for one in ("denscan-central", "denscan-almaty"):
+        desk.api.create(f"/groups/{clinics}/children", {"name": one})
+    return "applied"
+
+
+@pytest.fixture
+def desk(keycloak: Server, applied: str, registry: dict[str, str]) -> Desk:
+    return Desk(keycloak, applied, registry)
+
+
+@pytest.fixture
+def empty(keycloak: Server, registry: dict[str, str]) -> Desk:
+    """A realm that does not exist yet."""
+    return Desk(keycloak, f"realm-{next(NUMBERS)}", registry)
+
+
+@pytest.fixture
+def person() -> dict[str, Any]:
+    """A physician of one clinic whom nobody has met."""
+    name = f"aigerim-{next(NUMBERS)}"
+    return {
+        "username": name,
+        "email": f"{name}@example.org",
+        "first_name": "Aigerim",
+        "last_name": "Omarova",
+        "clinics": ["denscan-central"],
+        "roles": ["physician"],
+        "password": PASSWORD,
+    }
+
+
+# --- the realm ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_declared_realm_is_predicted_exactly_then_made_then_left_alone(empty: Desk) -> None:
+    declared = declared_realm()
+
+    predicted = empty.realm(**declared, check=True)
+    assert empty.api.get("") is None, "check mode wrote"
+    made = empty.realm(**declared)
+    again = empty.realm(**declared)
+
+    assert made.changed
+    assert made.diff == predicted.diff
+    assert not again.changed, again.diff
+    assert not empty.realm(**declared, check=True).changed
+    assert empty.api.get("")["accessTokenLifespan"] == 300
+
+
+def test_the_client_of_the_viewer_admits_the_code_flow_with_pkce_only(desk: Desk) -> None:
+    ohif = desk.client("ohif")
+
+    assert ohif["publicClient"]
+    assert ohif["standardFlowEnabled"]
+    assert not ohif["implicitFlowEnabled"]
+    assert not ohif["directAccessGrantsEnabled"]
+    assert not ohif["fullScopeAllowed"]
+    assert ohif["attributes"]["pkce.code.challenge.method"] == "S256"
+    assert ohif["redirectUris"] == ["https://imaging.example.org/callback"]
+    assert ohif["attributes"]["post.logout.redirect.uris"] == "https://imaging.example.org/"
+    assert ohif["optionalClientScopes"] == [], "an offline token would outlive the session"
+
+
+def test_a_setting_changed_by_hand_is_set_back_and_nothing_else_is_touched(empty: Desk) -> None:
+    empty.realm(settings={"accessTokenLifespan": 300})
+    empty.api.put("", {"accessTokenLifespan": 9000, "displayName": "Somebody's"})
+
+    outcome = empty.realm(settings={"accessTokenLifespan": 300})
+
+    assert outcome.diff == {
+        "before": {"realm": {"accessTokenLifespan": 9000}},
+        "after": {"realm": {"accessTokenLifespan": 300}},
+    }
+    assert empty.api.get("")["displayName"] == "Somebody's"
+
+
+def test_realm_attributes_that_are_not_named_survive(empty: Desk) -> None:
+    empty.realm(settings={})
+    before = empty.api.get("")["attributes"]
+
+    empty.realm(settings={"attributes": {"adminEventsExpiration": "86400"}})
+
+    assert empty.api.get("")["attributes"] == {**before, "adminEventsExpiration": "86400"}
+
+
+def test_a_setting_that_keycloak_does_not_know_is_refused_by_name(empty: Desk) -> None:
+    outcome = empty.realm(settings={"acessTokenLifespan": 300})
+
+    assert "acessTokenLifespan" in outcome.result["msg"]
+    assert outcome.result["failed"]
+
+
+def test_a_mail_server_is_refused_because_its_password_comes_back_masked(empty: Desk) -> None:
+    assert "masked" in empty.realm(settings={"smtpServer": {"host": "mail"}}).result["msg"]
+
+
+def test_lists_are_compared_without_their_order(empty: Desk) -> None:
+    client = {"client_id": "lists", "redirect_uris": ["https://a/x", "https://b/y"]}
+    empty.realm(clients=[client])
+
+    assert not empty.realm(clients=[{**client, "redirect_uris": ["https://b/y", "https://a/x"]}]).changed
+
+
+def test_whatever_was_added_to_a_client_by_hand_goes(desk: Desk) -> None:
+    ohif = desk.client("ohif")
+    mapper = {
+        "name": "forged",
+        "protocol": "openid-connect",
+        "protocolMapper": "oidc-hardcoded-claim-mapper",
+        "config": {"claim.name": "groups", "claim.value": "/clinics/other", "access.token.claim": "true"},
+    }
+    desk.api.create(f"/clients/{ohif['id']}/protocol-mappers/models", mapper)
+    desk.api.create(f"/clients/{ohif['id']}/scope-mappings/realm", [desk.api.get("/roles/user-manager")])
+    offline = next(scope["id"] for scope in desk.api.get("/client-scopes") if scope["name"] == "offline_access")
+    desk.api.put(f"/clients/{ohif['id']}/optional-client-scopes/{offline}")
+    desk.api.put(
+        f"/clients/{ohif['id']}", {**ohif, "redirectUris": ["https://evil/*"], "directAccessGrantsEnabled": True}
+    )
+
+    predicted = desk.realm(**declared_realm(), check=True)
+    outcome = desk.realm(**declared_realm())
+
+    assert outcome.diff == predicted.diff
+    assert set(outcome.diff["after"]) == {
+        "client ohif",
+        "client ohif: optional scopes",
+        "client ohif: mapper forged",
+        "client ohif: roles in tokens",
+    }
+    now = desk.client("ohif")
+    assert now["redirectUris"] == ["https://imaging.example.org/callback"]
+    assert {one["name"] for one in now["protocolMappers"]} == {"groups", "realm roles", "audience"}
+    assert not desk.realm(**declared_realm()).changed
+
+
+def test_a_mapper_changed_by_hand_is_set_back(desk: Desk) -> None:
+    ohif = desk.client("ohif")
+    groups = next(one for one in ohif["protocolMappers"] if one["name"] == "groups")
+    config = {**groups["config"], "full.path": "false"}
+    desk.api.put(f"/clients/{ohif['id']}/protocol-mappers/models/{groups['id']}", {**groups, "config": config})
+
+    outcome = desk.realm(**declared_realm())
+
+    assert outcome.diff["after"] == {"client ohif: mapper groups": {"config": {"full.path": "true"}}}
+    assert not desk.realm(**declared_realm()).changed
+
+
+def test_the_secret_of_a_client_is_set_and_never_shown(empty: Desk) -> None:
+    client = {"client_id": "grafana", "secret": "first-Grafana-secret", "redirect_uris": ["https://a/login"]}
+    made = empty.realm(clients=[client])
+    again = empty.realm(clients=[client])
+    rotated = empty.realm(clients=[{**client, "secret": "second-Grafana-secret"}])
+
+    assert not again.changed
+    assert rotated.changed
+    assert empty.client("grafana")["secret"] == "second-Grafana-secret"
+    for outcome in (made, again, rotated):
+        assert "Grafana-secret" not in outcome.printed
+
+
+def test_the_administrative_rights_are_exact_and_not_in_the_role_that_tokens_carry(desk: Desk) -> None:
+    management = desk.client("realm-management")["id"]
+    extra = desk.api.get(f"/clients/{management}/roles/impersonation")
+    desk.api.create("/roles/user-manager/composites", [extra])
+
+    outcome = desk.realm(**declared_realm())
+
+    assert "impersonation" in outcome.diff["before"]["role user-manager: roles of realm-management"]["members"]
+    included = {one["name"] for one in desk.api.get(f"/roles/user-manager/composites/clients/{management}")}
+    assert included == {
+        "manage-users",
+        "view-users",
+        "query-users",
+        "query-groups",
+        "view-realm",
+        "view-clients",
+        "query-clients",
+        "view-events",
+    }
+    assert not desk.api.get("/roles/admin")["composite"]
+
+
+def test_a_user_attribute_joins_the_profile_and_the_others_stay(empty: Desk) -> None:
+    licence = {"name": "licence", "display_name": "Medical licence"}
+
+    predicted = empty.realm(user_attributes=[licence], check=True)
+    made = empty.realm(user_attributes=[licence])
+
+    assert made.diff == predicted.diff
+    assert not empty.realm(user_attributes=[licence]).changed
+    profile = empty.api.get("/users/profile")
+    assert [one["name"] for one in profile["attributes"]] == ["username", "email", "firstName", "lastName", "licence"]
+    assert profile["groups"], "the groups of the profile were dropped"
+
+
+def test_the_realms_are_apart(empty: Desk) -> None:
+    empty.realm(groups=["clinics"])
+
+    assert empty.api.get("/group-by-path/clinics/denscan-central") is None
+
+
+# --- clinics -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_clinic_is_a_group_and_a_row_predicted_exactly_and_made_once(desk: Desk) -> None:
+    clinic_ = {"id": f"clinic-{next(NUMBERS)}", "name": "Clinic of the North"}
+
+    predicted = desk.clinics(clinic_, check=True)
+    assert desk.registry == {}, "check mode wrote"
+    made = desk.clinics(clinic_)
+
+    assert made.changed
+    assert made.diff == predicted.diff
+    assert not desk.clinics(clinic_).changed
+    assert desk.registry == {clinic_["id"]: clinic_["name"]}
+    assert desk.api.get(f"/group-by-path/clinics/{clinic_['id']}")["description"] == "Clinic of the North"
+
+
+def test_renaming_a_clinic_keeps_what_else_hangs_on_its_group(desk: Desk) -> None:
+    clinic_ = {"id": f"clinic-{next(NUMBERS)}", "name": "Old name"}
+    desk.clinics(clinic_)
+    group = desk.api.get(f"/group-by-path/clinics/{clinic_['id']}")
+    desk.api.put(f"/groups/{group['id']}", {**group, "attributes": {"contact": ["+7 700"]}})
+
+    outcome = desk.clinics({**clinic_, "name": "New name"})
+
+    now = desk.api.get(f"/group-by-path/clinics/{clinic_['id']}")
+    assert now["description"] == "New name"
+    assert now["attributes"] == {"contact": ["+7 700"]}
+    assert desk.registry[clinic_["id"]] == "New name"
+    path = f"group /clinics/{clinic_['id']}"
+    assert outcome.diff["before"][path] == {"description": "Old name"}
+
+
+def test_a_description_that_was_erased_by_hand_comes_back(desk: Desk) -> None:
+    clinic_ = {"id": f"clinic-{next(NUMBERS)}", "name": "Clinic"}
+    desk.clinics(clinic_)
+    group = desk.api.get(f"/group-by-path/clinics/{clinic_['id']}")
+    desk.api.put(f"/groups/{group['id']}", {"name": group["name"]})
+    assert not desk.api.get(f"/group-by-path/clinics/{clinic_['id']}").get("description")
+
+    assert desk.clinics(clinic_).changed
+    assert desk.api.get(f"/group-by-path/clinics/{clinic_['id']}")["description"] == "Clinic"
+
+
+@pytest.mark.parametrize("forged", ["a/b", "../x", "Denscan", "-a", "a", "x" * 64, "клиника", "a b", "a\n", ""])
+def test_a_clinic_id_that_could_forge_a_path_is_refused_before_anything_is_asked(desk: Desk, forged: str) -> None:
+    outcome = desk.clinics({"id": forged, "name": "x"})
+
+    assert outcome.result["failed"]
+    assert "lower case letters, digits and hyphens" in outcome.result["msg"]
+
+
+def test_without_the_realm_the_error_says_what_to_apply_first(empty: Desk) -> None:
+    empty.realm(settings={})
+
+    assert "has no group /clinics" in empty.clinics({"id": "denscan", "name": "x"}).result["msg"]
+
+
+# --- users -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_user_is_predicted_exactly_then_made_then_left_alone(desk: Desk, person: dict[str, Any]) -> None:
+    predicted = desk.users(person, check=True)
+    assert desk.api.get("/users", username=person["username"], exact="true") == [], "check mode wrote"
+    made = desk.users(person)
+    again = desk.users(person)
+
+    assert made.result["users"] == [{"username": person["username"], "action": "created"}]
+    assert made.diff == predicted.diff
+    assert not again.changed, again.diff
+    assert again.result["users"][0]["action"] == "unchanged"
+    assert desk.groups_of(person["username"]) == {"/clinics/denscan-central"}
+    assert desk.roles_of(person["username"]) == {"physician"}
+
+
+def test_many_users_come_in_one_call(desk: Desk, person: dict[str, Any]) -> None:
+    other = {**person, "username": f"other-{next(NUMBERS)}", "email": f"o{next(NUMBERS)}@example.org"}
+
+    outcome = desk.users(person, other)
+
+    assert [one["action"] for one in outcome.result["users"]] == ["created", "created"]
+    assert not desk.users(person, other).changed
+
+
+def test_names_and_addresses_are_compared_in_the_lower_case_keycloak_keeps(desk: Desk, person: dict[str, Any]) -> None:
+    shouted = {**person, "username": person["username"].upper(), "email": person["email"].upper()}
+    desk.users(shouted)
+
+    assert not desk.users(shouted).changed
+    assert not desk.users(person).changed
+
+
+def test_the_first_password_is_temporary_unless_said_otherwise(desk: Desk, person: dict[str, Any]) -> None:
+    other = {
+        **person,
+        "username": f"demo-{next(NUMBERS)}",
+        "email": f"d{next(NUMBERS)}@example.org",
+        "temporary": False,
+    }
+    desk.users(person, other)
+
+    assert desk.user(person["username"])["requiredActions"] == ["UPDATE_PASSWORD"]
+    assert desk.user(other["username"])["requiredActions"] == []
+
+
+def test_a_password_is_set_once_and_only_again_when_asked(desk: Desk, person: dict[str, Any]) -> None:
+    desk.users(person)
+
+    assert not desk.users({**person, "password": "Another-Password-123"}).changed
+    reset = desk.users({**person, "password": "Another-Password-123", "update_password": "always"})
+    assert list(reset.diff["after"]) == [f"user {person['username']}: password"]
+
+
+def test_no_password_and_no_secret_is_ever_printed(desk: Desk, person: dict[str, Any]) -> None:
+    always = {**person, "update_password": "always"}
+    outcomes = [
+        desk.users(person, check=True),
+        desk.users(person),
+        desk.users(always),
+        desk.users({**always, "password": "Sesame-1"}),  # refused by the policy
+        desk.clinics({"id": "a", "name": "x"}),
+    ]
+
+    assert outcomes[3].result["failed"], outcomes[3].printed
+    for outcome in outcomes:
+        assert PASSWORD not in outcome.printed
+        assert "Sesame-1" not in outcome.printed
+        assert "registry-secret-5d" not in outcome.printed
+        assert desk.server.client_secret not in outcome.printed
+
+
+def test_a_password_against_the_policy_leaves_no_half_made_user(desk: Desk, person: dict[str, Any]) -> None:
+    outcome = desk.users({**person, "password": "Sesame-1"})
+
+    assert outcome.result["failed"]
+    assert person["username"] in outcome.result["msg"]
+    assert desk.api.get("/users", username=person["username"], exact="true") == []
+
+
+def test_a_new_user_without_a_password_is_refused(desk: Desk, person: dict[str, Any]) -> None:
+    assert "needs a password" in desk.users({**person, "password": None}).result["msg"]
+
+
+def test_clinics_and_roles_are_exact(desk: Desk, person: dict[str, Any]) -> None:
+    desk.users(person)
+    moved = {**person, "clinics": ["denscan-almaty"], "roles": ["technician"]}
+
+    predicted = desk.users(moved, check=True)
+    outcome = desk.users(moved)
+
+    name = person["username"]
+    assert outcome.diff == predicted.diff
+    assert outcome.diff["before"][f"user {name}: clinics"] == {"members": ["denscan-central"]}
+    assert outcome.diff["after"][f"user {name}: clinics"] == {"members": ["denscan-almaty"]}
+    assert desk.groups_of(name) == {"/clinics/denscan-almaty"}
+    assert desk.roles_of(name) == {"technician"}
+
+
+def test_a_group_that_is_no_clinic_is_left_alone(desk: Desk, person: dict[str, Any]) -> None:
+    desk.users(person)
+    committee = f"committee-{next(NUMBERS)}"
+    desk.api.create("/groups", {"name": committee})
+    group = desk.api.get(f"/group-by-path/{committee}")
+    desk.api.put(f"/users/{desk.user(person['username'])['id']}/groups/{group['id']}")
+
+    assert not desk.users(person).changed
+    assert desk.groups_of(person["username"]) == {"/clinics/denscan-central", f"/{committee}"}
+
+
+def test_an_admin_also_manages_users_and_loses_that_with_the_role(desk: Desk, person: dict[str, Any]) -> None:
+    desk.users({**person, "roles": ["admin"]})
+    assert desk.roles_of(person["username"]) == {"admin", "user-manager"}
+
+    desk.users(person)
+    assert desk.roles_of(person["username"]) == {"physician"}
+
+
+def test_an_unknown_clinic_or_role_is_named_before_anything_is_written(desk: Desk, person: dict[str, Any]) -> None:
+    outcome = desk.users({**person, "clinics": ["no-such-clinic"], "roles": ["surgeon"]})
+
+    assert "there is no clinic 'no-such-clinic'" in outcome.result["msg"]
+    assert "there is no role 'surgeon'" in outcome.result["msg"]
+    assert desk.api.get("/users", username=person["username"], exact="true") == []
+
+
+def test_changing_one_field_keeps_every_other(empty: Desk, person: dict[str, Any]) -> None:
+    empty.realm(user_attributes=[{"name": "licence", "display_name": "Licence"}], roles=[{"name": "physician"}])
+    person = {**person, "clinics": [], "attributes": {"licence": "KZ-1"}}
+    empty.users(person)
+
+    outcome = empty.users({**person, "attributes": {}, "last_name": "Bekova"})
+
+    name = person["username"]
+    assert outcome.diff == {
+        "before": {f"user {name}": {"lastName": "Omarova"}},
+        "after": {f"user {name}": {"lastName": "Bekova"}},
+    }
+    now = empty.user(name)
+    assert (now["firstName"], now["lastName"], now["email"]) == ("Aigerim", "Bekova", person["email"])
+    assert now["attributes"] == {"licence": ["KZ-1"]}
+    assert now["requiredActions"] == ["UPDATE_PASSWORD"]
+
+
+def test_an_attribute_is_written_and_the_profile_is_kept(empty: Desk, person: dict[str, Any]) -> None:
+    empty.realm(user_attributes=[{"name": "licence", "display_name": "Licence"}], roles=[{"name": "physician"}])
+    person = {**person, "clinics": []}
+    empty.users(person)
+
+    assert empty.users({**person, "attributes": {"licence": "KZ-2"}}).changed
+    assert not empty.users({**person, "attributes": {"licence": "KZ-2"}}).changed
+    assert empty.user(person["username"])["lastName"] == "Omarova"
+
+
+def test_an_attribute_the_realm_would_drop_is_refused(desk: Desk, person: dict[str, Any]) -> None:
+    assert (
+        "does not declare the attribute 'licence'"
+        in desk.users({**person, "attributes": {"licence": "1"}}).result["msg"]
+    )
+
+
+def test_a_user_can_be_shut_out_and_removed(desk: Desk, person: dict[str, Any]) -> None:
+    desk.users(person)
+
+    desk.users({**person, "enabled": False})
+    assert not desk.user(person["username"])["enabled"]
+
+    gone = {"username": person["username"], "state": "absent"}
+    assert desk.users(gone, check=True).diff == desk.users(gone).diff
+    assert desk.api.get("/users", username=person["username"], exact="true") == []
+    assert not desk.users(gone).changed
+
+
+@pytest.mark.parametrize("name", ["ab", "a/b", "x y", "ай-гуль"])
+def test_an_unusable_username_is_refused(desk: Desk, person: dict[str, Any], name: str) -> None:
+    assert "is not usable" in desk.users({**person, "username": name}).result["msg"]
+
+
+# --- reaching Keycloak -------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_secret_says_where_it_comes_from_and_does_not_show_it(desk: Desk) -> None:
+    desk.server = Server(desk.server.url, desk.server.client_id, "wrong-secret-66")
+
+    outcome = desk.realm(settings={})
+
+    assert "refuses the service account" in outcome.result["msg"]
+    assert "wrong-secret-66" not in outcome.printed
+
+
+def test_an_address_without_keycloaks_path_is_recognised(desk: Desk) -> None:
+    desk.server = Server(desk.server.url.removesuffix("/auth"), desk.server.client_id, desk.server.client_secret)
+
+    assert "takes the address with its path" in desk.realm(settings={}).result["msg"]
+
+
+def test_before_the_first_run_check_mode_predicts_everything_and_a_real_run_fails(
+    desk: Desk, person: dict[str, Any]
+) -> None:
+    desk.server = Server("http://127.0.0.1:1/auth", desk.server.client_id, desk.server.client_secret)
+
+    realm, users = desk.realm(**declared_realm(), check=True), desk.users(person, check=True)
+    clinics = desk.clinics({"id": "denscan", "name": "DenScan"}, check=True)
+
+    assert realm.changed
+    assert users.changed
+    assert clinics.changed
+    assert "Nothing listens" in realm.printed
+    assert "systemctl status imaging-keycloak" in desk.realm(**declared_realm()).result["msg"]

@@ -1,0 +1,89 @@
+"""Runs a module in this process as Ansible would, and renders the realm that role identity declares."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ansible.module_utils
+import yaml
+from ansible.module_utils.testing import patch_module_args
+from jinja2.nativetypes import NativeEnvironment
+
+ROOT = Path(__file__).resolve().parents[3]
+DOMAIN = "imaging.example.org"
+
+# Ansible lays module_utils/ of the project into this package when it sends a module to a host.
+if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+
+
+@dataclass
+class Outcome:
+    """What a module answered: its result, and every character it printed."""
+
+    result: dict[str, Any]
+    printed: str
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.result["changed"])
+
+    @property
+    def diff(self) -> dict[str, Any]:
+        diff: dict[str, Any] = self.result["diff"]
+        return diff
+
+
+def load(name: str) -> ModuleType:
+    """A module of library/ as a Python module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "library" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(module: ModuleType, arguments: dict[str, Any], *, check: bool = False) -> Outcome:
+    """Run the module with these arguments, the way Ansible does: JSON in, JSON out."""
+    printed = io.StringIO()
+    internal = {"_ansible_check_mode": check, "_ansible_diff": True}
+    with patch_module_args({**arguments, **internal}), contextlib.redirect_stdout(printed):
+        with contextlib.suppress(SystemExit):
+            module.main()
+    return Outcome(json.loads(printed.getvalue()), printed.getvalue())
+
+
+def declared_realm() -> dict[str, Any]:
+    """The arguments role identity gives to keycloak_realm, from its own defaults and variables."""
+    variables: dict[str, Any] = {"identity_domain": DOMAIN}
+    for part in ("defaults", "vars"):
+        variables |= yaml.safe_load((ROOT / "roles/identity" / part / "main.yml").read_text())
+    environment = NativeEnvironment()
+
+    def render(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: render(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [render(inner) for inner in value]
+        if isinstance(value, str) and "{{" in value:
+            # A variable may refer to another one, down to plain text.
+            return render(environment.from_string(value).render(variables))
+        return value
+
+    return {
+        "settings": render(variables["__identity_settings"]),
+        "roles": render(variables["__identity_roles"]),
+        "groups": ["clinics"],
+        "clients": render(variables["__identity_clients"]),
+    }
+
+
+IMPLIED_ROLES = {"admin": ["user-manager"]}
