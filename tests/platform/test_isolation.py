@@ -6,7 +6,7 @@ import json
 
 import pytest
 import requests
-from conftest import Study
+from deliveries import Study
 from platform_client import Platform
 from pydicom.uid import generate_uid
 

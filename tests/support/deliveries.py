@@ -1,0 +1,34 @@
+"""Studies to deliver: real images under new UIDs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.uid import generate_uid
+
+
+@dataclass(frozen=True)
+class Study:
+    """A delivered study and the UIDs of one of its instances."""
+
+    clinic: str
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+
+
+def copy_with_new_uids(source: Path, target: Path) -> Study:
+    """Write the study below `source` to `target` as a new study of the same images."""
+    target.mkdir(parents=True)
+    study_uid, series_uids, first = generate_uid(), {}, None
+    for number, path in enumerate(sorted(p for p in source.rglob("*") if p.is_file())):
+        dataset = pydicom.dcmread(path)
+        dataset.StudyInstanceUID = study_uid
+        dataset.SeriesInstanceUID = series_uids.setdefault(dataset.SeriesInstanceUID, generate_uid())
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        dataset.save_as(target / f"IM{number:04d}")
+        first = first or Study("", study_uid, dataset.SeriesInstanceUID, dataset.SOPInstanceUID)
+    assert first is not None, f"no DICOM file below {source}"
+    return first
