@@ -132,7 +132,7 @@ class App:
             folder = self._config.inbox / clinic
             if not folder.exists():
                 folder.mkdir()
-                folder.chmod(0o2770)
+                folder.chmod(0o770)
                 log.info("made %s", folder)
 
     def _reconcile(self) -> None:
