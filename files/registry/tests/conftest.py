@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from psycopg import Connection
+
+
+class Reader:
+    """What the gateway does with the registry, for callers of given clinics."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def ask(self, scope: str | None, statement: str, *arguments: object) -> list[tuple[object, ...]]:
+        with self.connection.transaction():
+            if scope is not None:
+                self.connection.execute("SELECT set_config('registry.clinics', %s, true)", (scope,))
+            return self.connection.execute(statement, arguments).fetchall()
+
+    def search(
+        self, scope: str | None, match: dict[str, object] | None = None, limit: int = 100, skip: int = 0
+    ) -> list[str]:
+        statement = "SELECT study_uid FROM registry.search_studies(%s, %s, %s)"
+        return [row[0] for row in self.ask(scope, statement, json.dumps(match or {}), limit, skip)]
+
+    def locate(self, scope: str | None, study: str) -> list[tuple[object, ...]]:
+        return self.ask(scope, "SELECT clinic_id, revision FROM registry.locate_study(%s)", study)
+
+
+@pytest.fixture
+def gateway(registry):
+    with registry.connect("registry_gateway") as connection:
+        yield Reader(connection)

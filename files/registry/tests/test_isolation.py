@@ -1,0 +1,224 @@
+"""Clinics are kept apart in the database itself, asked as the gateway's own role: whatever the gateway does wrong."""
+
+from __future__ import annotations
+
+import concurrent.futures
+
+import psycopg
+import pytest
+
+from ...conftest import Importer
+
+EVERYTHING = "SELECT study_uid FROM registry.study ORDER BY study_uid"
+
+
+@pytest.fixture
+def two_clinics(importer):
+    importer.add("1.1", "north", name="NORTH^ANNA", date="20240101")
+    importer.add("1.2", "south", name="SOUTH^IVAN", date="20240102")
+
+
+@pytest.mark.usefixtures("two_clinics")
+@pytest.mark.parametrize(
+    ("scope", "visible"),
+    [
+        (None, []),
+        ("", []),
+        (",", []),
+        ("nowhere", []),
+        ("north", ["1.1"]),
+        ("south", ["1.2"]),
+        ("north,south", ["1.1", "1.2"]),
+        ("NORTH", []),
+        ("north%", []),
+        ("north' OR true --", []),
+        ("*", ["1.1", "1.2"]),
+        ("*,north", ["1.1"]),
+    ],
+)
+def test_a_transaction_sees_the_clinics_of_its_setting_and_no_others(gateway, scope, visible):
+    assert [row[0] for row in gateway.ask(scope, EVERYTHING)] == visible
+    assert sorted(gateway.search(scope)) == visible
+    assert [study for study in ("1.1", "1.2", "9.9") if gateway.locate(scope, study)] == visible
+
+
+@pytest.mark.usefixtures("two_clinics")
+def test_the_setting_ends_with_its_transaction(gateway):
+    assert gateway.search("north") == ["1.1"]
+    assert gateway.search(None) == []
+    assert gateway.ask(None, EVERYTHING) == []
+
+
+@pytest.mark.usefixtures("two_clinics")
+def test_a_filter_reaches_into_no_other_clinic(gateway):
+    assert gateway.search("north", {"0020000D": ["1.2"]}) == []
+    assert gateway.search("north", {"00100010": "*"}) == ["1.1"]
+    assert gateway.search("north", {"00100010": "*'*"}) == []
+
+
+def test_clinics_names_are_kept_apart_too(gateway):
+    assert gateway.ask("north", "SELECT clinic_id FROM registry.clinic") == [("north",)]
+    assert gateway.ask(None, "SELECT clinic_id FROM registry.clinic") == []
+
+
+def test_a_claimed_study_is_invisible_until_it_is_recorded(importer, gateway):
+    assert importer.claim("1.5", "north")
+    assert gateway.search("*") == []
+    assert gateway.locate("north", "1.5") == []
+    assert gateway.ask("*", EVERYTHING) == []
+    revision = importer.record("1.5", "north", name="A")
+    assert gateway.locate("north", "1.5") == [("north", revision)]
+
+
+@pytest.mark.parametrize(
+    ("role", "statement"),
+    [
+        ("registry_gateway", "SELECT registry.claim_study('1.1', 'north')"),
+        ("registry_gateway", "SELECT registry.forget_study('1.1')"),
+        ("registry_gateway", "SELECT registry.owned_studies('', 10)"),
+        ("registry_gateway", "SELECT registry.upsert_clinic('evil', 'x')"),
+        ("registry_gateway", "UPDATE registry.study SET clinic_id = 'south'"),
+        ("registry_gateway", "DELETE FROM registry.study"),
+        ("registry_gateway", "SELECT * FROM registry.access_log"),
+        ("registry_gateway", "DELETE FROM registry.access_log"),
+        ("registry_gateway", "UPDATE registry.access_log SET username = 'nobody'"),
+        ("registry_gateway", "TRUNCATE registry.access_log"),
+        ("registry_gateway", "SET ROLE registry_owner"),
+        ("registry_gateway", "ALTER TABLE registry.study DISABLE ROW LEVEL SECURITY"),
+        ("registry_gateway", "CREATE TABLE registry.mine (id integer)"),
+        ("registry_gateway", "CREATE TABLE public.mine (id integer)"),
+        ("registry_importer", "SELECT * FROM registry.study"),
+        ("registry_importer", "SELECT * FROM registry.search_studies('{}', 1, 0)"),
+        ("registry_importer", "SELECT registry.log_access('[]')"),
+        ("registry_importer", "SELECT registry.upsert_clinic('evil', 'x')"),
+        ("registry_operator", "SELECT * FROM registry.study"),
+        ("registry_operator", "SELECT registry.claim_study('1.1', 'north')"),
+        ("registry_operator", "SELECT * FROM registry.locate_study('1.1')"),
+    ],
+)
+def test_each_role_may_do_only_its_own(registry, role, statement):
+    with registry.connect(role) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(statement)
+
+
+def test_the_access_log_takes_rows_and_keeps_them(registry, gateway):
+    entry = """[{"at": "2026-01-02T03:04:05+00:00", "username": "anna", "subject": "s", "client": "ohif",
+                 "address": "192.0.2.7", "action": "view", "clinic_id": "north", "study_uid": "1.1"}]"""
+    gateway.ask(None, "SELECT registry.log_access(%s)", entry)
+    with registry.connect("postgres") as auditor:
+        row = auditor.execute("SELECT username, action, clinic_id, study_uid, host(address) FROM registry.access_log")
+        assert row.fetchall() == [("anna", "view", "north", "1.1", "192.0.2.7")]
+
+
+class TestClaims:
+    def test_the_first_clinic_keeps_the_study(self, importer):
+        assert importer.claim("1.1", "north") is True
+        assert importer.claim("1.1", "south") is False
+        assert importer.claim("1.1", "north") is True
+
+    def test_a_clinic_nobody_knows_cannot_claim(self, importer):
+        for _ in range(2):
+            with pytest.raises(psycopg.errors.ForeignKeyViolation, match="clinic nowhere is not in the registry"):
+                importer.claim("1.1", "nowhere")
+            importer.claim("1.1", "north")
+
+    def test_many_claims_at_once_make_exactly_one_owner(self, registry, importer, gateway):
+        clinics = ["north", "south", "west"] * 8
+        studies = [f"1.7.{number}" for number in range(25)]
+
+        def claim_all(clinic: str) -> list[bool]:
+            with registry.connect("registry_importer") as connection:
+                return [Importer(connection).claim(study, clinic) for study in studies]
+
+        with concurrent.futures.ThreadPoolExecutor(len(clinics)) as pool:
+            answers = list(pool.map(claim_all, clinics))
+
+        for index, study in enumerate(studies):
+            winners = {clinic for clinic, answer in zip(clinics, answers, strict=True) if answer[index]}
+            losers = {clinic for clinic, answer in zip(clinics, answers, strict=True) if not answer[index]}
+            assert len(winners) == 1, study
+            assert winners.isdisjoint(losers), study
+            importer.record(study, winners.pop())
+        assert sorted(gateway.search("*")) == sorted(studies)
+
+    def test_a_claim_during_another_ones_open_transaction_waits_for_its_end(self, registry, importer):
+        with registry.connect("registry_importer") as rival, concurrent.futures.ThreadPoolExecutor(1) as pool:
+            with rival.transaction():
+                assert Importer(rival).claim("1.1", "south") is True
+                waiting = pool.submit(importer.claim, "1.1", "north")
+                with pytest.raises(TimeoutError):
+                    waiting.result(timeout=0.2)
+            assert waiting.result(timeout=5) is False
+
+    @pytest.mark.parametrize("uid", ["", "1..2", ".1", "1.", "1.2.x", "1" * 65, "1.2\n"])
+    def test_a_study_uid_that_is_none_is_refused(self, importer, uid):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            importer.claim(uid, "north")
+
+
+class TestRecords:
+    def test_only_the_owner_may_record(self, importer):
+        importer.claim("1.1", "north")
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=r"south has not claimed study 1\.1"):
+            importer.record("1.1", "south", name="A")
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+            importer.record("9.9", "north", name="A")
+
+    def test_attributes_of_another_study_are_refused(self, importer):
+        importer.claim("1.1", "north")
+        other = {"0020000D": {"vr": "UI", "Value": ["1.2"]}}
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"are of study 1\.2"):
+            importer.record_attributes("1.1", "north", other)
+
+    def test_a_revision_is_never_seen_twice_not_even_after_the_study_was_forgotten(self, importer):
+        revisions = [importer.add("1.1", "north", name="A"), importer.record("1.1", "north", name="A")]
+        assert importer.forget("1.1") is True
+        assert importer.forget("1.1") is False
+        revisions.append(importer.add("1.1", "south", name="A"))
+        assert revisions == sorted(set(revisions))
+
+    def test_what_the_list_cannot_show_is_left_out(self, importer, gateway):
+        importer.claim("1.1", "north")
+        url = {"vr": "UR", "Value": ["http://127.0.0.1:8042/dicom-web/studies/1.1"]}
+        importer.record_attributes("1.1", "north", {"00080061": {"vr": "CS"}, "00081190": url})
+        stored = gateway.ask("north", "SELECT attributes FROM registry.study")[0][0]
+        assert stored == {"0020000D": {"vr": "UI", "Value": ["1.1"]}}
+
+    def test_every_change_is_announced(self, registry, importer):
+        with registry.connect("registry_gateway") as listener:
+            listener.execute("LISTEN registry_study")
+            importer.add("1.1", "north", name="A")
+            importer.forget("1.1")
+            heard = [notice.payload for notice in listener.notifies(timeout=5, stop_after=2)]
+        assert heard == ["1.1", "1.1"]
+
+    def test_the_reconciler_pages_through_all_of_them(self, registry, importer):
+        studies = [f"1.{number}" for number in range(1, 12)]
+        for study in studies:
+            importer.claim(study, "north")
+        seen, after = [], ""
+        while page := importer.connection.execute(
+            "SELECT study_uid, clinic_id, revision FROM registry.owned_studies(%s, 4)", (after,)
+        ).fetchall():
+            seen += [row[0] for row in page]
+            after = page[-1][0]
+        assert seen == sorted(studies)
+
+
+class TestClinics:
+    def test_upsert_tells_what_it_did(self, registry):
+        with registry.connect("registry_operator") as operator:
+            statement = "SELECT registry.upsert_clinic('east', %s)"
+            told = [operator.execute(statement, (name,)).fetchone()[0] for name in ("East", "East", "Far East")]
+        assert told == ["created", "unchanged", "updated"]
+
+    @pytest.mark.parametrize("clinic", ["", "a", "-a", "Upper", "a/b", "a,b", "*", "a" * 64, "ä1"])
+    def test_a_clinic_id_that_could_forge_a_path_or_a_list_is_refused(self, registry, clinic):
+        with registry.connect("registry_operator") as operator, pytest.raises(psycopg.errors.CheckViolation):
+            operator.execute("SELECT registry.upsert_clinic(%s, 'x')", (clinic,))
+
+    def test_operator_and_importer_may_list_them(self, registry):
+        for role in ("registry_operator", "registry_importer"):
+            with registry.connect(role) as connection:
+                listed = connection.execute("SELECT clinic_id FROM registry.list_clinics()").fetchall()
+            assert [row[0] for row in listed] == ["north", "south", "west"]
