@@ -28,7 +28,12 @@ DAEMON_LOG = STATE / "dockerd.log"
 DAEMON_PID = STATE / "dockerd.pid"
 HOSTS = Path("/etc/hosts")
 SUITE = "trixie"
-PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-apt,ca-certificates,iproute2,procps,sudo,openssh-server,tzdata,libpam-systemd"
+PACKAGES = ",".join(
+    (
+        *("systemd", "systemd-sysv", "dbus", "libpam-systemd", "python3", "python3-apt", "ca-certificates"),
+        *("iproute2", "procps", "sudo", "openssh-server", "tzdata"),
+    )
+)
 # What systemd needs to run as PID 1 in a container, and what the roles need on top (nftables, unit sandboxing).
 CAPABILITIES = (
     *("AUDIT_CONTROL", "AUDIT_READ", "DAC_READ_SEARCH", "IPC_LOCK", "NET_ADMIN", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE"),
