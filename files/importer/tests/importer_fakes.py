@@ -1,0 +1,250 @@
+"""Orthanc and the registry as the importer sees them, in one HTTP server of the test process.
+
+It stores real multipart bodies, reads them with pydicom and answers as Orthanc 1.13 does: 400 as soon as one part does not parse,
+200 for other bytes under a known SOPInstanceUID (and keeps the first), MD5 of what it holds.
+"""
+
+import email.parser
+import hashlib
+import io
+import json
+import random
+import threading
+import urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pydicom
+import requests
+
+from imaging_importer.reasons import UnavailableError
+from imaging_importer.registry import Attributes, OwnedStudy
+
+
+def resource_id(*identifiers: str) -> str:
+    digest = hashlib.sha1("|".join(identifiers).encode()).hexdigest()
+    return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
+
+
+class Faults:
+    """Which requests go wrong. `probability` per request, kinds drawn from a seeded generator."""
+
+    def __init__(self) -> None:
+        self.random = random.Random(0)
+        self.probability = 0.0
+        self.down = False
+
+    def draw(self, path: str) -> str:
+        if self.down:
+            return "drop"
+        if path.startswith("/registry") and self.random.random() < self.probability:
+            return self.random.choice(["drop", "503"])
+        if self.random.random() < self.probability:
+            return self.random.choice(["drop", "503", "400-nothing", "drop-after", "503-after"])
+        return ""
+
+
+class Platform:
+    """What Orthanc and the registry hold."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.faults = Faults()
+        self.instances: dict[str, bytes] = {}
+        self.identity: dict[str, tuple[str, str, str, str]] = {}
+        self.uploads = 0  # instances received, stored or not
+        self.changes: list[dict[str, object]] = []
+        self.clinics = ["north", "south"]
+        self.owner: dict[str, str] = {}
+        self.recorded: dict[str, Attributes] = {}
+        self.requests: list[str] = []
+        handler = type("Handler", (_Handler,), {"platform": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def md5s(self) -> dict[str, str]:
+        """SOPInstanceUID -> MD5 of what is stored."""
+        with self.lock:
+            return {self.identity[key][3]: hashlib.md5(data).hexdigest() for key, data in self.instances.items()}
+
+    def store(self, data: bytes) -> tuple[str, bool]:
+        """The SOPInstanceUID, and whether it could be read."""
+        self.uploads += 1
+        try:
+            ds = pydicom.dcmread(
+                io.BytesIO(data), specific_tags=["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
+            )
+            identity = (str(ds.get("PatientID") or ""), ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID)
+        except Exception:
+            return "", False
+        key = resource_id(*identity)
+        if key not in self.instances:
+            self.instances[key] = data
+            self.identity[key] = identity
+        return identity[3], True
+
+    def study(self, study_uid: str) -> list[Attributes]:
+        patients = {identity[0] for identity in self.identity.values() if identity[1] == study_uid}
+        return [
+            {
+                "0020000D": {"vr": "UI", "Value": [study_uid]},
+                "00100020": {"vr": "LO", "Value": [patient]},
+                "00201208": {
+                    "vr": "IS",
+                    "Value": [sum(found[:2] == (patient, study_uid) for found in self.identity.values())],
+                },
+            }
+            for patient in sorted(patients)
+        ]
+
+    def delete_study(self, study_uid: str) -> None:
+        with self.lock:
+            for key in [key for key, identity in self.identity.items() if identity[1] == study_uid]:
+                del self.identity[key], self.instances[key]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    platform: Platform
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._handle(b"")
+
+    def do_POST(self) -> None:
+        self._handle(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def _handle(self, body: bytes) -> None:
+        with self.platform.lock:
+            fault = self.platform.faults.draw(self.path)
+            self.platform.requests.append(f"{self.command} {self.path}")
+            if fault in ("drop", "503", "400-nothing"):
+                status, answer = int(fault[:3]) if fault != "drop" else 0, b""
+            else:
+                status, answer = self._answer(self.path, body)
+                if fault:
+                    status, answer = (503, b"") if fault == "503-after" else (0, b"")
+        if status == 0:
+            self.close_connection = True
+            return
+        try:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+        except OSError:  # the importer was killed
+            self.close_connection = True
+
+    def _answer(self, target: str, body: bytes) -> tuple[int, bytes]:
+        path, _, query = target.partition("?")
+        fields = {key: values[0] for key, values in urllib.parse.parse_qs(query).items()}
+        platform = self.platform
+        if path == "/dicom-web/studies" and self.command == "POST":
+            return self._stow(body)
+        if path == "/instances":
+            uid, readable = platform.store(body)
+            return (200, b"{}") if readable else (400, b"")
+        if path.endswith("/attachments/dicom/md5"):
+            data = platform.instances.get(path.split("/")[2])
+            return (404, b"") if data is None else (200, hashlib.md5(data).hexdigest().encode())
+        if path == "/tools/lookup":
+            uid = body.decode()
+            found = {resource_id(*identity[:2]) for identity in platform.identity.values() if identity[1] == uid}
+            answer = [{"ID": key, "Type": "Study"} for key in sorted(found)]
+            answer += [
+                {"ID": key, "Type": "Instance"} for key, identity in platform.identity.items() if identity[3] == uid
+            ]
+            return 200, json.dumps(answer).encode()
+        if path == "/dicom-web/studies":
+            return 200, json.dumps(platform.study(fields["StudyInstanceUID"])).encode()
+        if path.startswith("/studies/"):
+            found = [
+                identity for identity in platform.identity.values() if resource_id(*identity[:2]) == path.split("/")[2]
+            ]
+            answer = (
+                {"MainDicomTags": {"StudyInstanceUID": found[0][1]}, "LastUpdate": str(len(found))} if found else {}
+            )
+            return 200 if found else 404, json.dumps(answer).encode()
+        if path == "/changes":
+            since = int(fields["since"])
+            page = platform.changes[since : since + int(fields["limit"])]
+            last = since + len(page)
+            return 200, json.dumps({"Changes": page, "Last": last, "Done": last >= len(platform.changes)}).encode()
+        if path == "/statistics":
+            identities = set(platform.identity.values())
+            counts = [len({identity[:depth] for identity in identities}) for depth in (2, 3, 4)]
+            names = ("CountStudies", "CountSeries", "CountInstances")
+            return 200, json.dumps(dict(zip(names, counts, strict=True))).encode()
+        if path.startswith("/registry/"):
+            return 200, json.dumps(self._registry(path.rpartition("/")[2], json.loads(body))).encode()
+        return 404, b""
+
+    def _registry(self, function: str, arguments: list[object]) -> object:
+        platform = self.platform
+        if function == "claim_study":
+            return platform.owner.setdefault(arguments[0], arguments[1]) == arguments[1]
+        if function == "record_study":
+            assert platform.owner[arguments[0]] == arguments[1], "recorded what is not claimed"
+            platform.recorded[arguments[0]] = arguments[2]
+            return len(platform.recorded)
+        if function == "forget_study":
+            platform.recorded.pop(arguments[0], None)
+            return platform.owner.pop(arguments[0], None) is not None
+        if function == "owned_studies":
+            uids = sorted(uid for uid in platform.owner if uid > arguments[0])[: arguments[1]]
+            return [[uid, platform.owner[uid], int(uid in platform.recorded)] for uid in uids]
+        return platform.clinics
+
+    def _stow(self, body: bytes) -> tuple[int, bytes]:
+        head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n"
+        boundary = email.parser.Parser().parsestr(head).get_boundary()
+        stored, failed = [], 0
+        for part in body.split(f"--{boundary}".encode())[1:-1]:
+            uid, readable = self.platform.store(part.partition(b"\r\n\r\n")[2][:-2])
+            if readable:
+                stored.append({"00081155": {"vr": "UI", "Value": [uid]}})
+            else:
+                failed += 1
+        answer: dict[str, object] = {"00081199": {"vr": "SQ", "Value": stored}}
+        if failed:
+            answer["00081198"] = {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0x110]}}] * failed}
+        return 400 if failed else 200, json.dumps(answer).encode()
+
+
+class HttpRegistry:
+    """The registry of a Platform, also from another process."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session = requests.Session()
+
+    def _call(self, function: str, *arguments: object):
+        try:
+            answer = self._session.post(f"{self._url}/registry/{function}", json=arguments, timeout=10)
+        except requests.RequestException as error:
+            raise UnavailableError("registry", str(error)) from error
+        if answer.status_code != 200:
+            raise UnavailableError("registry", str(answer.status_code))
+        return answer.json()
+
+    def claim_study(self, study_uid: str, clinic_id: str) -> bool:
+        return self._call("claim_study", study_uid, clinic_id)
+
+    def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes) -> int:
+        return self._call("record_study", study_uid, clinic_id, attributes)
+
+    def forget_study(self, study_uid: str) -> bool:
+        return self._call("forget_study", study_uid)
+
+    def owned_studies(self, after: str, count: int) -> list[OwnedStudy]:
+        return [OwnedStudy(*row) for row in self._call("owned_studies", after, count)]
+
+    def list_clinics(self) -> list[str]:
+        return self._call("list_clinics")
