@@ -169,6 +169,9 @@ def _takes_json(request: web.Request) -> bool:
     )
 
 
+GATEWAY = web.AppKey("gateway", Gateway)
+
+
 def make_app(config: Config, fetch: FetchKeys | None = None) -> web.Application:
     """Build the application; `fetch` replaces the download of the key set in tests."""
     registry = Registry(config.registry)
@@ -180,6 +183,7 @@ def make_app(config: Config, fetch: FetchKeys | None = None) -> web.Application:
         access=AccessLog(registry),
     )
     app = web.Application()
+    app[GATEWAY] = gateway
     app.cleanup_ctx.append(gateway.background)
     app.router.add_get("/authorize", gateway.authorize, allow_head=False)
     app.router.add_get("/dicom-web/studies", gateway.search_studies, allow_head=False)

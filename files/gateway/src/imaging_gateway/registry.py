@@ -19,7 +19,8 @@ STATEMENT_SECONDS = 5
 # Notifications come over one connection; it is asked for a sign of life this often, to notice a silent death.
 HEARTBEAT_SECONDS = 10
 
-_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# InternalClientError is what a connection raises that died at the wrong moment.
+_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class RegistryAwayError(Exception):

@@ -1,0 +1,214 @@
+"""What may be asked: one spelling per resource, and nothing that the list does not name."""
+
+from __future__ import annotations
+
+import pytest
+from imaging_gateway.allowlist import RULES, permit
+from imaging_gateway.requests import RefusedError, parse
+
+PHYSICIAN = frozenset({"physician"})
+ADMIN = frozenset({"admin"})
+STUDY = "/dicom-web/studies/1.2.840.1"
+INSTANCE = f"{STUDY}/series/1.2.3/instances/1.2.4"
+ID = "0a0b0c0d-" * 4 + "0a0b0c0d"
+JOB = "01234567-89ab-cdef-0123-456789abcdef"
+
+
+def asked(uri, roles=PHYSICIAN, method="GET"):
+    return permit(parse(method, uri), roles)
+
+
+VIEWER = [
+    # What OHIF asks, as recorded in a browser.
+    f"{STUDY}/series?includefield=00080021,00080031,0008103E,00200011",
+    f"{STUDY}/series?includefield=0008103E&SeriesInstanceUID=1.2.3",
+    f"{STUDY}/series/1.2.3/metadata",
+    f"{INSTANCE}/frames/1",
+    INSTANCE,
+    f"{INSTANCE}/bulk/00420011",
+    f"{INSTANCE}/bulk/52009229/1/00289145/1/00281201",
+    # And standard clients.
+    STUDY,
+    f"{STUDY}/metadata",
+    f"{STUDY}/rendered?quality=80",
+    f"{STUDY}/instances?limit=10&offset=0",
+    f"{STUDY}/series/1.2.3",
+    f"{STUDY}/series/1.2.3/rendered",
+    f"{STUDY}/series/1.2.3/instances?SOPInstanceUID=1.2.4%2C1.2.5",
+    f"{INSTANCE}/metadata",
+    f"{INSTANCE}/rendered?viewport=512,512&window=40,400,linear",
+    f"{INSTANCE}/frames/1,2,3",
+    f"{INSTANCE}/frames/2/rendered",
+    f"/dicom-web/studies/{'1' * 64}/metadata",
+]
+
+
+@pytest.mark.parametrize("uri", VIEWER)
+@pytest.mark.parametrize("role", ["physician", "technician", "admin"])
+def test_viewers_may_ask_for_images_of_a_study(uri, role):
+    permitted = asked(uri, frozenset({role}))
+    assert permitted.study in (STUDY.split("/")[3], "1" * 64)
+    assert permitted.rule.action in ("view", "download")
+
+
+@pytest.mark.parametrize("uri", VIEWER)
+@pytest.mark.parametrize("roles", [frozenset(), frozenset({"auditor"}), frozenset({"offline_access", "Physician"})])
+def test_nobody_else_may(uri, roles):
+    with pytest.raises(RefusedError):
+        asked(uri, roles)
+
+
+REFUSED = [
+    "",
+    "/",
+    "dicom-web/studies",
+    "http://imaging.test/dicom-web/studies",
+    "/dicom-web",
+    "/dicom-web/",
+    "/dicom-web/studies/",
+    "/dicom-web/series",
+    "/dicom-web/instances",
+    "/dicom-web/series?StudyInstanceUID=1.2.840.1",
+    "/dicom-web/servers",
+    "/dicom-web/info",
+    "/DICOM-WEB/studies/1.2.840.1",
+    "/dicom-web/studies/1.2.840.1/Metadata",
+    "/wado?requestType=WADO&studyUID=1.2.840.1&seriesUID=1.2.3&objectUID=1.2.4",
+    # Paths that somebody could read differently.
+    "//dicom-web/studies/1.2.840.1/metadata",
+    "/dicom-web//studies/1.2.840.1/metadata",
+    f"{STUDY}/metadata/",
+    f"{STUDY}/./metadata",
+    f"{STUDY}/../9.9/metadata",
+    f"{STUDY}/.../metadata",
+    f"{STUDY}/%2e%2e/9.9/metadata",
+    f"{STUDY}%2fmetadata",
+    f"{STUDY}/metadat%61",
+    f"{STUDY};a=b/metadata",
+    f"{STUDY}/metadata;",
+    f"{STUDY}/metadata%00",
+    f"{STUDY}/metadata\x00",
+    f"{STUDY}/metadata ",
+    f"{STUDY}/metadata\n",
+    f"{STUDY}\\metadata",
+    f"{STUDY}/metadata#x",
+    f"{STUDY}/metädata",
+    "/dicom-web/studies/\uff11.2/metadata",
+    # UIDs that are none.
+    "/dicom-web/studies/1.2./metadata",
+    "/dicom-web/studies/.1.2/metadata",
+    "/dicom-web/studies/1..2/metadata",
+    "/dicom-web/studies/1.2a/metadata",
+    "/dicom-web/studies/1.2,9.9/metadata",
+    "/dicom-web/studies/*/metadata",
+    f"/dicom-web/studies/{'1' * 65}/metadata",
+    f"{STUDY}/series/x/metadata",
+    f"{INSTANCE}/frames/0",
+    f"{INSTANCE}/frames/1,",
+    f"{INSTANCE}/frames/x",
+    f"{INSTANCE}/bulk/../../1.2.5",
+    f"{INSTANCE}/bulk/7FE00010/x",
+    f"{INSTANCE}/thumbnail",
+    # Parameters: unknown, doubled, of another study, tokens.
+    f"{STUDY}/metadata?x=1",
+    f"{STUDY}/metadata?token=abc",
+    f"{STUDY}/metadata?access_token=abc",
+    f"{STUDY}/series?StudyInstanceUID=9.9",
+    f"{STUDY}/series?0020000D=9.9",
+    f"{STUDY}/series?SeriesInstanceUID=1.2.3&SeriesInstanceUID=9.9",
+    f"{STUDY}/series?SeriesInstanceUID=*",
+    f"{STUDY}/series?Series%49nstanceUID=1.2.3",
+    f"{STUDY}/series?limit=-1",
+    f"{STUDY}/series?limit=1;offset=2",
+    f"{STUDY}/series?limit=%zz",
+    f"{STUDY}/series?limit=1&",
+    f"{STUDY}/series?limit=%ff",
+    f"{STUDY}/series?limit=1%00",
+    f"{STUDY}/series?limit=1?limit=2",
+    f"{STUDY}/series?includefield={'0' * 8000}",
+]
+
+
+@pytest.mark.parametrize("uri", REFUSED)
+@pytest.mark.parametrize("role", ["physician", "admin"])
+def test_everything_else_does_not_exist(uri, role):
+    with pytest.raises(RefusedError):
+        asked(uri, frozenset({role}))
+
+
+@pytest.mark.parametrize(
+    "method", ["HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get", "GET ", "", "X" * 20]
+)
+@pytest.mark.parametrize("uri", ["/dicom-web/studies", STUDY, f"{STUDY}/metadata"])
+def test_images_are_only_read(uri, method):
+    with pytest.raises(RefusedError):
+        asked(uri, ADMIN, method)
+
+
+ORTHANC = [
+    ("GET", "/orthanc/system"),
+    ("GET", "/orthanc/statistics"),
+    ("GET", "/orthanc/changes?since=10&limit=100"),
+    ("GET", "/orthanc/studies?expand&since=0&limit=10"),
+    ("GET", f"/orthanc/studies/{ID}"),
+    ("GET", f"/orthanc/studies/{ID}/statistics"),
+    ("GET", f"/orthanc/studies/{ID}/archive"),
+    ("GET", f"/orthanc/instances/{ID}/simplified-tags"),
+    ("DELETE", f"/orthanc/series/{ID}"),
+    ("PUT", f"/orthanc/studies/{ID}/labels/teaching"),
+    ("DELETE", f"/orthanc/studies/{ID}/labels/teaching"),
+    ("POST", "/orthanc/tools/find"),
+    ("GET", "/orthanc/jobs?expand"),
+    ("POST", f"/orthanc/jobs/{JOB}/cancel"),
+]
+
+
+@pytest.mark.parametrize(("method", "uri"), ORTHANC)
+def test_administrators_reach_the_safe_part_of_orthanc_and_nobody_else_does(method, uri):
+    assert asked(uri, ADMIN, method).study is None
+    for role in ("physician", "technician", "auditor"):
+        with pytest.raises(RefusedError):
+            asked(uri, frozenset({role}), method)
+
+
+@pytest.mark.parametrize(
+    ("method", "uri"),
+    [
+        ("GET", "/orthanc"),
+        ("GET", "/orthanc/peers"),
+        ("POST", "/orthanc/peers/x/store"),
+        ("GET", "/orthanc/modalities"),
+        ("POST", "/orthanc/modalities/x/store"),
+        ("GET", "/orthanc/plugins"),
+        ("GET", "/orthanc/dicom-web/servers"),
+        ("GET", "/orthanc/dicom-web/studies"),
+        ("GET", "/orthanc/wado"),
+        ("GET", "/orthanc/webdav"),
+        ("POST", "/orthanc/tools/execute-script"),
+        ("POST", "/orthanc/tools/create-dicom"),
+        ("POST", "/orthanc/tools/bulk-modify"),
+        ("POST", "/orthanc/tools/shutdown"),
+        ("PUT", "/orthanc/tools/log-level"),
+        ("POST", "/orthanc/instances"),
+        ("POST", f"/orthanc/studies/{ID}/modify"),
+        ("POST", f"/orthanc/studies/{ID}/anonymize"),
+        ("POST", f"/orthanc/studies/{ID}/merge"),
+        ("POST", f"/orthanc/jobs/{JOB}/resubmit"),
+        ("DELETE", "/orthanc/changes"),
+        ("DELETE", "/orthanc/studies"),
+        ("PUT", f"/orthanc/studies/{ID}/metadata/1024"),
+        ("PUT", f"/orthanc/studies/{ID}/labels/a%2fb"),
+    ],
+)
+def test_what_reaches_out_executes_or_writes_past_the_importer_is_closed_to_administrators_too(method, uri):
+    with pytest.raises(RefusedError):
+        asked(uri, ADMIN, method)
+
+
+def test_no_rule_is_shadowed_by_another():
+    for rule in RULES:
+        example = rule.path.format(
+            study="1.2", series="1.3", instance="1.4", frames="1", bulk="00420011", level="series", id=ID,
+            related="archive", content="file", job=JOB, command="pause", label="x",
+        )  # fmt: skip
+        assert asked(example, ADMIN, rule.method).rule is rule

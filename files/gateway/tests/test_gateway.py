@@ -1,0 +1,325 @@
+"""The whole gateway against the real registry: what it decides, what it answers, and what it does without its parts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import contextmanager
+
+import pytest
+from imaging_gateway import access_log
+
+from .conftest import open_door, ready
+
+METADATA = "/dicom-web/studies/{}/metadata"
+SERIES = "/dicom-web/studies/{}/series"
+NORTH, SOUTH, UNKNOWN = "1.2.1", "1.2.2", "9.9.9"
+
+
+@pytest.fixture
+def studies(importer):
+    return {
+        NORTH: importer.add(NORTH, "north", name="NORTH^ANNA", date="20240101", patient="P1", modalities=["CT"]),
+        SOUTH: importer.add(SOUTH, "south", name="SOUTH^IVAN", date="20240102", patient="P2", modalities=["MR"]),
+    }
+
+
+@contextmanager
+def away(cluster):
+    """Let nobody in and put everybody out, as a restart of the database does."""
+    cluster.sql("ALTER DATABASE registry ALLOW_CONNECTIONS false")
+    cluster.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'registry'")
+    try:
+        yield
+    finally:
+        cluster.sql("ALTER DATABASE registry ALLOW_CONNECTIONS true")
+
+
+class TestDecisions:
+    async def test_a_study_of_the_callers_clinic_is_allowed_with_its_revision(self, door, realm, studies):
+        assert await door.ask(METADATA.format(NORTH), realm.bearer("north")) == (204, str(studies[NORTH]))
+        assert await door.ask(METADATA.format(SOUTH), realm.bearer("north", "south")) == (204, str(studies[SOUTH]))
+
+    async def test_foreign_and_unknown_are_one_and_the_same_answer(self, door, realm, studies):
+        # The foreign one is in the gateway's memory by then.
+        assert (await door.ask(METADATA.format(SOUTH), realm.bearer("south")))[0] == 204
+
+        async def whole_answer(study):
+            sent = {"X-Original-Method": "GET", "X-Original-URI": METADATA.format(study), **realm.bearer("north")}
+            async with door.client.get("/authorize", headers=sent) as response:
+                return (
+                    response.status,
+                    {name: value for name, value in response.headers.items() if name != "Date"},
+                    await response.read(),
+                )
+
+        foreign, unknown = await whole_answer(SOUTH), await whole_answer(UNKNOWN)
+        assert foreign == unknown
+        assert foreign[0] == 403
+
+    async def test_foreign_and_unknown_take_the_same_way(self, door, realm, studies, monkeypatch):
+        await door.ask(METADATA.format(SOUTH), realm.bearer("south"))
+        asked = []
+        registry_type = type(door.gateway.registry)
+        locate = registry_type.locate_study
+
+        async def spy(registry, scope, study):
+            asked.append((scope, study))
+            return await locate(registry, scope, study)
+
+        monkeypatch.setattr(registry_type, "locate_study", spy)
+        await door.ask(METADATA.format(SOUTH), realm.bearer("north"))
+        await door.ask(METADATA.format(UNKNOWN), realm.bearer("north"))
+        assert asked == [("north", SOUTH), ("north", UNKNOWN)]
+
+    @pytest.mark.parametrize("uri", [METADATA.format(NORTH), "/dicom-web/studies", "/nowhere", "//"])
+    async def test_without_a_valid_token_everything_is_401(self, door, realm, studies, uri):
+        for headers in (
+            {},
+            {"Authorization": "Bearer x"},
+            realm.bearer("north", exp=1),
+            realm.bearer("north", iss="x"),
+        ):
+            sent = {"X-Original-Method": "GET", "X-Original-URI": uri, **headers}
+            async with door.client.get("/authorize", headers=sent) as response:
+                assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+
+    async def test_a_token_in_the_query_is_never_taken(self, door, realm, studies):
+        token = realm.token(("north",))
+        assert (await door.ask(f"{METADATA.format(NORTH)}?token={token}"))[0] == 401
+        assert (await door.ask(f"{METADATA.format(NORTH)}?token={token}", realm.bearer("north")))[0] == 403
+        assert (await door.search(f"?token={token}"))[0] == 401
+        assert (await door.search(f"?token={token}", realm.bearer("north")))[0] == 400
+
+    async def test_without_a_clinic_or_a_role_nothing_is_visible(self, door, realm, studies):
+        assert (await door.ask(METADATA.format(NORTH), realm.bearer()))[0] == 403
+        for role in ("auditor", "offline_access"):
+            assert (await door.ask(METADATA.format(NORTH), realm.bearer("north", roles=[role])))[0] == 403
+
+    async def test_an_administrator_sees_all_clinics_and_what_the_registry_does_not_know(self, door, realm, studies):
+        admin = realm.bearer(roles=["admin"])
+        assert await door.ask(METADATA.format(SOUTH), admin) == (204, str(studies[SOUTH]))
+        answers = [await door.ask(METADATA.format(UNKNOWN), admin) for _ in range(2)]
+        assert [status for status, _ in answers] == [204, 204]
+        # Never the same key twice in the proxy's cache.
+        assert answers[0] != answers[1]
+
+    async def test_orthanc_is_never_asked_for_a_study_list(self, door, realm):
+        for roles in (["physician"], ["admin"]):
+            assert (await door.ask("/dicom-web/studies", realm.bearer("north", roles=roles)))[0] == 403
+
+    @pytest.mark.parametrize("name", ["X-Original-URI", "X-Original-Method"])
+    async def test_a_doubled_or_missing_header_of_the_proxy_is_refused(self, door, realm, studies, name):
+        sent = {"X-Original-Method": "GET", "X-Original-URI": METADATA.format(NORTH), **realm.bearer("north")}
+        async with door.client.get("/authorize", headers=[*sent.items(), (name, sent[name])]) as response:
+            assert response.status == 403
+        async with door.client.get("/authorize", headers={key: sent[key] for key in sent if key != name}) as response:
+            assert response.status == 403
+
+    async def test_two_tokens_are_none(self, door, realm, studies):
+        headers = [
+            ("X-Original-Method", "GET"),
+            ("X-Original-URI", METADATA.format(NORTH)),
+            *realm.bearer("north").items(),
+            *realm.bearer("south").items(),
+        ]
+        async with door.client.get("/authorize", headers=headers) as response:
+            assert response.status == 401
+
+    async def test_clinics_come_from_the_token_only(self, door, realm, studies):
+        forged = {"X-Clinics": "south", "X-Forwarded-Groups": "/clinics/south", "Cookie": "clinic=south"}
+        assert (await door.ask(METADATA.format(SOUTH), {**realm.bearer("north"), **forged}))[0] == 403
+
+
+class TestChanges:
+    """What is remembered never outlives the truth."""
+
+    async def until(self, door, realm, study, expected, clinic="north"):
+        deadline = time.monotonic() + 5
+        while (answer := await door.ask(METADATA.format(study), realm.bearer(clinic))) != expected:
+            assert time.monotonic() < deadline, answer
+            await asyncio.sleep(0.01)
+
+    async def test_a_new_revision_is_known_at_once(self, door, realm, studies, importer):
+        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
+        revision = importer.record(NORTH, "north", name="NORTH^ANNA")
+        await self.until(door, realm, NORTH, (204, str(revision)))
+
+    async def test_a_deleted_study_is_gone_at_once(self, door, realm, studies, importer):
+        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
+        importer.forget(NORTH)
+        await self.until(door, realm, NORTH, (403, None))
+
+    async def test_a_study_that_changed_hands_is_its_new_owners(self, door, realm, studies, importer):
+        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
+        importer.forget(NORTH)
+        revision = importer.add(NORTH, "south", name="A")
+        await self.until(door, realm, NORTH, (403, None))
+        await self.until(door, realm, NORTH, (204, str(revision)), clinic="south")
+
+    async def test_changes_missed_while_the_connection_was_lost_are_not_believed(
+        self, door, realm, studies, importer, registry
+    ):
+        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
+        with registry.connect("postgres") as administrator:
+            administrator.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'imaging-gateway'"
+            )
+            importer.forget(NORTH)
+        await self.until(door, realm, NORTH, (403, None))
+
+
+class TestSearch:
+    async def test_the_list_has_the_callers_studies_only_newest_first(self, door, realm, studies, importer):
+        importer.add("1.2.3", "north", name="LATER", date="20250101")
+        status, found, headers = await door.search("?limit=101&offset=0&fuzzymatching=false", realm.bearer("north"))
+        assert status == 200
+        assert [study["0020000D"]["Value"] for study in found] == [["1.2.3"], [NORTH]]
+        assert found[1]["00100010"] == {"vr": "PN", "Value": [{"Alphabetic": "NORTH^ANNA"}]}
+        assert found[1]["00081190"]["Value"] == [f"https://imaging.test/dicom-web/studies/{NORTH}"]
+        assert headers["Content-Type"] == "application/dicom+json"
+        assert headers["Cache-Control"] == "no-store"
+        assert "Warning" not in headers
+
+    async def test_a_foreign_study_is_found_as_little_as_an_unknown_one(self, door, realm, studies):
+        for study in (SOUTH, UNKNOWN):
+            status, found, _ = await door.search(f"?StudyInstanceUID={study}", realm.bearer("north"))
+            assert (status, found) == (200, [])
+        assert (await door.search("?PatientID=P2", realm.bearer("north")))[1] == []
+
+    async def test_several_clinics_and_all_of_them(self, door, realm, studies):
+        for headers in (realm.bearer("north", "south"), realm.bearer(roles=["admin"])):
+            found = (await door.search("", headers))[1]
+            assert [study["0020000D"]["Value"][0] for study in found] == [SOUTH, NORTH]
+
+    async def test_no_clinic_no_studies(self, door, realm, studies):
+        assert (await door.search("", realm.bearer()))[:2] == (200, [])
+
+    async def test_pages_tell_that_there_is_more(self, door, realm, studies, importer):
+        importer.add("1.2.3", "north", name="LATER", date="20250101")
+        _, found, headers = await door.search("?limit=1", realm.bearer("north"))
+        assert [study["0020000D"]["Value"][0] for study in found] == ["1.2.3"]
+        assert "There are additional results" in headers["Warning"]
+        _, found, headers = await door.search("?limit=1&offset=1", realm.bearer("north"))
+        assert [study["0020000D"]["Value"][0] for study in found] == [NORTH]
+        assert "Warning" not in headers
+
+    async def test_matching_reaches_the_registry(self, door, realm, studies):
+        found = (await door.search("?PatientName=*anna*&ModalitiesInStudy=CT,MR", realm.bearer("north", "south")))[1]
+        assert [study["0020000D"]["Value"][0] for study in found] == [NORTH]
+
+    @pytest.mark.parametrize("query", ["?x=1", "?StudyDate=soon", "?PatientID=a&PatientID=b"])
+    async def test_a_wrong_query_is_a_400_that_says_so(self, door, realm, query):
+        status, text, _ = await door.search(query, realm.bearer("north"))
+        assert status == 400
+        assert query[1:].split("=")[0] in text
+
+    async def test_who_may_not_look_at_studies_gets_no_list(self, door, realm, studies):
+        assert (await door.search("", realm.bearer("north", roles=["auditor"])))[0] == 404
+        assert (await door.search("", {}))[0] == 401
+
+    async def test_only_json_is_spoken(self, door, realm):
+        accept = {"Accept": 'multipart/related; type="application/dicom+xml"'}
+        assert (await door.search("", {**realm.bearer("north"), **accept}))[0] == 406
+        accept = {"Accept": "application/dicom+json, multipart/related"}
+        assert (await door.search("", {**realm.bearer("north"), **accept}))[0] == 200
+
+    @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "DELETE", "OPTIONS"])
+    async def test_the_list_is_only_read(self, door, realm, method):
+        async with door.client.request(method, "/dicom-web/studies", headers=realm.bearer("north")) as response:
+            assert response.status == 405
+
+
+class TestAccessLog:
+    def rows(self, registry):
+        with registry.connect("postgres") as auditor:
+            return auditor.execute(
+                """SELECT username, client, host(address), action, clinic_id, study_uid, detail
+                   FROM registry.access_log ORDER BY entry_id"""
+            ).fetchall()
+
+    async def test_one_row_per_study_view_and_not_per_frame(self, door, realm, studies, registry):
+        for frame in range(1, 20):
+            await door.ask(f"/dicom-web/studies/{NORTH}/series/1/instances/1/frames/{frame}", realm.bearer("north"))
+        await door.ask(f"/dicom-web/studies/{NORTH}", realm.bearer("north"))
+        await door.ask(METADATA.format(SOUTH), realm.bearer("north"))
+        await door.search("?PatientName=SECRET*", realm.bearer("north"))
+        await door.gateway.access.flush()
+        assert self.rows(registry) == [
+            ("anna", "ohif", "192.0.2.7", "view", "north", NORTH, None),
+            ("anna", "ohif", "192.0.2.7", "download", "north", NORTH, None),
+            ("anna", "ohif", None, "list", "north", None, None),
+        ]
+
+    async def test_a_view_that_pauses_is_a_new_view(self, door, realm, studies, registry, monkeypatch):
+        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
+        monkeypatch.setattr(access_log, "VIEW_PAUSE_SECONDS", 0)
+        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
+        await door.gateway.access.flush()
+        assert len(self.rows(registry)) == 2
+
+    async def test_what_an_administrator_does_in_orthanc_is_on_record(self, door, realm, registry):
+        resource = "/orthanc/studies/" + "-".join(["0a0b0c0d"] * 5)
+        assert (await door.ask(resource, realm.bearer(roles=["admin"]), method="DELETE"))[0] == 204
+        await door.gateway.access.flush()
+        assert [row[3:] for row in self.rows(registry)] == [("delete", None, None, f"DELETE {resource}")]
+
+    async def test_the_journal_has_the_line_and_nothing_of_the_patient(self, door, realm, studies, caplog):
+        caplog.set_level("INFO")
+        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
+        await door.search("?PatientName=ANNA*&PatientID=P1", realm.bearer("north"))
+        lines = [record.getMessage() for record in caplog.records if record.name == "access"]
+        assert len(lines) == 2
+        assert (
+            f"action=view user=anna subject=0b2e8c0e-sub client=ohif address=192.0.2.7 clinic=north study={NORTH}"
+            in lines[0]
+        )
+        assert not any(word in caplog.text for word in ("ANNA", "P1", "PatientName"))
+
+
+class TestFaults:
+    async def test_it_starts_without_keycloak_and_decides_nothing_until_it_has_keys(
+        self, registry, realm, config, studies
+    ):
+        realm.down = True
+        async with open_door(config, realm) as door:
+            assert (await door.ask(METADATA.format(NORTH), realm.bearer("north")))[0] == 503
+            async with door.client.get("/health/live") as live, door.client.get("/health/ready") as not_ready:
+                assert (live.status, not_ready.status) == (200, 503)
+                assert "no keys yet from http://keycloak.test/certs" in await not_ready.text()
+            realm.down = False
+            await door.gateway.verifier.refresh_keys()
+            await ready(door.client)
+            assert (await door.ask(METADATA.format(NORTH), realm.bearer("north")))[0] == 204
+
+    async def test_while_the_database_is_away_known_owners_hold_and_all_else_is_undecided(
+        self, door, realm, studies, cluster
+    ):
+        known, stranger = realm.bearer("north"), realm.bearer("south")
+        assert (await door.ask(METADATA.format(NORTH), known))[0] == 204
+        with away(cluster):
+            assert (await door.ask(METADATA.format(NORTH), known))[0] == 204
+            assert (await door.ask(METADATA.format(NORTH), stranger))[0] == 503
+            assert (await door.ask(METADATA.format(UNKNOWN), known))[0] == 503
+            assert (await door.search("", known))[0] == 503
+            door.gateway.owners._deaf_since = time.monotonic() - 301
+            assert (await door.ask(METADATA.format(NORTH), known))[0] == 503
+        await ready(door.client)
+        assert (await door.ask(METADATA.format(NORTH), stranger))[0] == 403
+
+    async def test_access_log_rows_wait_for_the_database(self, door, realm, studies, cluster, registry):
+        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
+        await door.gateway.access.flush()
+        with away(cluster):
+            await door.ask(SERIES.format(NORTH), realm.bearer("north", sid="another session"))
+            await asyncio.sleep(1.2)
+            assert len(door.gateway.access._pending) == 1
+        await door.gateway.access.flush()
+        assert len(TestAccessLog().rows(registry)) == 2
+
+    async def test_metrics_name_no_one(self, door, realm, studies):
+        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
+        async with door.client.get("/metrics") as response:
+            text = await response.text()
+        assert 'gateway_decisions_total{outcome="allowed"}' in text
+        assert not any(word in text for word in ("north", "anna", NORTH))
