@@ -56,7 +56,7 @@ class Specification:
 
     options: Mapping[str, Option]
     prefixes: frozenset[str]  # what a variable of the platform starts with, up to its first underscore
-    internal: frozenset[str]  # set in vars/wiring.yml for other variables to refer to
+    internal: frozenset[str]  # made in vars/wiring.yml only to be referred to there
 
 
 def quote(value: object) -> str:
@@ -299,8 +299,14 @@ def find_problems(names: Iterable[str], values: Variables, specification: Specif
     return [*problems, *find_platform_problems(sound)]
 
 
+def refers_to(expression: object, names: Iterable[str]) -> bool:
+    """Whether a variable is made of another one that is reported: mending that one mends this one."""
+    text = str(expression)
+    return "{" in text and any(re.search(rf"\b{name}\b", text) for name in names)
+
+
 def load_specification(project: Path) -> Specification:
-    """Read vars/schema.yml, every role's meta/argument_specs.yml, and the names that vars/wiring.yml makes."""
+    """Read vars/schema.yml, every role's meta/argument_specs.yml, and which names vars/wiring.yml makes for itself."""
     roles = [path for path in (project / "roles").iterdir() if path.is_dir()]
     options: dict[str, Option] = {}
     for path in (project / "vars" / "schema.yml", *(role / "meta" / "argument_specs.yml" for role in roles)):
@@ -310,11 +316,11 @@ def load_specification(project: Path) -> Specification:
                 for option_name, option in (entry_point.get("options") or {}).items():
                     # Only `main` runs always: what another entry point requires, its caller gives it.
                     options[option_name] = option if name == "main" else {**option, "required": False}
-    wiring = yaml.safe_load((project / "vars" / "wiring.yml").read_text())
+    wiring = (project / "vars" / "wiring.yml").read_text()
     return Specification(
         options=options,
         prefixes=frozenset({"imaging", *(role.name.split("_", 1)[0] for role in roles)}),
-        internal=frozenset(name for name in wiring if name.startswith("imaging_secret_")),
+        internal=frozenset(name for name in yaml.safe_load(wiring) if len(re.findall(rf"\b{name}\b", wiring)) > 1),
     )
 
 
@@ -329,9 +335,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         assert task_vars is not None  # noqa: S101 - the base class says None, the executor never does
         specification = load_specification(PROJECT)
-        told: dict[
-            str, None
-        ] = {}  # a set that keeps its order: hosts mostly share their variables and so their problems
+        # A set that keeps its order: hosts mostly share their variables, and so their problems.
+        told: dict[str, None] = {}
         for host in task_vars["ansible_play_hosts"]:
             variables = dict(task_vars["hostvars"].raw_get(host))
             told |= dict.fromkeys(self._problems_of_host(variables, specification))
@@ -363,12 +368,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not unevaluated and not any(problem.variable in SECRETS_PLACE for problem in problems):
             problems = evaluate(name for name in ours if name not in place)
 
+        problems += unevaluated
         reported = {problem.variable for problem in problems}
-        # `imaging_domain` is missing: that every variable made of it cannot be evaluated would only hide it.
-        for problem in unevaluated:
-            if not any(f"'{name}' is undefined" in problem.told for name in reported):
-                problems.append(problem)
-        return [self._tell(problem, variables.get(problem.variable)) for problem in problems]
+        return [
+            self._tell(problem, variables.get(problem.variable))
+            for problem in problems
+            if not refers_to(variables.get(problem.variable), reported - {problem.variable})
+        ]
 
     def _role_defaults(self) -> dict[str, Any]:
         """What the inventory's own expressions may refer to, as in the play that has the roles."""

@@ -17,20 +17,21 @@ from .conftest import PROJECT
 class Inventory:
     """An inventory like a hospital's, for a host whose ssh only writes down that it was called."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.contacts = directory / "contacts"
-        ssh = directory / "ssh"
-        ssh.write_text(f'#!/bin/sh\necho "$@" >> {self.contacts}\nexit 255\n')
-        ssh.chmod(0o755)
-        host = {"ansible_host": "192.0.2.1", "ansible_ssh_executable": str(ssh)}
-        self.write("hosts.yml", {"imaging": {"hosts": {"hospital": host}}})
-        group = directory / "group_vars" / "all"
+    def __init__(self, place: Path) -> None:
+        self.directory = place / "inventory"
+        self.home = place / "home"
+        self.contacts = place / "contacts"
+        self.ssh = place / "ssh"
+        self.ssh.write_text(f'#!/bin/sh\necho "$@" >> {self.contacts}\nexit 255\n')
+        self.ssh.chmod(0o755)
+        group = self.directory / "group_vars" / "all"
         group.mkdir(parents=True)
         # Whatever an inventory of the project links to, this one does too.
         for link in (PROJECT / "inventories" / "production" / "group_vars" / "all").iterdir():
             if link.is_symlink():
                 (group / link.name).symlink_to(link.resolve())
+        host = {"ansible_host": "192.0.2.1", "ansible_ssh_executable": str(self.ssh)}
+        self.write("hosts.yml", {"imaging": {"hosts": {"hospital": host}}})
 
     def write(self, name: str, content: Any) -> None:
         (self.directory / name).write_text(yaml.safe_dump(content))
@@ -41,12 +42,12 @@ class Inventory:
     def validate(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         playbook = Path(sys.executable).with_name("ansible-playbook")
         command = [playbook, "playbooks/validate.yml", "-i", self.directory, *arguments]
-        environment = os.environ | {"HOME": str(self.directory / "home"), "ANSIBLE_NOCOLOR": "1"}
+        environment = os.environ | {"HOME": str(self.home), "ANSIBLE_NOCOLOR": "1"}
         return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60)
 
     @property
     def secrets(self) -> list[Path]:
-        return [path for path in (self.directory / "home").rglob("secrets/*") if path.is_file()]
+        return [path for path in self.home.rglob("secrets/*") if path.is_file()]
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_an_inventory_without_hosts_is_refused(inventory: Inventory) -> None:
 @pytest.mark.parametrize("name", ["sandbox", "production"])
 def test_the_project_s_own_inventories_have_no_problem(name: str, inventory: Inventory) -> None:
     inventory.set()
-    contact = ["-e", "ansible_connection=ssh", "-e", f"ansible_ssh_executable={inventory.directory / 'ssh'}"]
+    contact = ["-e", "ansible_connection=ssh", "-e", f"ansible_ssh_executable={inventory.ssh}"]
     result = inventory.validate("-i", f"inventories/{name}", "--limit", "!hospital", *contact)
     assert "The inventory has" not in result.stdout, result.stdout
     assert inventory.contacts.exists()

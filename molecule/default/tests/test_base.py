@@ -1,0 +1,151 @@
+"""What holds for the whole host, whatever service it carries."""
+
+from __future__ import annotations
+
+import re
+import secrets as random_secrets
+
+import pytest
+from testinfra.host import Host
+
+from .conftest import SERVICES, SecretSearch, show
+
+# Seen from outside, the platform is these three doors.
+OPEN_PORTS = {22, 80, 443}
+
+FIREWALL = """\
+table inet imaging {
+	chain input {
+		type filter hook input priority filter; policy drop;
+		ct state established,related accept
+		ct state invalid drop
+		iif "lo" accept
+		icmp type { destination-unreachable, time-exceeded, parameter-problem } accept
+		icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept
+		icmp type echo-request limit rate 10/second burst 5 packets accept
+		icmpv6 type echo-request limit rate 10/second burst 5 packets accept
+		tcp dport { 22, 80, 443 } ct state new accept
+	}
+
+	chain forward {
+		type filter hook forward priority filter; policy drop;
+	}
+
+	chain output {
+		type filter hook output priority filter; policy accept;
+	}
+}
+"""  # noqa: E501 - as nft itself writes it
+
+
+# --- the machine ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_failed_to_start(host: Host) -> None:
+    assert host.check_output("systemctl list-units --failed --plain --no-legend") == ""
+
+
+def test_the_whole_firewall_is_ours(host: Host) -> None:
+    assert host.check_output("nft --stateless list ruleset") == FIREWALL.rstrip("\n")
+
+
+def test_only_the_three_doors_are_reachable_from_outside(host: Host) -> None:
+    listening = set()
+    for line in host.check_output("ss --no-header --tcp --udp --listening --numeric").splitlines():
+        protocol, *_, local, _peer = line.split()
+        address, port = local.rsplit(":", 1)
+        if not re.fullmatch(r"127(\.\d+){3}(%lo)?|\[::1\]|\[::ffff:127(\.\d+){3}\]", address):
+            listening.add((protocol, int(port)))
+    assert {port for _, port in listening} >= {80, 443}
+    assert listening <= {("tcp", port) for port in OPEN_PORTS}
+
+
+def test_the_journal_outlives_a_reboot(host: Host) -> None:
+    assert list(host.file("/var/log/journal").listdir())
+
+
+def test_security_updates_are_on_and_never_reboot(host: Host) -> None:
+    settings = host.check_output("apt-config dump")
+    assert 'APT::Periodic::Unattended-Upgrade "1";' in settings
+    assert 'Unattended-Upgrade::Automatic-Reboot "false";' in settings
+    assert host.service("apt-daily-upgrade.timer").is_enabled
+
+
+def test_testing_gives_the_named_packages_only(host: Host) -> None:
+    """An upgrade of everything must not pull the base system over to Debian testing."""
+    simulated = host.check_output("apt-get --simulate dist-upgrade")
+    assert "Debian:testing" not in simulated
+
+
+# --- services ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_a_service_runs_and_starts_at_boot(host: Host, unit: str) -> None:
+    service = host.service(unit)
+    assert service.is_running
+    assert service.is_enabled
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_a_service_starts_and_stops_with_imaging_target(host: Host, unit: str) -> None:
+    assert "imaging.target" in show(host, unit, "PartOf")["PartOf"].split()
+    assert unit in show(host, "imaging.target", "Wants")["Wants"].split()
+
+
+def test_the_target_has_no_service_that_is_not_tested_here(host: Host) -> None:
+    wanted = show(host, "imaging.target", "Wants")["Wants"].split()
+    assert {unit for unit in wanted if unit.endswith(".service")} == set(SERVICES)
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_a_service_has_a_memory_limit_and_comes_back_after_a_crash(host: Host, unit: str) -> None:
+    properties = show(host, unit, "MemoryMax", "Restart")
+    assert properties["MemoryMax"] != "infinity"
+    assert properties["Restart"] in ("on-failure", "always")
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_a_service_is_confined(host: Host, unit: str) -> None:
+    limit = 3.0 if unit in ("imaging-gateway.service", "imaging-importer.service") else 4.5
+    said = host.run(f"systemd-analyze security --no-pager {unit}").stdout
+    match = re.search(r"Overall exposure level for .*: ([\d.]+)", said)
+    assert match, said
+    assert float(match.group(1)) < limit
+
+
+@pytest.mark.parametrize("unit", SERVICES)
+def test_no_service_runs_as_root(host: Host, unit: str) -> None:
+    """Except a master process that opens the door and hands it to workers."""
+    pid = show(host, unit, "MainPID")["MainPID"]
+    user = host.check_output(f"ps -o user= -p {pid}").strip()
+    assert (user == "root") == (unit == "nginx.service")
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def test_credentials_belong_to_root_alone(host: Host) -> None:
+    found = host.check_output("find /etc/imaging/credentials -printf '%y %m %u:%g\\n' | sort -u").splitlines()
+    assert set(found) == {"d 700 root:root", "f 600 root:root"}
+
+
+def test_nothing_in_our_configuration_is_writable_by_a_service(host: Host) -> None:
+    writable = "find /etc/imaging /opt/imaging -not -type l \\( -perm /022 -o -not -user root \\)"
+    assert host.check_output(writable) == ""
+
+
+def test_the_search_for_secrets_finds_what_lies_open(host: Host, secret_search: SecretSearch) -> None:
+    canary = random_secrets.token_hex(16)
+    host.check_output(f"echo {canary} > /etc/imaging/canary; chmod 644 /etc/imaging/canary")
+    host.check_output(f"echo {canary} > /root/canary; echo {canary} > /var/log/canary; echo {canary} | systemd-cat")
+    host.check_output(f"systemd-run --unit=canary --setenv=CANARY={canary} /bin/sh -c 'sleep 60; : {canary}'")
+    try:
+        places = secret_search.places_of(canary)
+        assert set(places) == set(secret_search.PLACES)
+    finally:
+        host.check_output("systemctl stop canary; rm /etc/imaging/canary /root/canary /var/log/canary")
+
+
+def test_no_secret_lies_open(secrets: dict[str, str], secret_search: SecretSearch) -> None:
+    assert secret_search.places_of(*secrets.values()) == {}
