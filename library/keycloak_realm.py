@@ -145,11 +145,13 @@ USER_ATTRIBUTE = {
 
 
 def plan_realm(keycloak: Keycloak, plan: Plan, settings: dict[str, Any]) -> None:
-    """The realm itself; nested dictionaries are written whole, because Keycloak drops the keys a PUT leaves out."""
+    """The realm itself. Attributes are strings and are written whole: Keycloak drops those that a PUT leaves out."""
     if "smtpServer" in settings:
         raise KeycloakError(
             "settings.smtpServer is not managed here: Keycloak gives its password back masked. Set mail in the console."
         )
+    if "attributes" in settings:
+        settings = settings | {"attributes": {key: str(value) for key, value in settings["attributes"].items()}}
     current = keycloak.get("")
     before, after = differing(settings, current or {})
     if current is None:
@@ -253,7 +255,8 @@ def client_representation(client: dict[str, Any]) -> dict[str, Any]:
         "webOrigins": client["web_origins"],
         "attributes": {
             "pkce.code.challenge.method": "S256",
-            "post.logout.redirect.uris": "##".join(client["post_logout_redirect_uris"]),
+            # An empty value would admit every redirect address; a hyphen admits none.
+            "post.logout.redirect.uris": "##".join(client["post_logout_redirect_uris"]) or "-",
         },
     }
     if client["secret"] is not None:

@@ -1,7 +1,7 @@
 """The real Keycloak for the specification of the modules.
 
-Given by IMAGING_TEST_KEYCLOAK_URL, IMAGING_TEST_KEYCLOAK_CLIENT_ID and IMAGING_TEST_KEYCLOAK_SECRET_FILE, or started here
-from the archive that role keycloak pins: built once beside the archive, run with a database in memory.
+Given by IMAGING_TEST_KEYCLOAK_URL, IMAGING_TEST_KEYCLOAK_CLIENT_ID and IMAGING_TEST_KEYCLOAK_SECRET_FILE, or started
+here from the archive that role keycloak pins: built once beside the archive, run with a database in memory.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/unit/modules"))
-pytest.register_assert_rewrite("specification")
+pytest.register_assert_rewrite("specification", "desk")
 
-from specification import Server, applied, desk, empty, person, registry
+from desk import Server, applied, desk, empty, person, registry  # noqa: E402
 
 __all__ = ["applied", "desk", "empty", "person", "registry"]
 

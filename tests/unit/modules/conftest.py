@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-pytest.register_assert_rewrite("specification")
+pytest.register_assert_rewrite("specification", "desk")
 
-from fake_keycloak import FakeKeycloak
-from specification import Server, applied, desk, empty, person, registry
+from desk import Server, applied, desk, empty, person, registry  # noqa: E402
+from fake_keycloak import FakeKeycloak  # noqa: E402
 
 __all__ = ["applied", "desk", "empty", "person", "registry"]
 

@@ -1,4 +1,4 @@
-"""A Keycloak of our own, in this process: the part of the Admin REST API that the modules use, with Keycloak 26's habits.
+"""A Keycloak of our own, in this process: what the modules use of the Admin REST API, with Keycloak's habits.
 
 Every habit that has bitten somebody is imitated here, and the same specification runs against the real Keycloak
 (tests/keycloak), so that the fake cannot drift from it unseen.
@@ -23,14 +23,15 @@ OPTIONAL_SCOPES = ["address", "phone", "offline_access", "microprofile-jwt"]
 REALM_KEYS = {
     "realm", "enabled", "displayName", "loginTheme", "internationalizationEnabled", "supportedLocales", "defaultLocale",
     "sslRequired", "registrationAllowed", "resetPasswordAllowed", "editUsernameAllowed", "loginWithEmailAllowed",
-    "duplicateEmailsAllowed", "rememberMe", "passwordPolicy", "bruteForceProtected", "permanentLockout", "failureFactor",
+    "duplicateEmailsAllowed", "rememberMe", "passwordPolicy", "bruteForceProtected", "permanentLockout",
+    "failureFactor",
     "waitIncrementSeconds", "maxFailureWaitSeconds", "accessTokenLifespan", "ssoSessionIdleTimeout",
     "ssoSessionMaxLifespan", "eventsEnabled", "eventsExpiration", "eventsListeners", "adminEventsEnabled",
     "adminEventsDetailsEnabled", "attributes",
 }  # fmt: skip
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """Keycloak's answer to a request it does not accept."""
 
     def __init__(self, status: int, **body: Any) -> None:
@@ -134,7 +135,7 @@ class FakeKeycloak:
             return 401, {"error": "HTTP 401 Unauthorized"}, ""
         try:
             answer = self.route(method, address.path.removeprefix("/auth/admin/realms"), query, body)
-        except Refused as refusal:
+        except RefusedError as refusal:
             return refusal.status, refusal.body, ""
         if method == "POST":
             # Only what has an id of its own gets a Location.
@@ -151,12 +152,15 @@ class FakeKeycloak:
         name, _, rest = path[1:].partition("/")
         realm = self.realms.get(name)
         if realm is None:
-            raise Refused(404, error="Realm not found.")
+            raise RefusedError(404, error="Realm not found.")
+        if method == "DELETE" and not rest:
+            del self.realms[name]
+            return None
         for pattern, handler in ROUTES:
             matched = re.fullmatch(pattern, rest)
             if matched:
                 return handler(realm, method, query, body, *map(unquote, matched.groups()))
-        raise Refused(404, error="Unable to find matching target resource method")
+        raise RefusedError(404, error="Unable to find matching target resource method")
 
 
 def realm_(realm: Realm, method: str, query: Any, body: Any) -> Any:
@@ -164,10 +168,12 @@ def realm_(realm: Realm, method: str, query: Any, body: Any) -> Any:
         return realm.representation
     unknown = sorted(set(body) - REALM_KEYS)
     if unknown:
-        raise Refused(
+        raise RefusedError(
             400, error=f'Invalid json representation for RealmRepresentation. Unrecognized field "{unknown[0]}"'
         )
-    # Habit: attributes are replaced as a whole.
+    # Habit: attributes are replaced as a whole, and are strings whatever was sent.
+    if "attributes" in body:
+        body["attributes"] = {name: str(value) for name, value in body["attributes"].items()}
     realm.representation.update(body)
     return None
 
@@ -197,7 +203,7 @@ def groups_(realm: Realm, method: str, query: Any, body: Any, parent: str = "") 
     # Habit: a slash in the name forges the path of another group.
     path = (realm.groups[parent]["path"] if parent else "") + "/" + body["name"]
     if realm.group_at(path):
-        raise Refused(409, errorMessage=f"Sibling group named '{body['name']}' already exists.")
+        raise RefusedError(409, errorMessage=f"Sibling group named '{body['name']}' already exists.")
     group = fresh(
         name=body["name"], path=path, description=body.get("description"), attributes=body.get("attributes", {})
     )
@@ -210,7 +216,7 @@ def group_(realm: Realm, method: str, query: Any, body: Any, key: str) -> Any:
     if method == "GET":
         return group
     if not body.get("name"):
-        raise Refused(400, errorMessage="Group name is missing")
+        raise RefusedError(400, errorMessage="Group name is missing")
     # Habit: an omitted description is erased and attributes are replaced.
     group["description"] = body.get("description")
     if "attributes" in body:
@@ -221,7 +227,7 @@ def group_(realm: Realm, method: str, query: Any, body: Any, key: str) -> Any:
 def group_by_path_(realm: Realm, method: str, query: Any, body: Any, path: str) -> Any:
     found = realm.group_at(f"/{path}")
     if found is None:
-        raise Refused(404, error="Group path does not exist")
+        raise RefusedError(404, error="Group path does not exist")
     return found
 
 
@@ -236,9 +242,9 @@ def clients_(realm: Realm, method: str, query: Any, body: Any) -> Any:
 
 def client_(realm: Realm, method: str, query: Any, body: Any, key: str) -> Any:
     client = realm.clients[key]
-    # Habits: attributes merge, lists are replaced; mappers and scopes in the representation are ignored.
+    # Habits: attributes merge, lists are replaced (mappers too), and scopes in the representation are ignored.
     attributes = client.get("attributes", {}) | body.get("attributes", {})
-    ignored = {"protocolMappers", "defaultClientScopes", "optionalClientScopes", "_roles", "id"}
+    ignored = {"defaultClientScopes", "optionalClientScopes", "id"}
     client.update({name: value for name, value in body.items() if name not in ignored}, attributes=attributes)
 
 
@@ -285,9 +291,9 @@ def users_(realm: Realm, method: str, query: Any, body: Any) -> Any:
     if method == "GET":
         return [shown(user) for user in realm.users.values() if user["username"] == query["username"].lower()]
     if any(path and not realm.group_at(path) for path in body.get("groups", [])):
-        raise Refused(500, error="unknown_error")  # habit
+        raise RefusedError(500, error="unknown_error")  # habit
     if len(body["username"]) < 3:
-        raise Refused(400, field="username", errorMessage="error-invalid-length", params=["username", 3, 255])
+        raise RefusedError(400, field="username", errorMessage="error-invalid-length", params=["username", 3, 255])
     password = (body.get("credentials") or [{}])[0]
     check_password(realm, password.get("value", ""))
     user = fresh(
@@ -337,7 +343,7 @@ def password_(realm: Realm, method: str, query: Any, body: Any, key: str) -> Any
 def check_password(realm: Realm, value: str) -> None:
     least = re.search(r"length\((\d+)\)", realm.representation.get("passwordPolicy", ""))
     if least and len(value) < int(least[1]):
-        raise Refused(
+        raise RefusedError(
             400,
             error="invalidPasswordMinLengthMessage",
             error_description=f"Invalid password: minimum length {least[1]}.",
@@ -364,7 +370,7 @@ def user_roles_(realm: Realm, method: str, query: Any, body: Any, key: str) -> A
 
 def find(things: dict[str, Any], key: str, otherwise: str) -> Any:
     if key not in things:
-        raise Refused(404, error=otherwise)
+        raise RefusedError(404, error=otherwise)
     return things[key]
 
 

@@ -1,148 +1,17 @@
-"""What keycloak_realm, clinic and clinic_user promise. Runs against the fake here, and against Keycloak in tests/keycloak.
+"""What keycloak_realm, clinic and clinic_user promise: run against the fake here, against Keycloak in tests/keycloak.
 
-The fixture `keycloak` gives the address and the service account; every test works in a realm of its own name or with
-users, clinics and clients of its own.
+Every test works in a realm of its own name, or in the shared one with users, clinics and clients of its own.
 """
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from support import IMPLIED_ROLES, Outcome, declared_realm, load, run
+from desk import NUMBERS, PASSWORD, Desk, Server
+from support import declared_realm
 
-keycloak_realm = load("keycloak_realm")
-clinic = load("clinic")
-clinic_user = load("clinic_user")
-Keycloak = clinic.Keycloak
-
-PASSWORD = "Correct-Horse-77-battery"
-NUMBERS = itertools.count(1)
-
-
-@dataclass
-class Server:
-    """Where a Keycloak is and who may administer it."""
-
-    url: str
-    client_id: str
-    client_secret: str
-
-    def arguments(self, realm: str) -> dict[str, str]:
-        return {
-            "keycloak_url": self.url,
-            "keycloak_client_id": self.client_id,
-            "keycloak_client_secret": self.client_secret,
-            "realm": realm,
-        }
-
-    def api(self, realm: str) -> Any:
-        """The Admin REST API, for a look behind the modules' back, or a hand in between."""
-        return Keycloak(self.url, self.client_id, self.client_secret, realm)
-
-
-class Desk:
-    """One realm and the three modules on it."""
-
-    def __init__(self, server: Server, realm: str, registry: dict[str, str]) -> None:
-        self.server = server
-        self.realm_name = realm
-        self.api = server.api(realm)
-        self.registry = registry
-
-    def realm(self, *, check: bool = False, **declared: Any) -> Outcome:
-        return run(keycloak_realm, {**self.server.arguments(self.realm_name), **declared}, check=check)
-
-    def clinics(self, *clinics: dict[str, str], check: bool = False, **other: Any) -> Outcome:
-        registry = {
-            "registry_host": "127.0.0.1",
-            "registry_name": "registry",
-            "registry_user": "registry_operator",
-            "registry_password": "registry-secret-5d",
-        }
-        arguments = {**self.server.arguments(self.realm_name), **registry, "clinics": list(clinics), **other}
-        return run(clinic, arguments, check=check)
-
-    def users(self, *users: dict[str, Any], check: bool = False) -> Outcome:
-        arguments = {"users": list(users), "implied_roles": IMPLIED_ROLES}
-        return run(clinic_user, {**self.server.arguments(self.realm_name), **arguments}, check=check)
-
-    def user(self, username: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.api.get("/users", username=username, exact="true")[0]
-        return found
-
-    def client(self, client_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.api.get("/clients", clientId=client_id)[0]
-        return found
-
-    def groups_of(self, username: str) -> set[str]:
-        return {group["path"] for group in self.api.get(f"/users/{self.user(username)['id']}/groups")}
-
-    def roles_of(self, username: str) -> set[str]:
-        roles = self.api.get(f"/users/{self.user(username)['id']}/role-mappings/realm")
-        return {role["name"] for role in roles} - {f"default-roles-{self.realm_name}"}
-
-
-@pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The registry's table of clinics; the real one is met in the sandbox."""
-    rows: dict[str, str] = {}
-
-    class Rows:
-        def __init__(self, parameters: dict[str, Any]) -> None:
-            pass
-
-        def names(self) -> dict[str, str]:
-            return dict(rows)
-
-        def upsert(self, clinic_id: str, name: str) -> None:
-            rows[clinic_id] = name
-
-    monkeypatch.setattr(clinic, "Registry", Rows)
-    return rows
-
-
-@pytest.fixture(scope="session")
-def applied(keycloak: Server) -> str:
-    """A realm as declared, with two clinics' groups."""
-    desk = Desk(keycloak, "applied", {})
-    outcome = desk.realm(**declared_realm())
-    assert outcome.changed, outcome.printed
-    clinics = desk.api.get("/group-by-path/clinics")["id"]
-    for one in ("denscan-central", "denscan-almaty"):
-        desk.api.create(f"/groups/{clinics}/children", {"name": one})
-    return "applied"
-
-
-@pytest.fixture
-def desk(keycloak: Server, applied: str, registry: dict[str, str]) -> Desk:
-    return Desk(keycloak, applied, registry)
-
-
-@pytest.fixture
-def empty(keycloak: Server, registry: dict[str, str]) -> Desk:
-    """A realm that does not exist yet."""
-    return Desk(keycloak, f"realm-{next(NUMBERS)}", registry)
-
-
-@pytest.fixture
-def person() -> dict[str, Any]:
-    """A physician of one clinic whom nobody has met."""
-    name = f"aigerim-{next(NUMBERS)}"
-    return {
-        "username": name,
-        "email": f"{name}@example.org",
-        "first_name": "Aigerim",
-        "last_name": "Omarova",
-        "clinics": ["denscan-central"],
-        "roles": ["physician"],
-        "password": PASSWORD,
-    }
-
-
-# --- the realm ---------------------------------------------------------------------------------------------------------
+# --- the realm -------------------------------------------------------------------------------------------------------
 
 
 def test_the_declared_realm_is_predicted_exactly_then_made_then_left_alone(empty: Desk) -> None:
@@ -222,13 +91,13 @@ def test_whatever_was_added_to_a_client_by_hand_goes(desk: Desk) -> None:
         "protocolMapper": "oidc-hardcoded-claim-mapper",
         "config": {"claim.name": "groups", "claim.value": "/clinics/other", "access.token.claim": "true"},
     }
+    desk.api.put(
+        f"/clients/{ohif['id']}", {**ohif, "redirectUris": ["https://evil/*"], "directAccessGrantsEnabled": True}
+    )
     desk.api.create(f"/clients/{ohif['id']}/protocol-mappers/models", mapper)
     desk.api.create(f"/clients/{ohif['id']}/scope-mappings/realm", [desk.api.get("/roles/user-manager")])
     offline = next(scope["id"] for scope in desk.api.get("/client-scopes") if scope["name"] == "offline_access")
     desk.api.put(f"/clients/{ohif['id']}/optional-client-scopes/{offline}")
-    desk.api.put(
-        f"/clients/{ohif['id']}", {**ohif, "redirectUris": ["https://evil/*"], "directAccessGrantsEnabled": True}
-    )
 
     predicted = desk.realm(**declared_realm(), check=True)
     outcome = desk.realm(**declared_realm())
@@ -312,7 +181,7 @@ def test_the_realms_are_apart(empty: Desk) -> None:
     assert empty.api.get("/group-by-path/clinics/denscan-central") is None
 
 
-# --- clinics -----------------------------------------------------------------------------------------------------------
+# --- clinics ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_clinic_is_a_group_and_a_row_predicted_exactly_and_made_once(desk: Desk) -> None:
@@ -370,7 +239,7 @@ def test_without_the_realm_the_error_says_what_to_apply_first(empty: Desk) -> No
     assert "has no group /clinics" in empty.clinics({"id": "denscan", "name": "x"}).result["msg"]
 
 
-# --- users -------------------------------------------------------------------------------------------------------------
+# --- users -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_user_is_predicted_exactly_then_made_then_left_alone(desk: Desk, person: dict[str, Any]) -> None:
@@ -549,7 +418,7 @@ def test_an_unusable_username_is_refused(desk: Desk, person: dict[str, Any], nam
     assert "is not usable" in desk.users({**person, "username": name}).result["msg"]
 
 
-# --- reaching Keycloak -------------------------------------------------------------------------------------------------
+# --- reaching Keycloak -----------------------------------------------------------------------------------------------
 
 
 def test_a_wrong_secret_says_where_it_comes_from_and_does_not_show_it(desk: Desk) -> None:

@@ -55,9 +55,9 @@ def run(module: ModuleType, arguments: dict[str, Any], *, check: bool = False) -
     """Run the module with these arguments, the way Ansible does: JSON in, JSON out."""
     printed = io.StringIO()
     internal = {"_ansible_check_mode": check, "_ansible_diff": True}
-    with patch_module_args({**arguments, **internal}), contextlib.redirect_stdout(printed):
-        with contextlib.suppress(SystemExit):
-            module.main()
+    given = patch_module_args({**arguments, **internal})
+    with given, contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        module.main()
     return Outcome(json.loads(printed.getvalue()), printed.getvalue())
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
+from desk import Desk, clinic
 from fake_keycloak import FakeKeycloak
-from specification import Desk, clinic, declared_realm
-from support import IMPLIED_ROLES
+from support import IMPLIED_ROLES, ROOT, declared_realm
 
 
 def writes(fake: FakeKeycloak) -> list[str]:
@@ -108,8 +109,5 @@ def test_without_the_library_of_postgresql_the_package_is_named(desk: Desk, monk
 
 
 def test_the_implied_roles_of_the_specification_are_those_of_the_role() -> None:
-    import yaml
-    from support import ROOT
-
     variables = yaml.safe_load((ROOT / "roles/identity/vars/main.yml").read_text())
     assert variables["__identity_implied_roles"] == IMPLIED_ROLES

@@ -1,0 +1,198 @@
+"""What a login through the real Keycloak yields: the token of docs/ARCHITECTURE.md, and no more power than it names."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+import secrets
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+import pytest
+from desk import PASSWORD, Desk
+from support import DOMAIN
+
+CALLBACK = f"https://{DOMAIN}/callback"
+# A token goes with each of a viewer's hundred requests: it must stay small.
+TOKEN_BYTES = 1300
+
+
+class Stay(HTTPRedirectHandler):
+    """Shows redirects instead of following them: they lead to the public name."""
+
+    def redirect_request(self, *arguments: Any) -> None:
+        return None
+
+
+class Browser:
+    """As much of a browser as the login page needs, coming through nginx."""
+
+    def __init__(self, url: str, realm: str) -> None:
+        self.url = url
+        self.realm = f"{url}/realms/{realm}/protocol/openid-connect"
+        self.cookies: dict[str, str] = {}
+        self.opener = build_opener(Stay)
+
+    def ask(self, url: str, form: dict[str, str] | None = None, **headers: str) -> tuple[int, dict[str, str], str]:
+        url = re.sub(r"^https://[^/]+/auth", self.url, url)
+        request = Request(url, data=urlencode(form).encode() if form is not None else None, headers=headers)
+        request.add_header("X-Forwarded-Proto", "https")
+        request.add_header("Cookie", "; ".join(f"{name}={value}" for name, value in self.cookies.items()))
+        try:
+            answer = self.opener.open(request, timeout=30)
+        except HTTPError as error:
+            answer = error
+        for cookie in answer.headers.get_all("Set-Cookie", []):
+            name, _, value = cookie.split(";")[0].partition("=")
+            self.cookies[name] = value
+        return answer.status, dict(answer.headers), answer.read().decode()
+
+    def code(self, username: str, client: str, redirect: str, **other: str) -> tuple[dict[str, list[str]], str, str]:
+        """Log in; the query of the redirect, the verifier, and the page when there is no redirect."""
+        verifier = secrets.token_urlsafe(48)
+        challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+        query = {
+            "client_id": client,
+            "redirect_uri": redirect,
+            "response_type": "code",
+            "scope": "openid",
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+            **other,
+        }
+        status, headers, page = self.ask(f"{self.realm}/auth?{urlencode({k: v for k, v in query.items() if v})}")
+        if status == 200:
+            action = re.search(r'action="([^"]+)"', page)
+            assert action, page
+            _, headers, page = self.ask(html.unescape(action[1]), {"username": username, "password": PASSWORD})
+        returned = urlsplit(headers.get("Location", ""))
+        return parse_qs(returned.query or returned.fragment), verifier, page
+
+    def token(self, username: str, client: str = "ohif", redirect: str = CALLBACK) -> str:
+        answer, verifier, page = self.code(username, client, redirect)
+        assert "code" in answer, (answer, page)
+        form = {
+            "grant_type": "authorization_code",
+            "client_id": client,
+            "redirect_uri": redirect,
+            "code": answer["code"][0],
+            "code_verifier": verifier,
+        }
+        _, _, content = self.ask(f"{self.realm}/token", form)
+        token: str = json.loads(content)["access_token"]
+        return token
+
+
+def claims(token: str) -> dict[str, Any]:
+    payload = token.split(".")[1]
+    decoded: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return decoded
+
+
+@pytest.fixture
+def browser(desk: Desk) -> Browser:
+    return Browser(desk.server.url, desk.realm_name)
+
+
+def test_a_token_says_which_clinics_and_roles_and_for_whom_it_is(desk: Desk, browser: Browser, person: Any) -> None:
+    desk.users({**person, "clinics": ["denscan-central", "denscan-almaty"], "temporary": False})
+
+    token = browser.token(person["username"])
+
+    said = claims(token)
+    assert sorted(said["groups"]) == ["/clinics/denscan-almaty", "/clinics/denscan-central"]
+    assert said["realm_access"] == {"roles": ["physician"]}
+    assert said["aud"] == "imaging-gateway"
+    assert said["iss"].endswith(f"/auth/realms/{desk.realm_name}")
+    assert said["typ"] == "Bearer"
+    assert said["azp"] == "ohif"
+    assert said["preferred_username"] == person["username"]
+    assert {"sub", "sid"} <= set(said)
+    assert said["exp"] - said["iat"] == 300
+    assert "resource_access" not in said
+    assert len(token) < TOKEN_BYTES
+
+
+def test_an_administrators_token_from_the_viewer_does_not_open_the_admin_api(
+    desk: Desk, browser: Browser, person: Any
+) -> None:
+    desk.users({**person, "roles": ["admin"], "temporary": False})
+    users = f"{browser.url}/admin/realms/{desk.realm_name}/users"
+
+    token = browser.token(person["username"])
+    assert claims(token)["realm_access"] == {"roles": ["admin"]}
+    assert browser.ask(users, Authorization=f"Bearer {token}")[0] == 403
+
+    console = f"{desk.issuer}/auth/admin/{desk.realm_name}/console/"
+    token = Browser(browser.url, desk.realm_name).token(person["username"], "security-admin-console", console)
+    assert browser.ask(users, Authorization=f"Bearer {token}")[0] == 200
+    providers = f"{browser.url}/admin/realms/{desk.realm_name}/identity-provider/instances"
+    assert browser.ask(providers, Authorization=f"Bearer {token}")[0] == 403
+
+
+def test_a_physician_cannot_use_the_console(desk: Desk, browser: Browser, person: Any) -> None:
+    desk.users({**person, "temporary": False})
+    console = f"{desk.issuer}/auth/admin/{desk.realm_name}/console/"
+
+    token = browser.token(person["username"], "security-admin-console", console)
+
+    users = f"{browser.url}/admin/realms/{desk.realm_name}/users"
+    assert browser.ask(users, Authorization=f"Bearer {token}")[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("changed", "refusal"),
+    [
+        ({"code_challenge": ""}, "Missing parameter"),
+        ({"code_challenge_method": "plain"}, "Invalid parameter"),
+        ({"response_type": "token"}, "not allowed to initiate browser login with given response_type"),
+    ],
+)
+def test_the_viewers_client_takes_nothing_but_a_code_with_pkce(
+    desk: Desk, browser: Browser, changed: dict[str, str], refusal: str
+) -> None:
+    answer, _, page = browser.code("nobody", "ohif", CALLBACK, **changed)
+
+    assert "code" not in answer
+    assert refusal in (answer.get("error_description", [""])[0] or page), (answer, page)
+
+
+def test_another_address_to_return_to_is_refused(desk: Desk, browser: Browser) -> None:
+    _, _, page = browser.code("nobody", "ohif", f"https://{DOMAIN}/callback/../other")
+
+    assert "Invalid parameter: redirect_uri" in page
+
+
+def test_the_password_grant_is_closed(desk: Desk, browser: Browser, person: Any) -> None:
+    desk.users({**person, "temporary": False})
+    form = {"grant_type": "password", "client_id": "ohif", "username": person["username"], "password": PASSWORD}
+
+    status, _, content = browser.ask(f"{browser.realm}/token", form)
+
+    assert (status, json.loads(content)["error"]) == (400, "unauthorized_client")
+
+
+def test_a_temporary_password_must_be_changed_before_anything_is_seen(
+    desk: Desk, browser: Browser, person: Any
+) -> None:
+    desk.users(person)
+
+    answer, _, _ = browser.code(person["username"], "ohif", CALLBACK)
+
+    assert "code" not in answer
+    assert answer["execution"] == ["UPDATE_PASSWORD"]
+
+
+def test_the_events_keycloak_keeps_do_not_hold_passwords(desk: Desk, person: Any) -> None:
+    desk.users(person)
+    desk.users({**person, "update_password": "always"})
+
+    events = json.dumps(desk.api.get("/admin-events", max="200"))
+
+    assert person["username"] in events
+    assert PASSWORD not in events
