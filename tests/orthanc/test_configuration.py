@@ -26,8 +26,8 @@ VARIABLES = {
 
 def render(template: str, **changes: Any) -> str:
     """Render a template of the role the way Ansible does."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, undefined=jinja2.StrictUndefined, autoescape=False
+    environment = jinja2.Environment(  # noqa: S701 (this is JSON, not HTML)
+        loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["to_json"] = json.dumps
     return environment.get_template(template).render({**VARIABLES, **changes})
@@ -143,8 +143,5 @@ def test_no_secret_is_in_the_readable_file() -> None:
 @pytest.mark.parametrize("memory", [1024, 2048, 16384])
 def test_caches_and_buffers_leave_a_quarter_of_the_memory_limit(memory: int) -> None:
     configuration = parse(render("orthanc.json.j2", orthanc_memory_mb=memory))
-    options = (
-        "MaximumStorageCacheSize StorageMemoryCapacity DicomParserMemoryCapacity DicomParserCacheSize "
-        "TranscoderMemoryCapacity TranscoderCacheSize"
-    ).split()
-    assert sum(configuration[option] for option in options) <= memory * 3 // 4
+    used = sum(value for option, value in configuration.items() if option.endswith(("CacheSize", "MemoryCapacity")))
+    assert 0 < used <= memory * 3 // 4
