@@ -242,7 +242,8 @@ def create(name: str, domain: str, image: str) -> None:
     command += ["--env=container=docker", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"]
     command += [f"--label=imaging.domain={domain}", "--stop-signal=SIGRTMIN+3"]
     command += [f"--cap-add={capability}" for capability in CAPABILITIES]
-    run(*command, image, "/sbin/init")
+    # In a container systemd leaves mount propagation as it finds it, and a unit's credentials need it shared.
+    run(*command, image, "sh", "-c", "mount --make-rshared / && exec /sbin/init")
 
 
 def booted(name: str) -> bool:
