@@ -40,7 +40,7 @@ def test_what_the_operator_may_leave_out_has_the_default_that_is_described() -> 
 
 def test_what_is_wired_to_a_secret_is_described_as_one() -> None:
     options = {name: option for role in ROLES for name, option in role.options.items()}
-    wired = {name for name, value in WIRING.items() if "imaging_secret_" in str(value)}
+    wired = {name for name, value in WIRING.items() if "{{ imaging_secret_" in str(value)}
     assert wired
     assert {name for name in wired if not is_secret(options[name])} == set()
 
