@@ -58,8 +58,8 @@ def test_a_database_lets_in_its_owner_and_those_named(host: Host, database: str)
     owner, others = DATABASES[database]
     rows = query(
         host,
-        "SELECT rolname FROM pg_roles WHERE NOT rolsuper AND rolname NOT LIKE 'pg@_%' ESCAPE '@'"
-        f" AND has_database_privilege(rolname, '{database}', 'CONNECT')",  # noqa: S608
+        "SELECT rolname FROM pg_roles WHERE NOT rolsuper AND rolname NOT LIKE 'pg@_%' ESCAPE '@'"  # noqa: S608
+        f" AND has_database_privilege(rolname, '{database}', 'CONNECT')",
     )
     assert {name for (name,) in rows} == {owner} | others
 
@@ -69,9 +69,9 @@ def test_nobody_but_a_databases_owner_may_create_in_it(host: Host, database: str
     owner, _ = DATABASES[database]
     rows = query(
         host,
-        "SELECT rolname FROM pg_roles WHERE NOT rolsuper AND rolname NOT LIKE 'pg@_%' ESCAPE '@'"
+        "SELECT rolname FROM pg_roles WHERE NOT rolsuper AND rolname NOT LIKE 'pg@_%' ESCAPE '@'"  # noqa: S608
         f" AND (has_schema_privilege(rolname, 'public', 'CREATE') OR"
-        f" has_database_privilege(rolname, '{database}', 'CREATE'))",  # noqa: S608
+        f" has_database_privilege(rolname, '{database}', 'CREATE'))",
         database,
     )
     assert {name for (name,) in rows} == {owner}
