@@ -1,0 +1,61 @@
+"""Somebody who reads images in a browser."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from platform_client import ROOT, Platform, User
+from playwright.sync_api import Page, expect
+
+SCREENSHOTS = ROOT / "artifacts" / "screenshots"
+
+# Starting takes seconds on a busy machine: the application is 26 MB of script.
+PATIENCE_MS = 90_000
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A study that was dropped into an inbox, under a patient of its own."""
+
+    patient: str
+    """As the study list shows it: family name, comma, given name."""
+    study_uid: str
+    first_image: Path
+
+
+class Reader:
+    """Somebody in front of a browser window."""
+
+    def __init__(self, platform: Platform, page: Page, test: str) -> None:
+        self.platform = platform
+        self.page = page
+        self.test = test
+        self.console: list[str] = []
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("console", lambda message: self.console.append(message.text))
+
+    def open(self, path: str = "/") -> None:
+        self.page.goto(f"{self.platform.url}{path}", timeout=PATIENCE_MS)
+
+    def at_login(self) -> None:
+        expect(self.page.locator("#kc-form-login")).to_be_visible(timeout=PATIENCE_MS)
+
+    def log_in(self, user: User, path: str = "/") -> None:
+        """Open an address, be sent to Keycloak, and come back logged in."""
+        self.open(path)
+        self.at_login()
+        self.screenshot("login")
+        self.page.fill("#username", user.username)
+        self.page.fill("#password", user.password)
+        self.page.click("#kc-login")
+        self.page.wait_for_url(re.compile(re.escape(self.platform.url) + r"/(?!auth/|callback)"))
+
+    def screenshot(self, name: str) -> None:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{self.test}-{name}.png")
+
+    def policy_violations(self) -> list[str]:
+        """What the Content-Security-Policy kept the page from doing."""
+        return [line for line in self.console if "Content Security Policy" in line]

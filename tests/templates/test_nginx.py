@@ -1,0 +1,200 @@
+"""The front door's configuration as it is rendered: what must hold for every route, also for one added later."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jinja2
+import pytest
+import yaml
+from nginx_conf import Directive, parse
+
+ROLE = Path(__file__).parents[2] / "roles" / "nginx"
+
+
+@pytest.fixture(scope="module")
+def nginx() -> Directive:
+    variables = {
+        **yaml.safe_load((ROLE / "defaults" / "main.yml").read_text()),
+        **yaml.safe_load((ROLE / "vars" / "main.yml").read_text()),
+        "nginx_domain": "imaging.example.org",
+        "nginx_orthanc_password": "not-in-this-file",
+        "__nginx_viewer_release": "/opt/imaging/viewer/3.13.2-abcdef01",
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROLE / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701
+    )
+    text = environment.get_template("nginx.conf.j2").render(variables)
+    assert "not-in-this-file" not in text
+    return parse(text)
+
+
+@pytest.fixture(scope="module")
+def platform(nginx: Directive) -> Directive:
+    """The server block of the platform itself."""
+    (server,) = [
+        s for s in nginx.find("server") if s.own("server_name") and any("443" in str(d) for d in s.own("listen"))
+    ]
+    return server
+
+
+def proxied_to(server: Directive, upstream: str) -> list[Directive]:
+    found = [
+        location
+        for location in server.find("location")
+        if any(p.arguments[0].startswith(f"http://{upstream}") for p in location.own("proxy_pass"))
+    ]
+    assert found, f"nothing is proxied to {upstream}"
+    return found
+
+
+def headers_sent(location: Directive) -> dict[str, str]:
+    return {d.arguments[0]: d.arguments[1] for d in location.effective("proxy_set_header")}
+
+
+def test_orthanc_is_never_asked_without_the_gateways_word(platform: Directive) -> None:
+    for location in proxied_to(platform, "orthanc"):
+        assert [str(d) for d in location.effective("auth_request")] == ["auth_request /.authorize"], str(location)
+
+
+def test_orthanc_gets_no_header_of_the_client_but_those_named(platform: Directive) -> None:
+    for location in proxied_to(platform, "orthanc"):
+        assert [str(d) for d in location.effective("proxy_pass_request_headers")] == ["proxy_pass_request_headers off"]
+        sent = headers_sent(location)
+        assert "Authorization" not in sent, "comes from the included credentials"
+        assert sent["Forwarded"] == "host=imaging.example.org;proto=https"
+        assert not {"Cookie", "X-Forwarded-For", "X-Forwarded-Host", "X-Accel-Redirect"} & set(sent)
+        (credentials,) = location.effective("include")
+        assert credentials.arguments == ["/etc/imaging/credentials/nginx/orthanc.conf"]
+
+
+def test_the_cache_is_keyed_by_revision_path_query_and_accept(platform: Directive) -> None:
+    cached = [location for location in platform.find("location") if location.own("proxy_cache")]
+    assert len(cached) == 1
+    (key,) = cached[0].own("proxy_cache_key")
+    assert key.arguments[0].split() == ["$study_revision", "$request_uri", "$accept_at_orthanc"]
+    assert [d.arguments for d in cached[0].own("proxy_cache_valid")] == [["200", "30d"]]
+    assert cached[0].own("proxy_no_cache")
+    assert cached[0].own("proxy_cache_bypass")
+
+
+@pytest.mark.parametrize(
+    ("path", "is_cached"),
+    [
+        ("/dicom-web/studies/1.2/series/1.3/metadata", True),
+        ("/dicom-web/studies/1.2/series/1.3/instances/1.4", True),
+        ("/dicom-web/studies/1.2/series/1.3/instances/1.4/frames/1", True),
+        ("/dicom-web/studies/1.2/series/1.3/instances/1.4/bulk/00420011", True),
+        ("/dicom-web/studies/1.2/rendered", True),
+        ("/dicom-web/studies/1.2", False),
+        ("/dicom-web/studies/1.2/series", False),
+        ("/dicom-web/studies/1.2/series/1.3/instances", False),
+        ("/dicom-web/studies/1.2/series/1.3", False),
+        ("/orthanc/studies", False),
+    ],
+)
+def test_what_is_cached_is_what_never_changes(platform: Directive, path: str, is_cached: bool) -> None:
+    (location,) = [location for location in platform.find("location") if location.own("proxy_cache")]
+    assert bool(re.search(location.arguments[1], path)) is is_cached
+
+
+def test_the_gateway_gets_exactly_what_the_contract_says(platform: Directive) -> None:
+    (authorize,) = [location for location in proxied_to(platform, "gateway") if location.own("internal")]
+    sent = {name: value for name, value in headers_sent(authorize).items() if value}
+    assert sent == {
+        "Host": "imaging.example.org",
+        "Authorization": "$http_authorization",
+        "X-Original-Method": "$request_method",
+        "X-Original-URI": "$request_uri",
+        "X-Real-IP": "$remote_addr",
+    }
+
+
+def keycloak_routes(platform: Directive, path: str) -> bool:
+    return any(re.search(location.arguments[-1], path) for location in proxied_to(platform, "keycloak"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/auth/realms/imaging",
+        "/auth/realms/imaging/protocol/openid-connect/token",
+        "/auth/resources/x",
+        "/auth/admin/imaging/console/",
+        "/auth/admin/realms/imaging/users",
+        "/auth/admin/serverinfo",
+    ],
+)
+def test_keycloak_is_reached_for_the_one_realm(platform: Directive, path: str) -> None:
+    assert keycloak_routes(platform, path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/auth/realms/master",
+        "/auth/realms/imaging2",
+        "/auth/admin/master/console/",
+        "/auth/admin/realms",
+        "/auth/admin/realms/master",
+        "/auth/metrics",
+        "/auth/health",
+        "/auth/realms/imaging/clients-registrations/default",
+        "/auth/",
+        "/x/auth/resources/",
+    ],
+)
+def test_nothing_else_of_keycloak_is_routed(platform: Directive, path: str) -> None:
+    assert not keycloak_routes(platform, path)
+
+
+def test_no_location_takes_the_security_headers_away(platform: Directive) -> None:
+    assert {d.arguments[0] for d in platform.own("add_header")} >= {
+        "Content-Security-Policy",
+        "Strict-Transport-Security",
+        "X-Content-Type-Options",
+        "Referrer-Policy",
+        "Permissions-Policy",
+    }
+    # One add_header in a location drops all that were set above it.
+    assert [str(location) for location in platform.find("location") if location.own("add_header")] == [
+        "location @unavailable"
+    ]
+
+
+def map_of(nginx: Directive, variable: str) -> list[Directive]:
+    (found,) = [d for d in nginx.find("map") if d.arguments[1] == variable]
+    return found.block
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "matches"),
+    [
+        ("$smuggles_token", "token=x", True),
+        ("$smuggles_token", "a=1&%74oken=x", True),
+        ("$smuggles_token", "tokens=1", False),
+        ("$smuggles_token", "StudyInstanceUIDs=1.2", False),
+        ("$crooked_path", "/auth/realms/imaging/..;/master", True),
+        ("$crooked_path", "/a/%2e%2e/b", True),
+        ("$crooked_path", "//a", True),
+        ("$crooked_path", "/auth/realms/imaging/.well-known/openid-configuration", False),
+        ("$crooked_path", "/dicom-web/studies?PatientName=a//b;%2e", False),
+    ],
+)
+def test_tricks_are_recognised(nginx: Directive, variable: str, text: str, matches: bool) -> None:
+    (pattern,) = [d.name.strip("\"'") for d in map_of(nginx, variable) if d.name != "default"]
+    assert bool(re.search(pattern.removeprefix("~*"), text, re.IGNORECASE)) is matches
+
+
+def test_the_log_holds_no_query_and_no_header_of_the_client(nginx: Directive) -> None:
+    (log_format,) = nginx.find("log_format")
+    variables = set(re.findall(r"\$\w+", " ".join(log_format.arguments)))
+    assert not {v for v in variables if v.startswith(("$http_", "$arg", "$cookie", "$query", "$request_uri", "$sent_"))}
+    assert "$request" not in variables
+    (error_log,) = nginx.find("error_log")
+    assert error_log.arguments == ["stderr", "crit"], "below crit nginx writes whole request lines"
