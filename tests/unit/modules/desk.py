@@ -123,7 +123,7 @@ def applied(keycloak: Server) -> Iterator[str]:
     for one in ("denscan-central", "denscan-almaty"):
         desk.api.create(f"/groups/{clinics}/children", {"name": one})
     yield desk.realm_name
-    desk.api.delete("")
+    keycloak.api(desk.realm_name).delete("")
 
 
 @pytest.fixture
