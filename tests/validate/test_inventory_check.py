@@ -235,6 +235,13 @@ def test_a_secret_is_never_shown(find: Find, password: Any) -> None:
     assert "hunter2" not in str(problems)
 
 
+def test_no_secret_of_a_list_is_shown(inventory_check: ModuleType) -> None:
+    option = {"type": "list", "elements": "str", "no_log": True, "description": "Keys."}
+    (problem,) = inventory_check.find_type_problems("gateway_keys", ["fine", {"key": "hunter2"}], option)
+    assert problem.path == "gateway_keys[1]"
+    assert "hunter2" not in problem.told
+
+
 @pytest.mark.parametrize(
     "name", ["ansible_user", "molecule_yml", "hospital_proxy", "inventory_hostname", "__base_packages", "groups"]
 )
