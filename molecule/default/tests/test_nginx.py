@@ -146,7 +146,8 @@ def test_scripts_come_compressed_and_are_kept_for_ever_but_the_page_and_the_conf
 CLOSED = [
     "/nothing-here", "/index.html", "/silent-refresh.html", "/sw.js", "/nginx.conf", "/?token=x", "/viewer?%74oken=x",
     "/auth/", "/auth/realms/master", "/auth/admin/master/console/", "/auth/metrics", "/auth/health",
-    "/auth/realms/imaging/../master", "/auth/realms/imaging/..%3b/master", "/auth/realms/imaging/clients-registrations/default",
+    "/auth/realms/imaging/../master", "/auth/realms/imaging/..%3b/master",
+    "/auth/realms/imaging/clients-registrations/default",
     "/metrics", "/health", "/authorize", "/.authorize", "/stub_status", "/wado", "/instances", "/grafana", "/import",
 ]
 # fmt: on
