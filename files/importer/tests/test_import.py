@@ -39,15 +39,11 @@ class World:
         return next((self.root / kind / clinic).glob(f"*/{folder}"), None)
 
     def wait_for(self, kind: str, clinic: str, folder: str, timeout: float = 15) -> Path:
-        job_is_over = lambda: (
-            self.archived(kind, clinic, folder)
-            and not list(  # noqa: E731
-                (self.root / "inbox" / ".spool" / clinic).glob(f"*/{folder}")
-            )
-        )
-        done = lambda: (
-            job_is_over() and (kind == "processed" or list(self.archived(kind, clinic, folder).glob("REASON*")))
-        )  # noqa: E731
+        def done() -> bool:
+            """Archived, and its place in the spool given up, which comes after the report."""
+            left = list((self.root / "inbox" / ".spool" / clinic).iterdir())
+            return self.archived(kind, clinic, folder) is not None and not left
+
         assert wait_until(done, timeout, self.process), self.log()
         return self.archived(kind, clinic, folder)
 
