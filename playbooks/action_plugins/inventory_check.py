@@ -27,7 +27,7 @@ PROJECT = Path(__file__).parents[2]
 
 CLINIC_ID = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
 HOST_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123 section 2.1, in lower case
-USERNAME = re.compile(r"[a-z0-9][a-z0-9._@-]{1,254}")
+USERNAME = re.compile(r"[a-z0-9][a-z0-9._@-]{2,254}")
 ENVIRONMENT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 SECRETS_PLACE = ("imaging_environment", "imaging_secrets_path")
@@ -254,7 +254,7 @@ def find_user_problems(users: Iterable[Mapping[str, Any]], clinics: Iterable[str
         path = f"imaging_users[{index}]"
         if not USERNAME.fullmatch(user["username"]):
             # Keycloak stores names in lower case, so any other would differ at every run.
-            takes = "2 or more of a-z, 0-9, `.`, `_`, `@` and -, starting with a letter or digit"
+            takes = "3 or more of a-z, 0-9, `.`, `_`, `@` and -, starting with a letter or digit"
             yield Problem(f"{path}.username", f"is {quote(user['username'])}. It takes {takes}")
         if not EMAIL.fullmatch(user["email"]):
             yield Problem(f"{path}.email", f"is {quote(user['email'])}. It takes a mail address")

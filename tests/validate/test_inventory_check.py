@@ -175,7 +175,7 @@ def test_a_wrong_domain_is_told_with_what_it_takes(find: Find, domain: str, told
             "imaging_users[0].roles[0]",
             "one of physician, technician, auditor, admin",
         ),
-        ({"imaging_users": user(username="Anna")}, "imaging_users[0].username", "It takes 2 or more of a-z"),
+        ({"imaging_users": user(username="Anna")}, "imaging_users[0].username", "It takes 3 or more of a-z"),
         ({"imaging_users": user(email="anna")}, "imaging_users[0].email", "a mail address"),
         (
             {"imaging_users": user() + user(email="b@c.kz")},
