@@ -30,7 +30,7 @@ HOSTS = Path("/etc/hosts")
 SUITE = "trixie"
 PACKAGES = ",".join(
     (
-        *("systemd", "systemd-sysv", "dbus", "libpam-systemd", "python3", "python3-apt", "ca-certificates"),
+        *("systemd", "systemd-sysv", "dbus", "python3", "python3-apt", "ca-certificates"),
         *("iproute2", "procps", "sudo", "openssh-server", "tzdata"),
     )
 )
@@ -94,6 +94,7 @@ def check_controller() -> None:
 
 def install_packages() -> None:
     wanted = {"dockerd": "docker.io", "docker": "docker.io", "mmdebstrap": "mmdebstrap", "iptables": "iptables"}
+    wanted |= {"ssh": "openssh-client", "ssh-keygen": "openssh-client"}
     missing = sorted({package for binary, package in wanted.items() if not shutil.which(binary)})
     if missing:
         say(f"installing {', '.join(missing)}")
@@ -201,8 +202,8 @@ def build_image() -> str:
     command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "--format=tar"]
     for option in options:
         command += [f"--aptopt={option}"]
-    # A host has its own identity: systemd makes a new machine id at first boot.
-    command += ["--customize-hook=rm -f $1/etc/machine-id $1/var/lib/dbus/machine-id"]
+    # A host has its own identity: its machine id comes with the first boot, its ssh keys with `admit_controller`.
+    command += ["--customize-hook=rm -f $1/etc/machine-id $1/var/lib/dbus/machine-id $1/etc/ssh/ssh_host_*"]
     # Docker, not networkd, sets up the network: waiting for networkd would only end by its timeout of two minutes.
     command += ["--customize-hook=systemctl --root=$1 mask systemd-networkd-wait-online.service", SUITE, str(tarball)]
     run(*command)
@@ -264,6 +265,23 @@ def name_host(domain: str, address: str | None, name: str) -> None:
             HOSTS.write_text(new)  # not replaced: in a container /etc/hosts is a mount
 
 
+def admit_controller(name: str, domain: str) -> None:
+    """Let Ansible in by ssh, as on a real host: a key of this sandbox, and the host's own key known beforehand."""
+    directory = Path.home() / ".local/share/imaging-platform" / name.removeprefix("imaging-") / "ssh"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = directory / "id_ed25519"
+    if not key.exists():
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(key))
+    public_key = key.with_suffix(".pub").read_text().strip()
+    script = f"""
+        umask 077 && mkdir -p /root/.ssh && echo '{public_key}' > /root/.ssh/authorized_keys
+        ls /etc/ssh/ssh_host_ed25519_key > /dev/null 2>&1 || {{ ssh-keygen -A > /dev/null && systemctl restart ssh; }}
+        cat /etc/ssh/ssh_host_ed25519_key.pub
+    """
+    host_key = run("docker", "exec", name, "sh", "-c", script).stdout.split()
+    (directory / "known_hosts").write_text(f"{domain} {host_key[0]} {host_key[1]}\n")
+
+
 def up(name: str, domain: str) -> None:
     check_controller()
     with locked("controller"):
@@ -278,6 +296,7 @@ def up(name: str, domain: str) -> None:
         run("docker", "start", name)
     wait_for(f"the host {name}", lambda: booted(name), 90, f"see `docker logs {name}`")
     name_host(domain, address_of(name), name)
+    admit_controller(name, domain)
     say(f"the host {name} is up at {address_of(name)} ({domain})")
 
 
