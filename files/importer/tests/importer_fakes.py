@@ -15,7 +15,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pydicom
 import requests
-
 from imaging_importer.reasons import UnavailableError
 from imaging_importer.registry import Attributes, OwnedStudy
 

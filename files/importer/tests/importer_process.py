@@ -54,10 +54,9 @@ def wait_until(condition, timeout: float, process: subprocess.Popen | None = Non
 
 
 if __name__ == "__main__":
-    from importer_fakes import HttpRegistry
-
     from imaging_importer import worker
     from imaging_importer.app import App
+    from importer_fakes import HttpRegistry
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     worker.FIRST_DELAY, worker.LONGEST_DELAY = 0.05, 0.2

@@ -15,11 +15,10 @@ from pathlib import Path
 import pydicom
 import pytest
 from deliveries import TEMPLATES, changed, contents, deliver, instance, sop_uid, uid
-from importer_fakes import Platform
-from importer_process import start, wait_until
-
 from imaging_importer import failpoints
 from imaging_importer.tree import is_unfinished
+from importer_fakes import Platform
+from importer_process import start, wait_until
 
 DELIVERIES = int(os.environ.get("IMAGING_CAMPAIGN", "40"))
 SEED = int(os.environ.get("IMAGING_SEED", random.SystemRandom().randrange(1 << 32)))
@@ -69,15 +68,18 @@ class Campaign:
         self.known.append((clinic, study, series, data))
         return data[: self.random.randrange(len(data))] if kind > 0.95 else data
 
-    def pending(self) -> list[Path]:
+    def pending(self) -> list[str]:
+        """Files in the inbox and the spool. os.walk: what is renamed while it is listed is looked for next time."""
         return [
-            path
-            for path in (self.root / "inbox").rglob("*")
-            if path.is_file() and path.name != ".lock" and ".scratch" not in path.parts
+            str(Path(directory) / name)
+            for directory, _, names in os.walk(self.root / "inbox")
+            for name in names
+            if name != ".lock" and ".scratch" not in directory
         ]
 
-    def jobs(self) -> list[Path]:
-        return [path for clinic in ("north", "south") for path in (self.root / "inbox" / ".spool" / clinic).glob("*")]
+    def jobs(self) -> list[str]:
+        spools = [self.root / "inbox" / ".spool" / clinic for clinic in ("north", "south")]
+        return [name for spool in spools if spool.is_dir() for name in os.listdir(spool)]  # noqa: PTH208 - never raises midway
 
     def check_ledger(self) -> None:
         everywhere = sum((contents(self.root / place) for place in ("inbox", "processed", "failed")), [])

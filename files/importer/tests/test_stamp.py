@@ -8,13 +8,12 @@ from pathlib import Path
 import pydicom
 import pytest
 from deliveries import SAMPLES, sample
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian
-
 from imaging_importer.instance import read_instance
 from imaging_importer.reasons import CompanionError, RejectedError
 from imaging_importer.stamp import stamp
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian
 
 try:
     import data_store

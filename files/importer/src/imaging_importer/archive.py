@@ -48,7 +48,7 @@ class Archive:
         """Move the files, report the failures. Each step can be done again after a kill."""
         source = self._spool.folder(job)
         failures = self._journal.files(job.id, Outcome.FAILED)
-        if job.processed_path and job.failed_path:
+        if job.processed_path and job.failed_path and source.exists():
             for file in failures:
                 tree.move_file(source, file.path, job.failed_path)
                 failpoints.reach("failed-file-moved")
