@@ -1,7 +1,7 @@
 """Orthanc and the registry as the importer sees them, in one HTTP server of the test process.
 
-It stores real multipart bodies, reads them with pydicom and answers as Orthanc 1.13 does: 400 as soon as one part does not parse,
-200 for other bytes under a known SOPInstanceUID (and keeps the first), MD5 of what it holds.
+It stores real multipart bodies, reads them with pydicom and answers as Orthanc 1.13 does: 400 as soon as one part does
+not parse, 200 for other bytes under a known SOPInstanceUID (and keeps the first), MD5 of what it holds.
 """
 
 import email.parser
@@ -20,7 +20,7 @@ from imaging_importer.registry import Attributes, OwnedStudy
 
 
 def resource_id(*identifiers: str) -> str:
-    digest = hashlib.sha1("|".join(identifiers).encode()).hexdigest()
+    digest = hashlib.sha1("|".join(identifiers).encode(), usedforsecurity=False).hexdigest()
     return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
 
 
@@ -69,7 +69,10 @@ class Platform:
     def md5s(self) -> dict[str, str]:
         """SOPInstanceUID -> MD5 of what is stored."""
         with self.lock:
-            return {self.identity[key][3]: hashlib.md5(data).hexdigest() for key, data in self.instances.items()}
+            return {
+                self.identity[key][3]: hashlib.md5(data, usedforsecurity=False).hexdigest()
+                for key, data in self.instances.items()
+            }
 
     def store(self, data: bytes) -> tuple[str, bool]:
         """The SOPInstanceUID, and whether it could be read."""
@@ -152,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
             return (200, b"{}") if readable else (400, b"")
         if path.endswith("/attachments/dicom/md5"):
             data = platform.instances.get(path.split("/")[2])
-            return (404, b"") if data is None else (200, hashlib.md5(data).hexdigest().encode())
+            return (404, b"") if data is None else (200, hashlib.md5(data, usedforsecurity=False).hexdigest().encode())
         if path == "/tools/lookup":
             uid = body.decode()
             found = {resource_id(*identity[:2]) for identity in platform.identity.values() if identity[1] == uid}

@@ -1,5 +1,5 @@
-"""Whatever happens, delivered = processed + failed + pending: the importer is killed at random points of random deliveries while
-Orthanc and the registry fail at random, and is started again until nothing is pending.
+"""Whatever happens, delivered = processed + failed + pending: the importer is killed at random points of random deliveries
+while Orthanc and the registry fail at random, and is started again until nothing is pending.
 
 IMAGING_CAMPAIGN=n makes the campaign n deliveries long (default 40), IMAGING_SEED replays a run whose seed was printed.
 """
@@ -82,7 +82,7 @@ class Campaign:
         return [name for spool in spools if spool.is_dir() for name in os.listdir(spool)]  # noqa: PTH208 - never raises midway
 
     def check_ledger(self) -> None:
-        everywhere = sum((contents(self.root / place) for place in ("inbox", "processed", "failed")), [])
+        everywhere = [file for place in ("inbox", "processed", "failed") for file in contents(self.root / place)]
         assert Counter(everywhere) == Counter(hashlib.sha256(data).hexdigest() for data in self.delivered)
 
 

@@ -268,7 +268,10 @@ def _instance(
     instance.sop_instance_uid = _ascii(instance.value(SOP_INSTANCE_UID, 128))
     instance.study_uid = _ascii(instance.value(STUDY_INSTANCE_UID, 128))
     instance.series_uid = _ascii(instance.value(SERIES_INSTANCE_UID, 128))
+    patient = instance.find(PATIENT_ID)
     instance.patient_id = _text(instance.value(PATIENT_ID, 1024), instance.value(SPECIFIC_CHARACTER_SET, 1024))
+    if patient and patient.vr == b"UN":  # Orthanc keeps the padding of an unknown VR: to it, that is another patient
+        instance.patient_id = instance.value(PATIENT_ID, 1024).decode("latin-1")
     uids = {
         "SOPClassUID": instance.sop_class_uid,
         "SOPInstanceUID": instance.sop_instance_uid,
