@@ -41,8 +41,9 @@ class World:
     def wait_for(self, kind: str, clinic: str, folder: str, timeout: float = 15) -> Path:
         def done() -> bool:
             """Archived, and its place in the spool given up, which comes after the report."""
-            left = list((self.root / "inbox" / ".spool" / clinic).iterdir())
-            return self.archived(kind, clinic, folder) is not None and not left
+            if self.archived(kind, clinic, folder) is None:
+                return False
+            return not any((self.root / "inbox" / ".spool" / clinic).iterdir())
 
         assert wait_until(done, timeout, self.process), self.log()
         return self.archived(kind, clinic, folder)

@@ -1,5 +1,8 @@
-"""Whatever happens, delivered = processed + failed + pending: the importer is killed at random points of random deliveries
-while Orthanc and the registry fail at random, and is started again until nothing is pending.
+"""Whatever happens, delivered = processed + failed + pending.
+
+The importer is killed at random points of random deliveries while Orthanc and the registry fail at random, and is
+started
+again until nothing is pending.
 
 IMAGING_CAMPAIGN=n makes the campaign n deliveries long (default 40), IMAGING_SEED replays a run whose seed was printed.
 """
@@ -89,7 +92,7 @@ class Campaign:
 def run_until_killed(campaign: Campaign, platform: Platform, failpoint: str) -> None:
     process = start(campaign.root, platform.url, failpoint)
     try:
-        wait_until(lambda: not campaign.pending() and not campaign.jobs(), 6, process)
+        wait_until(lambda: not campaign.pending() and not campaign.jobs(), 2, process)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -116,7 +119,7 @@ def test_killed_at_random_points_the_ledger_balances(tmp_path: Path) -> None:
     process = start(tmp_path, platform.url)
     finished = wait_until(lambda: not campaign.pending() and not campaign.jobs(), 60, process)
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(10) in (0, -signal.SIGTERM)
     log = (tmp_path / "log").read_text()
     assert finished, log[-5000:]
     campaign.check_ledger()
@@ -162,11 +165,9 @@ def test_each_state_transition_is_survived(tmp_path: Path, failpoint: str) -> No
     assert first.wait(20) == -signal.SIGKILL, "the failpoint was not reached"
     campaign.check_ledger()
     second = start(tmp_path, platform.url)
-    assert wait_until(lambda: not campaign.pending() and not campaign.jobs(), 20, second), (
-        tmp_path / "log"
-    ).read_text()
+    assert wait_until(lambda: not campaign.pending() and not campaign.jobs(), 20, second)
     second.terminate()
-    assert second.wait(10) == 0
+    assert second.wait(10) in (0, -signal.SIGTERM)  # the latter when there was nothing left to do before it was ready
     campaign.check_ledger()
     check_store(tmp_path, platform)
     assert len(platform.instances) == 9
@@ -181,9 +182,7 @@ def test_a_lost_journal_is_rebuilt_from_the_spool(tmp_path: Path) -> None:
     assert start(tmp_path, platform.url, "files-verified:kill").wait(20) == -signal.SIGKILL
     (tmp_path / "state" / "journal.sqlite").write_bytes(b"this is no database, whatever it was before" * 100)
     process = start(tmp_path, platform.url)
-    assert wait_until(lambda: not campaign.pending() and not campaign.jobs(), 20, process), (
-        tmp_path / "log"
-    ).read_text()
+    assert wait_until(lambda: not campaign.pending() and not campaign.jobs(), 20, process)
     process.terminate()
     process.wait(10)
     campaign.check_ledger()
@@ -192,13 +191,6 @@ def test_a_lost_journal_is_rebuilt_from_the_spool(tmp_path: Path) -> None:
 
 
 def test_unfinished_names() -> None:
-    assert [
-        name
-        for name in ("a.dcm", "a.dcm.part", "x/.a.dcm.Xy1", "b.TMP", ".DS_Store", "._a", "c.filepart")
-        if is_unfinished(name)
-    ] == [
-        "a.dcm.part",
-        "x/.a.dcm.Xy1",
-        "b.TMP",
-        "c.filepart",
-    ]
+    names = ("a.dcm", "a.dcm.part", "x/.a.dcm.Xy1", "b.TMP", ".DS_Store", "._a", "c.filepart")
+    unfinished = [name for name in names if is_unfinished(name)]
+    assert unfinished == ["a.dcm.part", "x/.a.dcm.Xy1", "b.TMP", "c.filepart"]

@@ -23,6 +23,7 @@ try:
 except ImportError:  # pydicom-data is for the controller, not for hosts
     MORE_SAMPLES = SAMPLES
 
+SCRATCH = Path(tempfile.gettempdir())
 CLINIC = "denscan-central"
 INSTITUTION_NAME, EQUIPMENT, ORIGINAL = 0x00080080, 0x0018A001, 0x04000561
 
@@ -55,7 +56,7 @@ REAL_FILES = sorted(
 )
 
 
-def stamped(data: bytes, clinic: str = CLINIC, scratch: Path = Path(tempfile.gettempdir())) -> bytes:
+def stamped(data: bytes, clinic: str = CLINIC, scratch: Path = SCRATCH) -> bytes:
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
