@@ -128,7 +128,7 @@ def test_killed_at_random_points_the_ledger_balances(tmp_path: Path) -> None:
 
 
 def check_store(root: Path, platform: Platform) -> None:
-    """What is under processed/ is stored, stamped for its clinic, owned by it and visible; and there is nothing else."""
+    """What is under processed/ is stored, stamped, owned by its clinic and visible; there is nothing else."""
     stored = {}
     for path in (root / "processed").rglob("*"):
         if path.is_file():
