@@ -47,7 +47,7 @@ options:
       name: {type: str, default: "", description: Shown in the console.}
       secret: {type: str, description: Makes the client confidential; without it the client is public.}
       redirect_uris: {type: list, elements: str, required: true, description: Exact addresses after login.}
-      post_logout_redirect_uris: {type: list, elements: str, default: [], description: Exact addresses after logout.}
+      post_logout_redirect_uris: {type: list, elements: str, default: [], description: Addresses after logout.}
       web_origins: {type: list, elements: str, default: [], description: Origins whose pages may call Keycloak.}
       scopes: {type: list, elements: str, default: [basic, profile, web-origins], description: "Exact client scopes."}
       roles: {type: list, elements: str, default: [], description: "Exact realm roles that its tokens may carry."}

@@ -36,7 +36,17 @@ PACKAGES = ",".join(
 )
 # What systemd needs to run as PID 1 in a container, and what the roles need on top (nftables, unit sandboxing).
 CAPABILITIES = (
-    *("AUDIT_CONTROL", "AUDIT_READ", "DAC_READ_SEARCH", "IPC_LOCK", "NET_ADMIN", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE"),
+    *(
+        "AUDIT_CONTROL",
+        "AUDIT_READ",
+        "DAC_READ_SEARCH",
+        "IPC_LOCK",
+        "LEASE",
+        "NET_ADMIN",
+        "SYS_ADMIN",
+        "SYS_BOOT",
+        "SYS_NICE",
+    ),
     *("SYS_PTRACE", "SYS_TIME", "SYS_TTY_CONFIG", "SYSLOG"),
 )
 MINIMUM_MEMORY_MB = 3500

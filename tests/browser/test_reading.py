@@ -92,8 +92,8 @@ def test_logging_out_ends_the_session(platform: Platform, open_browser: OpenBrow
     reader.log_in(platform.user("physician", "denscan-central"))
     expect(reader.page.locator("table tbody tr").filter(has_text=newer.patient)).to_have_count(1, timeout=PATIENCE_MS)
 
-    reader.page.locator("#options-chevron-down-icon, [aria-label=Settings], [data-cy=options-menu]").first.click()
-    reader.page.get_by_text("Logout", exact=True).click()
+    reader.page.get_by_role("button", name="Open settings").click()
+    reader.page.get_by_text("Logout").first.click()
     reader.at_login()
 
     reader.open("/")
