@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 TOKEN = re.compile(
     r"""\s+|\#[^\n]*|("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[{};]|(?:\$\{\w+\}|[^\s;{}"']|\{[0-9,]+\})+)"""
 )
+# nginx takes these backslashes away before it looks at a pattern: what is written "\\|" is an escaped bar to PCRE.
+ESCAPED = re.compile(r"""\\([\\"'])""")
 
 
 @dataclass
@@ -61,6 +63,6 @@ def parse(text: str) -> Directive:
             assert here.parent is not None, "a brace too many"
             here = here.parent
         else:
-            words.append(token)
+            words.append(ESCAPED.sub(r"\1", token))
     assert here is root, f"a brace is missing after {here}"
     return root
