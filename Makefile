@@ -95,6 +95,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 	ruff check .
 	ruff format --check .
 	mypy sandbox library module_utils files/viewer
+	mypy playbooks/action_plugins
 	mypy files/importer/src
 	mypy files/gateway/src
 	shellcheck .ci/run tests/packages.sh
@@ -102,7 +103,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 .PHONY: test-unit
 test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
-	pytest files/registry/tests files/gateway/tests files/importer/tests
+	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests
 	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme
 
 # The README's own commands make the host that the other tests then attack; it has a name of its own.

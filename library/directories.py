@@ -61,7 +61,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 
 
 def state(path: Path) -> dict[str, str]:

@@ -39,7 +39,7 @@ def test_the_client_of_the_viewer_admits_the_code_flow_with_pkce_only(desk: Desk
     assert not ohif["fullScopeAllowed"]
     assert ohif["attributes"]["pkce.code.challenge.method"] == "S256"
     assert ohif["redirectUris"] == ["https://imaging.example.org/callback"]
-    assert ohif["attributes"]["post.logout.redirect.uris"] == "https://imaging.example.org/"
+    assert ohif["attributes"]["post.logout.redirect.uris"] == "https://imaging.example.org/*"
     assert ohif["optionalClientScopes"] == [], "an offline token would outlive the session"
 
 
