@@ -190,7 +190,8 @@ class Inbox:
         self._watch.remove(item.watches)
         item.watches = []
         job_id = self._spool.claim_folder(item.clinic, item.path)
-        log.info("job %s: claimed %s of clinic %s", job_id, item.path.name, item.clinic)
+        # Not the folder's name: technicians name folders after patients, and the journal is not for those.
+        log.info("job %s: claimed a folder of clinic %s", job_id, item.clinic)
         self._forget(item)
         self._claimed()
 
