@@ -18,7 +18,8 @@ FORBIDDEN = {
     "the host of a package registry": r"\b(pypi|pythonhosted|npmjs|repo\d*\.maven|deb\.debian|security\.debian)\.\w",
     "a developer's home": r"/(home|Users)/[a-z]",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "work left to do": r"\b(TODO|FIXME|XXX)\b|@@[A-Z]+@@",
+    # Written so that this line does not find itself.
+    "work left to do": r"\b(TO[D]O|FIX[M]E|XX[X])\b|@@[A-Z]+@@",
     "a mark of a merge": r"^(<<<<<<<|>>>>>>>) ",
 }
 
