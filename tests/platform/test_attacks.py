@@ -274,7 +274,10 @@ def test_a_token_of_the_viewer_manages_no_users(platform, as_role, user, path):
     "client",
     [
         *("ohif", "account", "account-console", "security-admin-console"),
-        "admin-cli",
+        pytest.param(
+            "admin-cli",
+            marks=pytest.mark.xfail(strict=True, reason="the role identity leaves Keycloak's admin-cli as it comes"),
+        ),
     ],
 )
 def test_no_client_takes_a_password_without_the_login_page(platform, client):
