@@ -60,6 +60,11 @@ options:
           name: {type: str, required: true, description: Name.}
           type: {type: str, required: true, description: "Provider id, as in oidc-audience-mapper."}
           config: {type: dict, required: true, description: Configuration under Keycloak's names, all strings.}
+  disabled_clients:
+    type: list
+    elements: str
+    default: []
+    description: Clients that Keycloak makes in every realm and that nobody shall use.
   user_attributes:
     type: list
     elements: dict
@@ -237,6 +242,20 @@ def plan_client(keycloak: Keycloak, plan: Plan, client: dict[str, Any]) -> None:
     )
 
 
+def plan_disabled_client(keycloak: Keycloak, plan: Plan, name: str) -> None:
+    """A client that comes with the realm: in a realm that is yet to be made, it will be there and enabled."""
+    current = find_client(keycloak, name)
+
+    def disable() -> None:
+        client = find_client(keycloak, name)
+        if client is None:
+            raise KeycloakError(f"there is no client '{name}' to disable: Keycloak does not bring it along")
+        keycloak.put(f"/clients/{client['id']}", merged(client, {"enabled": False}))
+
+    if current is None or current["enabled"]:
+        plan.add(f"client {name}", {"enabled": True}, {"enabled": False}, disable)
+
+
 def client_representation(client: dict[str, Any]) -> dict[str, Any]:
     """The managed keys of Keycloak's ClientRepresentation: code flow with PKCE S256 only (RFC 7636, RFC 9700)."""
     representation = {
@@ -363,6 +382,7 @@ def main() -> None:
             "roles": {"type": "list", "elements": "dict", "default": [], "options": ROLE},
             "groups": {"type": "list", "elements": "str", "default": []},
             "clients": {"type": "list", "elements": "dict", "default": [], "options": CLIENT},
+            "disabled_clients": {"type": "list", "elements": "str", "default": []},
             "user_attributes": {"type": "list", "elements": "dict", "default": [], "options": USER_ATTRIBUTE},
         },
         supports_check_mode=True,
@@ -377,6 +397,8 @@ def main() -> None:
             plan_group(keycloak, plan, group)
         for client in module.params["clients"]:
             plan_client(keycloak, plan, client)
+        for name in module.params["disabled_clients"]:
+            plan_disabled_client(keycloak, plan, name)
         plan_user_attributes(keycloak, plan, module.params["user_attributes"])
         carry_out(module, keycloak, plan, realm=module.params["realm"])
     except KeycloakError as error:

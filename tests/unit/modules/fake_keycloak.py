@@ -59,7 +59,8 @@ class Realm:
         self.scopes = {scope: fresh(name=scope) for scope in DEFAULT_SCOPES + OPTIONAL_SCOPES}
         self.management = {role: fresh(name=role) for role in MANAGEMENT_ROLES}
         management = fresh(clientId="realm-management", defaultClientScopes=[], optionalClientScopes=[])
-        self.clients = {management["id"]: management}
+        password_client = fresh(clientId="admin-cli", enabled=True, defaultClientScopes=[], optionalClientScopes=[])
+        self.clients = {client["id"]: client for client in (management, password_client)}
         self.profile: dict[str, Any] = {
             "attributes": [{"name": one} for one in ("username", "email", "firstName", "lastName")],
             "groups": [{"name": "user-metadata"}],

@@ -29,6 +29,10 @@ def test_the_declared_realm_is_predicted_exactly_then_made_then_left_alone(empty
     assert empty.api.get("")["accessTokenLifespan"] == 300
 
 
+def test_keycloaks_own_password_client_is_switched_off(desk: Desk) -> None:
+    assert not desk.client("admin-cli")["enabled"]
+
+
 def test_the_client_of_the_viewer_admits_the_code_flow_with_pkce_only(desk: Desk) -> None:
     ohif = desk.client("ohif")
 

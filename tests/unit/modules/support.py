@@ -83,6 +83,7 @@ def declared_realm() -> dict[str, Any]:
         "roles": render(variables["__identity_roles"]),
         "groups": ["clinics"],
         "clients": render(variables["__identity_clients"]),
+        "disabled_clients": render(variables["__identity_disabled_clients"]),
     }
 
 
