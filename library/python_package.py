@@ -19,19 +19,9 @@ options:
     type: path
     required: true
   modules:
-    description: Every file of the package.
-    type: list
-    elements: dict
+    description: Every file of the package, its name and its text.
+    type: dict
     required: true
-    suboptions:
-      name:
-        description: File name.
-        type: str
-        required: true
-      source:
-        description: Its text.
-        type: str
-        required: true
 author:
   - Imaging platform maintainers
 """
@@ -41,8 +31,7 @@ EXAMPLES = r"""
   python_package:
     dest: /opt/imaging/gateway/imaging_gateway
     modules:
-      - name: __init__.py
-        source: "{{ lookup('ansible.builtin.file', '__init__.py') }}"
+      __init__.py: "{{ lookup('ansible.builtin.file', '__init__.py') }}"
 """
 
 RETURN = r"""
@@ -72,17 +61,16 @@ def differences(package: Path, modules: dict[str, str]) -> tuple[list[str], list
 
 
 def main() -> None:
-    file = {"name": {"type": "str", "required": True}, "source": {"type": "str", "required": True}}
     module = AnsibleModule(
         argument_spec={
             "dest": {"type": "path", "required": True},
-            "modules": {"type": "list", "elements": "dict", "required": True, "options": file},
+            "modules": {"type": "dict", "required": True},
         },
         supports_check_mode=True,
     )
     package = Path(module.params["dest"])
     # One newline at the end, whatever the lookup that read the file made of it.
-    modules = {item["name"]: item["source"].rstrip("\n") + "\n" for item in module.params["modules"]}
+    modules = {name: text.rstrip("\n") + "\n" for name, text in module.params["modules"].items()}
     try:
         written, removed = differences(package, modules)
         if not module.check_mode:

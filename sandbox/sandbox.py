@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,26 +28,11 @@ DAEMON_LOG = STATE / "dockerd.log"
 DAEMON_PID = STATE / "dockerd.pid"
 HOSTS = Path("/etc/hosts")
 SUITE = "trixie"
-PACKAGES = ",".join(
-    (
-        *("systemd", "systemd-sysv", "dbus", "python3", "python3-apt", "ca-certificates"),
-        *("iproute2", "procps", "sudo", "openssh-server", "tzdata"),
-    )
-)
+PACKAGES = "systemd systemd-sysv dbus python3 python3-apt ca-certificates iproute2 procps sudo openssh-server tzdata"
 # What systemd needs to run as PID 1 in a container, and what the roles need on top (nftables, unit sandboxing).
 CAPABILITIES = (
-    *(
-        "AUDIT_CONTROL",
-        "AUDIT_READ",
-        "DAC_READ_SEARCH",
-        "IPC_LOCK",
-        "LEASE",
-        "NET_ADMIN",
-        "SYS_ADMIN",
-        "SYS_BOOT",
-        "SYS_NICE",
-    ),
-    *("SYS_PTRACE", "SYS_TIME", "SYS_TTY_CONFIG", "SYSLOG"),
+    "AUDIT_CONTROL AUDIT_READ DAC_READ_SEARCH IPC_LOCK LEASE NET_ADMIN SYS_ADMIN SYS_BOOT SYS_NICE SYS_PTRACE SYS_TIME "
+    "SYS_TTY_CONFIG SYSLOG"
 )
 MINIMUM_MEMORY_MB = 3500
 MINIMUM_DISK_MB = 8000
@@ -61,11 +46,11 @@ def say(text: str) -> None:
     print(f"sandbox: {text}", flush=True)
 
 
-def run(*command: str, check: bool = True, capture: bool = True) -> subprocess.CompletedProcess[str]:
+def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command; its standard error is shown in full when it fails."""
-    result = subprocess.run(command, capture_output=capture, text=True, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     if check and result.returncode != 0:
-        detail = ((result.stderr or "") + (result.stdout or "")).strip()
+        detail = (result.stderr + result.stdout).strip()
         raise SandboxError(f"`{' '.join(command[:4])} …` failed (exit code {result.returncode}): {detail[-2000:]}")
     return result
 
@@ -108,11 +93,8 @@ def install_packages() -> None:
     missing = sorted({package for binary, package in wanted.items() if not shutil.which(binary)})
     if missing:
         say(f"installing {', '.join(missing)}")
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", *missing]):
-            result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            if result.returncode != 0:
-                raise SandboxError(f"`{' '.join(command)}` failed: {result.stderr.strip()[-1500:]}")
+        run("apt-get", "update", "-qq")
+        run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq", *missing)
 
 
 def daemon_answers() -> bool:
@@ -170,9 +152,9 @@ def start_daemon() -> None:
     wait_for("the Docker daemon", daemon_answers, 60, f"see {DAEMON_LOG}")
 
 
-def wait_for(what: str, ready: object, seconds: int, hint: str) -> None:
+def wait_for(what: str, ready: Callable[[], bool], seconds: int, hint: str) -> None:
     deadline = time.monotonic() + seconds
-    while not ready():  # type: ignore[operator]
+    while not ready():
         if time.monotonic() > deadline:
             raise SandboxError(f"{what} did not become ready within {seconds} s: {hint}")
         time.sleep(0.3)
@@ -201,21 +183,20 @@ def apt_options() -> list[str]:
 
 def build_image() -> str:
     """Return the image's name; it is built when this recipe has not been built on this controller."""
-    options = apt_options()
-    # This file is the recipe; a new month brings new packages.
-    recipe = Path(__file__).read_text() + json.dumps(options) + time.strftime("%Y-%m")
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "--format=tar"]
+    command += [f"--aptopt={option}" for option in apt_options()]
+    # A host has its own identity: its machine id comes with the first boot, its ssh keys with `admit_controller`.
+    command += ["--customize-hook=rm -f $1/etc/machine-id $1/var/lib/dbus/machine-id $1/etc/ssh/ssh_host_*"]
+    # Docker, not networkd, sets up the network: waiting for networkd would only end by its timeout of two minutes.
+    tarball = STATE / "image.tar"
+    command += ["--customize-hook=systemctl --root=$1 mask systemd-networkd-wait-online.service", SUITE, str(tarball)]
+
+    # The command is the recipe; a new month brings new packages.
+    recipe = json.dumps([command, time.strftime("%Y-%m")])
     image = f"imaging-sandbox:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if run("docker", "image", "inspect", image, check=False).returncode == 0:
         return image
     say(f"building the host image (Debian {SUITE}, about half a minute)")
-    tarball = STATE / "image.tar"
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "--format=tar"]
-    for option in options:
-        command += [f"--aptopt={option}"]
-    # A host has its own identity: its machine id comes with the first boot, its ssh keys with `admit_controller`.
-    command += ["--customize-hook=rm -f $1/etc/machine-id $1/var/lib/dbus/machine-id $1/etc/ssh/ssh_host_*"]
-    # Docker, not networkd, sets up the network: waiting for networkd would only end by its timeout of two minutes.
-    command += ["--customize-hook=systemctl --root=$1 mask systemd-networkd-wait-online.service", SUITE, str(tarball)]
     run(*command)
     run("docker", "import", str(tarball), image)
     tarball.unlink()
@@ -252,7 +233,7 @@ def create(name: str, domain: str, image: str) -> None:
     command += ["--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", "--tmpfs=/run", "--tmpfs=/tmp"]
     command += ["--env=container=docker", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"]
     command += [f"--label=imaging.domain={domain}", "--stop-signal=SIGRTMIN+3"]
-    command += [f"--cap-add={capability}" for capability in CAPABILITIES]
+    command += [f"--cap-add={capability}" for capability in CAPABILITIES.split()]
     # In a container systemd leaves mount propagation as it finds it, and a unit's credentials need it shared.
     run(*command, image, "sh", "-c", "mount --make-rshared / && exec /sbin/init")
 
@@ -297,8 +278,8 @@ def up(name: str, domain: str) -> None:
     with locked("controller"):
         install_packages()
         start_daemon()
-        image = build_image()
-    host = inspect(name)
+        host = inspect(name)
+        image = build_image() if host is None else ""
     if host is None:
         create(name, domain, image)
     elif not host["State"]["Running"]:  # type: ignore[index]

@@ -21,23 +21,14 @@ SERIES = Path(str(get_testdata_file("DICOMDIR"))).parent
 
 
 @pytest.fixture(scope="session")
-def platform() -> Platform:
-    return Platform()
-
-
-@pytest.fixture(scope="session")
 def deliver(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], Delivery]:
     """Deliver a series of pydicom's to a clinic, dated as said, and wait until its physician can see it."""
 
     def deliver(clinic: str, series: str, study_date: str) -> Delivery:
         folder = tmp_path_factory.mktemp("delivery") / "study"
-        study = copy_with_new_uids(SERIES / series, folder)
         mark = generate_uid().split(".")[-1][-8:]
-        for file in folder.iterdir():
-            dataset = pydicom.dcmread(file)
-            dataset.PatientName, dataset.PatientID = f"Browser{mark}^Test", f"BROWSER-{mark}"
-            dataset.StudyDate = study_date
-            dataset.save_as(file)
+        patient = {"PatientName": f"Browser{mark}^Test", "PatientID": f"BROWSER-{mark}"}
+        study = copy_with_new_uids(SERIES / series, folder, **patient, StudyDate=study_date)
         platform.deliver(clinic, folder, f"browser-{mark}")
         platform.wait_for_study(platform.api(platform.user("physician", clinic)), study.study_uid)
         first = min(

@@ -13,11 +13,6 @@ from pydicom.data import get_testdata_file
 
 
 @pytest.fixture(scope="session")
-def platform() -> Platform:
-    return Platform()
-
-
-@pytest.fixture(scope="session")
 def deliver(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Study]:
     """Deliver a new MR study to a clinic and wait until its physician can see it."""
     source = Path(str(get_testdata_file("DICOMDIR"))).parent / "98892003"

@@ -19,8 +19,8 @@ class Study:
     sop_uid: str
 
 
-def copy_with_new_uids(source: Path, target: Path) -> Study:
-    """Write the study below `source` to `target` as a new study of the same images."""
+def copy_with_new_uids(source: Path, target: Path, **attributes: str) -> Study:
+    """Write the study below `source` to `target` as a new study of the same images, with these attributes."""
     target.mkdir(parents=True)
     study_uid, series_uids, first = generate_uid(), {}, None
     for number, path in enumerate(sorted(p for p in source.rglob("*") if p.is_file())):
@@ -28,6 +28,8 @@ def copy_with_new_uids(source: Path, target: Path) -> Study:
         dataset.StudyInstanceUID = study_uid
         dataset.SeriesInstanceUID = series_uids.setdefault(dataset.SeriesInstanceUID, generate_uid())
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        for keyword, value in attributes.items():
+            setattr(dataset, keyword, value)
         dataset.save_as(target / f"IM{number:04d}")
         first = first or Study("", study_uid, dataset.SeriesInstanceUID, dataset.SOPInstanceUID)
     assert first is not None, f"no DICOM file below {source}"
