@@ -68,6 +68,20 @@ add-clinic: .venv/deploy ## CLINIC_ID=… CLINIC_NAME=…: add a clinic
 add-user: .venv/deploy ## USERNAME=… EMAIL=… CLINIC=… [ROLE=physician]: add a user
 	$(PLAYBOOK) playbooks/add-user.yml -e '{"username": "$(USERNAME)", "email": "$(EMAIL)", "clinic": "$(CLINIC)", "roles": "$(or $(ROLE),physician)"}'
 
+.PHONY: add-client
+add-client: .venv/deploy ## CLIENT_ID=… CLINIC=… [ROLE=physician]: let a clinic's own software in
+	$(PLAYBOOK) playbooks/add-client.yml -e '{"client_id": "$(CLIENT_ID)", "clinic": "$(CLINIC)", "roles": "$(or $(ROLE),physician)"}'
+
+.PHONY: remove-client
+remove-client: .venv/deploy ## CLIENT_ID=…: shut a clinic's software out
+	$(PLAYBOOK) playbooks/remove-client.yml -e '{"client_id": "$(CLIENT_ID)"}'
+
+# USER is also a variable of every shell: only the one on make's own command line counts.
+.PHONY: audit
+audit: ## who opened which study: [STUDY=…] [USER=…] [SINCE=2026-05-04] [LIMIT=…] [FORMAT=json or csv]
+	@$(ON_HOST) imaging-gateway audit --study='$(STUDY)' --user='$(if $(filter command,$(origin USER)),$(USER))' \
+	  --since='$(SINCE)' --limit='$(LIMIT)' --before='$(BEFORE)' --format='$(or $(FORMAT),text)'
+
 .PHONY: .check
 .check:
 	@python3 sandbox/sandbox.py check

@@ -100,14 +100,12 @@ realm:
   type: str
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.clients import MAPPER, find_client, need, plan_client  # type: ignore[import-untyped]
 from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
     CONNECTION,
-    HIDDEN,
-    Json,
     Keycloak,
     KeycloakError,
     Plan,
@@ -125,16 +123,7 @@ CLIENT = {
     "web_origins": {"type": "list", "elements": "str", "default": []},
     "scopes": {"type": "list", "elements": "str", "default": ["basic", "profile", "web-origins"]},
     "roles": {"type": "list", "elements": "str", "default": []},
-    "mappers": {
-        "type": "list",
-        "elements": "dict",
-        "default": [],
-        "options": {
-            "name": {"type": "str", "required": True},
-            "type": {"type": "str", "required": True},
-            "config": {"type": "dict", "required": True},
-        },
-    },
+    "mappers": {"type": "list", "elements": "dict", "default": [], "options": MAPPER},
 }
 
 ROLE = {
@@ -203,45 +192,6 @@ def plan_group(keycloak: Keycloak, plan: Plan, name: str) -> None:
         plan.add(f"group /{name}", None, {"name": name}, lambda: keycloak.create("/groups", {"name": name}))
 
 
-def plan_client(keycloak: Keycloak, plan: Plan, client: dict[str, Any]) -> None:
-    """A client. PUT ignores its scopes, mappers and roles, so each of these has writes of its own."""
-    name = client["client_id"]
-    what = f"client {name}"
-    wanted = client_representation(client)
-    # A client that does not exist yet has an id only once the first change is applied.
-    current = find_client(keycloak, name)
-
-    def path() -> str:
-        return f"/clients/{find_client(keycloak, name)['id']}"
-
-    before, after = differing(wanted, current or {})
-    if current is None:
-        # Without the two lists Keycloak would add every default scope of the realm.
-        lists: dict[str, Any] = {"defaultClientScopes": client["scopes"], "optionalClientScopes": []}
-        plan.add(what, None, hide_secret(wanted), lambda: keycloak.create("/clients", wanted | lists))
-        current = {"protocolMappers": [], **lists}
-    elif after:
-        plan.add(what, hide_secret(before), hide_secret(after), lambda: keycloak.put(path(), merged(current, after)))
-
-    for kind, names in (("default", client["scopes"]), ("optional", [])):
-        plan.members(
-            f"{what}: {kind} scopes",
-            set(current[f"{kind}ClientScopes"]),
-            set(names),
-            lambda one, kind=kind: keycloak.put(f"{path()}/{kind}-client-scopes/{scope_id(keycloak, one)}"),
-            lambda one, kind=kind: keycloak.delete(f"{path()}/{kind}-client-scopes/{scope_id(keycloak, one)}"),
-        )
-    plan_mappers(keycloak, plan, what, path, current.get("protocolMappers", []), client["mappers"])
-    roles = keycloak.get(f"/clients/{current['id']}/scope-mappings/realm") if "id" in current else []
-    plan.members(
-        f"{what}: roles in tokens",
-        {role["name"] for role in roles},
-        set(client["roles"]),
-        lambda one: keycloak.create(f"{path()}/scope-mappings/realm", [need(keycloak, f"/roles/{one}")]),
-        lambda one: keycloak.delete(f"{path()}/scope-mappings/realm", [need(keycloak, f"/roles/{one}")]),
-    )
-
-
 def plan_disabled_client(keycloak: Keycloak, plan: Plan, name: str) -> None:
     """A client that comes with the realm: in a realm that is yet to be made, it will be there and enabled."""
     current = find_client(keycloak, name)
@@ -283,46 +233,6 @@ def client_representation(client: dict[str, Any]) -> dict[str, Any]:
     return representation
 
 
-def plan_mappers(
-    keycloak: Keycloak,
-    plan: Plan,
-    what: str,
-    path: Callable[[], str],
-    current: list[dict[str, Any]],
-    wanted: list[dict[str, Any]],
-) -> None:
-    """The protocol mappers of a client, exactly: one that nobody declared could put anything into a token."""
-    present = {mapper["name"]: mapper for mapper in current}
-    declared = {mapper["name"]: mapper for mapper in wanted}
-    for name, mapper in declared.items():
-        representation = {"protocolMapper": mapper["type"], "config": mapper["config"]}
-        before, after = differing(representation, present.get(name, {}))
-        if name not in present:
-            body = {"name": name, "protocol": "openid-connect", **representation}
-            plan.add(
-                f"{what}: mapper {name}",
-                None,
-                representation,
-                lambda body=body: keycloak.create(f"{path()}/protocol-mappers/models", body),
-            )
-        elif after:
-            body = merged(present[name], after)
-            plan.add(
-                f"{what}: mapper {name}",
-                before,
-                after,
-                lambda body=body: keycloak.put(f"{path()}/protocol-mappers/models/{body['id']}", body),
-            )
-    for name, mapper in present.items():
-        if name not in declared:
-            plan.add(
-                f"{what}: mapper {name}",
-                {"protocolMapper": mapper["protocolMapper"]},
-                None,
-                lambda mapper=mapper: keycloak.delete(f"{path()}/protocol-mappers/models/{mapper['id']}"),
-            )
-
-
 def plan_user_attributes(keycloak: Keycloak, plan: Plan, attributes: list[dict[str, Any]]) -> None:
     """Declared attributes join the user profile, which is one document: those that are there already stay."""
     profile = keycloak.get("/users/profile")
@@ -344,33 +254,6 @@ def plan_user_attributes(keycloak: Keycloak, plan: Plan, attributes: list[dict[s
 
         if after:
             plan.add(f"user attribute {name}", before if name in present else None, after, apply)
-
-
-def find_client(keycloak: Keycloak, client_id: str) -> Json:
-    """The client's representation, or None."""
-    found = keycloak.get("/clients", clientId=client_id)
-    return found[0] if found else None
-
-
-def scope_id(keycloak: Keycloak, name: str) -> str:
-    """The id of a client scope; its name is not accepted in paths."""
-    scopes: dict[str, str] = {scope["name"]: scope["id"] for scope in keycloak.get("/client-scopes")}
-    if name not in scopes:
-        raise KeycloakError(f"there is no client scope '{name}'; there are {', '.join(sorted(scopes))}")
-    return scopes[name]
-
-
-def need(keycloak: Keycloak, path: str) -> Json:
-    """A resource that must exist."""
-    found = keycloak.get(path)
-    if found is None:
-        raise KeycloakError(f"there is no {path} in the realm {keycloak.realm}; is the name right?")
-    return found
-
-
-def hide_secret(representation: dict[str, Any]) -> dict[str, Any]:
-    """The representation fit for a diff: that a secret changes is shown, the secret is not."""
-    return {key: HIDDEN if key == "secret" else value for key, value in representation.items()}
 
 
 def main() -> None:
@@ -396,7 +279,12 @@ def main() -> None:
         for group in module.params["groups"]:
             plan_group(keycloak, plan, group)
         for client in module.params["clients"]:
-            plan_client(keycloak, plan, client)
+            plan_client(
+                *(keycloak, plan, client_representation(client)),
+                scopes=client["scopes"],
+                mappers=client["mappers"],
+                roles=client["roles"],
+            )
         for name in module.params["disabled_clients"]:
             plan_disabled_client(keycloak, plan, name)
         plan_user_attributes(keycloak, plan, module.params["user_attributes"])

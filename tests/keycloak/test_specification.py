@@ -1,3 +1,3 @@
-"""The specification of the three modules, against the real Keycloak."""
+"""The specification of the modules, against the real Keycloak."""
 
 from specification import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""The desk a test works at: one realm and the three modules on it; and the fixtures that lay it."""
+"""The desk a test works at: one realm and the modules on it; and the fixtures that lay it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from support import IMPLIED_ROLES, Outcome, declared_realm, load, run
 keycloak_realm = load("keycloak_realm")
 clinic = load("clinic")
 clinic_user = load("clinic_user")
+clinic_client = load("clinic_client")
 Keycloak = clinic.Keycloak
 
 PASSWORD = "Correct-Horse-77-battery"
@@ -46,7 +47,7 @@ class Server:
 
 
 class Desk:
-    """One realm and the three modules on it."""
+    """One realm and the modules on it."""
 
     def __init__(self, server: Server, realm: str, registry: dict[str, str]) -> None:
         self.server = server
@@ -70,6 +71,9 @@ class Desk:
     def users(self, *users: dict[str, Any], check: bool = False) -> Outcome:
         arguments = {"users": list(users), "implied_roles": IMPLIED_ROLES}
         return run(clinic_user, {**self.server.arguments(self.realm_name), **arguments}, check=check)
+
+    def software(self, *, check: bool = False, **software: Any) -> Outcome:
+        return run(clinic_client, {**self.server.arguments(self.realm_name), **software}, check=check)
 
     @property
     def issuer(self) -> str:

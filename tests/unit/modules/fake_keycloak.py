@@ -19,6 +19,7 @@ MANAGEMENT_ROLES = [
     "view-events", "manage-realm", "manage-clients", "impersonation",
 ]  # fmt: skip
 DEFAULT_SCOPES = ["web-origins", "acr", "roles", "profile", "basic", "email"]
+SERVICE_SCOPE = "service_account"
 OPTIONAL_SCOPES = ["address", "phone", "offline_access", "microprofile-jwt"]
 REALM_KEYS = {
     "realm", "enabled", "displayName", "loginTheme", "internationalizationEnabled", "supportedLocales", "defaultLocale",
@@ -56,7 +57,7 @@ class Realm:
         self.roles = {f"default-roles-{name}": fresh(name=f"default-roles-{name}", composite=True, _includes=set())}
         self.groups: dict[str, dict[str, Any]] = {}
         self.users: dict[str, dict[str, Any]] = {}
-        self.scopes = {scope: fresh(name=scope) for scope in DEFAULT_SCOPES + OPTIONAL_SCOPES}
+        self.scopes = {scope: fresh(name=scope) for scope in [*DEFAULT_SCOPES, SERVICE_SCOPE, *OPTIONAL_SCOPES]}
         self.management = {role: fresh(name=role) for role in MANAGEMENT_ROLES}
         management = fresh(clientId="realm-management", defaultClientScopes=[], optionalClientScopes=[])
         password_client = fresh(clientId="admin-cli", enabled=True, defaultClientScopes=[], optionalClientScopes=[])
@@ -238,15 +239,36 @@ def clients_(realm: Realm, method: str, query: Any, body: Any) -> Any:
     defaults = {"defaultClientScopes": DEFAULT_SCOPES, "optionalClientScopes": OPTIONAL_SCOPES}
     client = fresh(**{**defaults, **body}, protocolMappers=[], _roles=set())
     realm.clients[client["id"]] = client
+    if client.get("serviceAccountsEnabled"):
+        # Habit: this scope joins whatever was asked for.
+        client["defaultClientScopes"] = list({*client["defaultClientScopes"], SERVICE_SCOPE})
+        account = fresh(
+            username=f"service-account-{client['clientId']}",
+            serviceAccountClientId=client["clientId"],
+            _groups=set(),
+            _roles={f"default-roles-{realm.representation['realm']}"},
+        )
+        realm.users[account["id"]] = account
     return client["id"]
 
 
 def client_(realm: Realm, method: str, query: Any, body: Any, key: str) -> Any:
     client = realm.clients[key]
+    if method == "DELETE":
+        del realm.clients[key]
+        realm.users = {
+            name: user for name, user in realm.users.items() if user.get("serviceAccountClientId") != client["clientId"]
+        }
+        return
     # Habits: attributes merge, lists are replaced (mappers too), and scopes in the representation are ignored.
     attributes = client.get("attributes", {}) | body.get("attributes", {})
     ignored = {"defaultClientScopes", "optionalClientScopes", "id"}
     client.update({name: value for name, value in body.items() if name not in ignored}, attributes=attributes)
+
+
+def service_account_(realm: Realm, method: str, query: Any, body: Any, key: str) -> Any:
+    name = realm.clients[key]["clientId"]
+    return shown(next(user for user in realm.users.values() if user.get("serviceAccountClientId") == name))
 
 
 def client_roles_(realm: Realm, method: str, query: Any, body: Any, key: str, role: str) -> Any:
@@ -392,6 +414,7 @@ ROUTES = [
     ("group-by-path/(.+)", group_by_path_),
     ("clients", clients_),
     (f"clients/{ID}", client_),
+    (f"clients/{ID}/service-account-user", service_account_),
     (f"clients/{ID}/roles/{ID}", client_roles_),
     (f"clients/{ID}/(default|optional)-client-scopes/{ID}", client_scopes_),
     (f"clients/{ID}/protocol-mappers/models", mappers_),

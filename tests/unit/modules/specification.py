@@ -1,4 +1,4 @@
-"""What keycloak_realm, clinic and clinic_user promise: run against the fake here, against Keycloak in tests/keycloak.
+"""What the modules for Keycloak promise: run against the fake here, against Keycloak in tests/keycloak.
 
 Every test works in a realm of its own name, or in the shared one with users, clinics and clients of its own.
 """
@@ -420,6 +420,132 @@ def test_a_user_can_be_shut_out_and_removed(desk: Desk, person: dict[str, Any]) 
 @pytest.mark.parametrize("name", ["ab", "a/b", "x y", "ай-гуль"])
 def test_an_unusable_username_is_refused(desk: Desk, person: dict[str, Any], name: str) -> None:
     assert "is not usable" in desk.users({**person, "username": name}).result["msg"]
+
+
+# --- a clinic's own software -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def software() -> dict[str, Any]:
+    """An information system of one clinic, with the viewer's mappers."""
+    (viewer,) = [client for client in declared_realm()["clients"] if client["client_id"] == "ohif"]
+    return {
+        "client_id": f"ris-{next(NUMBERS)}",
+        "clinic": "denscan-central",
+        "roles": ["physician"],
+        "secret": "first-software-secret",
+        "mappers": viewer["mappers"],
+    }
+
+
+def account_of(desk: Desk, client_id: str) -> tuple[set[str], set[str]]:
+    """Groups and roles of a client's service account."""
+    account = desk.api.get(f"/clients/{desk.client(client_id)['id']}/service-account-user")["id"]
+    groups = {group["path"] for group in desk.api.get(f"/users/{account}/groups")}
+    roles = {role["name"] for role in desk.api.get(f"/users/{account}/role-mappings/realm")}
+    return groups, roles - {f"default-roles-{desk.realm_name}"}
+
+
+def test_software_is_predicted_exactly_then_let_in_then_left_alone(desk: Desk, software: dict[str, Any]) -> None:
+    predicted = desk.software(**software, check=True)
+    assert desk.api.get("/clients", clientId=software["client_id"]) == [], "check mode wrote"
+    made = desk.software(**software)
+
+    assert made.changed
+    assert made.diff == predicted.diff
+    again = desk.software(**software)
+    assert not again.changed, again.diff
+    assert not desk.software(**software, check=True).changed
+    assert account_of(desk, software["client_id"]) == ({"/clinics/denscan-central"}, {"physician"})
+
+
+def test_software_gets_tokens_by_its_secret_and_in_no_other_way(desk: Desk, software: dict[str, Any]) -> None:
+    desk.software(**software)
+
+    client = desk.client(software["client_id"])
+    assert client["serviceAccountsEnabled"]
+    assert not client["publicClient"]
+    ways_of_people = ("standardFlowEnabled", "implicitFlowEnabled", "directAccessGrantsEnabled", "fullScopeAllowed")
+    assert [way for way in ways_of_people if client[way]] == []
+    assert client["redirectUris"] == []
+    assert client["optionalClientScopes"] == []
+    roles = desk.api.get(f"/clients/{client['id']}/scope-mappings/realm")
+    assert {role["name"] for role in roles} == {"physician"}
+
+
+def test_software_has_exactly_one_clinic_and_the_given_roles(desk: Desk, software: dict[str, Any]) -> None:
+    desk.software(**software)
+    moved = {**software, "clinic": "denscan-almaty", "roles": ["technician", "physician"]}
+
+    predicted = desk.software(**moved, check=True)
+    outcome = desk.software(**moved)
+
+    assert outcome.diff == predicted.diff
+    assert account_of(desk, software["client_id"]) == ({"/clinics/denscan-almaty"}, {"physician", "technician"})
+    assert not desk.software(**moved).changed
+
+
+def test_what_was_added_to_software_by_hand_goes(desk: Desk, software: dict[str, Any]) -> None:
+    desk.software(**software)
+    client = desk.client(software["client_id"])
+    account = desk.api.get(f"/clients/{client['id']}/service-account-user")["id"]
+    other = desk.api.get("/group-by-path/clinics/denscan-almaty")["id"]
+    desk.api.put(f"/users/{account}/groups/{other}")
+    desk.api.create(f"/users/{account}/role-mappings/realm", [desk.api.get("/roles/admin")])
+    desk.api.put(f"/clients/{client['id']}", {**client, "directAccessGrantsEnabled": True})
+
+    assert set(desk.software(**software).diff["after"]) == {
+        f"client {software['client_id']}",
+        f"client {software['client_id']}: clinic",
+        f"client {software['client_id']}: roles",
+    }
+    assert account_of(desk, software["client_id"]) == ({"/clinics/denscan-central"}, {"physician"})
+
+
+def test_software_can_be_shut_out(desk: Desk, software: dict[str, Any]) -> None:
+    desk.software(**software)
+    gone = {"client_id": software["client_id"], "state": "absent"}
+
+    predicted = desk.software(**gone, check=True)
+    assert desk.software(**gone).diff == predicted.diff
+    assert desk.api.get("/clients", clientId=software["client_id"]) == []
+    assert not desk.software(**gone).changed
+
+
+def test_the_secret_of_software_changes_and_is_never_shown(desk: Desk, software: dict[str, Any]) -> None:
+    outcomes = [
+        desk.software(**software, check=True),
+        desk.software(**software),
+        desk.software(**{**software, "secret": "second-software-secret"}),
+    ]
+
+    assert outcomes[2].changed
+    assert desk.client(software["client_id"])["secret"] == "second-software-secret"
+    for outcome in outcomes:
+        assert "software-secret" not in outcome.printed
+
+
+@pytest.mark.parametrize("client_id", ["ohif", "admin-cli", "realm-management"])
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_client_of_the_platform_is_not_a_clinics(
+    desk: Desk, software: dict[str, Any], client_id: str, state: str
+) -> None:
+    before = desk.client(client_id)
+
+    assert (
+        "is a client of the platform itself"
+        in desk.software(**{**software, "client_id": client_id, "state": state}).result["msg"]
+    )
+    assert desk.client(client_id) == before
+
+
+def test_an_unknown_clinic_or_an_unusable_id_is_named_before_anything_is_written(
+    desk: Desk, software: dict[str, Any]
+) -> None:
+    assert "no clinic 'nowhere'" in desk.software(**{**software, "clinic": "nowhere"}).result["msg"]
+    assert "is not usable" in desk.software(**{**software, "client_id": "RIS/x"}).result["msg"]
+    assert "must be one or more of" in desk.software(**{**software, "roles": ["admin"]}).result["msg"]
+    assert desk.api.get("/clients", clientId=software["client_id"]) == []
 
 
 # --- reaching Keycloak -----------------------------------------------------------------------------------------------

@@ -1,3 +1,3 @@
-"""The specification of the three modules, against the fake Keycloak."""
+"""The specification of the modules, against the fake Keycloak."""
 
 from specification import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""Start the gateway: read the configuration, listen, tell systemd."""
+"""The command: start the gateway (read the configuration, listen, tell systemd), or print the access log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from imaging_gateway import systemd
+from imaging_gateway import audit, systemd
 from imaging_gateway.app import LARGEST_FIELD, make_app
 from imaging_gateway.config import Config, ConfigError, load
 
@@ -37,12 +37,16 @@ def main() -> None:
     """Entry point of the service."""
     parser = argparse.ArgumentParser(prog="imaging-gateway", description="Decides every DICOMweb and REST request.")
     parser.add_argument("--config", type=Path, default=Path("/etc/imaging/gateway.toml"))
+    commands = parser.add_subparsers(dest="command", help="default: run the service, as systemd does")
+    audit.add_options(commands.add_parser("audit", help="print who opened which study, newest first"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
         config = load(arguments.config)
     except ConfigError as error:
         sys.exit(f"imaging-gateway cannot start: {error}")
+    if arguments.command == "audit":
+        sys.exit(audit.show(config, arguments))
     asyncio.run(serve(config))
 
 

@@ -13,6 +13,7 @@ from imaging_gateway.requests import UID, RefusedError, Request
 
 VIEWERS = frozenset({"physician", "technician", "admin"})
 ADMIN = frozenset({"admin"})
+AUDITORS = frozenset({"auditor", "admin"})
 
 # What stands in a path's braces.
 PLACES = {
@@ -84,6 +85,8 @@ RULES = (
     Rule("GET", INSTANCE + "/frames/{frames}", NOTHING, VIEWERS, "view"),
     Rule("GET", INSTANCE + "/frames/{frames}/rendered", RENDERED, VIEWERS, "view"),
     Rule("GET", INSTANCE + "/bulk/{bulk}", NOTHING, VIEWERS, "view"),
+    # Who opened which study, of the auditor's clinics. The filters are read by `audit`.
+    Rule("GET", "/audit/entries", NOTHING, AUDITORS, "audit", answered_here=True),
     # Orthanc's own API for administrators: what reads, deletes, labels, and looks after jobs. Nothing that reaches out
     # (peers, modalities, servers), executes (scripts, plugins, resubmitted jobs) or changes images behind the registry.
     Rule("GET", "/orthanc/system", NOTHING, ADMIN, ""),

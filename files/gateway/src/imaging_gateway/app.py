@@ -12,7 +12,7 @@ from functools import partial
 import prometheus_client
 from aiohttp import web
 
-from imaging_gateway import metrics, search
+from imaging_gateway import audit, metrics, search
 from imaging_gateway.access_log import AccessLog
 from imaging_gateway.allowlist import Permit, permit
 from imaging_gateway.config import Config
@@ -112,6 +112,26 @@ class Gateway:
         metrics.SEARCH_SECONDS.observe(time.perf_counter() - started)
         return response
 
+    async def read_audit(self, request: web.Request) -> web.Response:
+        """Answer GET /audit/entries: who opened which study of the auditor's clinics, newest first."""
+        try:
+            caller = await self.verifier.identify(request.headers.getall("Authorization", []))
+            asked = parse(request.method, request.raw_path)
+            allowed = permit(asked, caller.roles)
+            query = audit.read(asked.parameters)
+            found = await audit.page(self.registry, caller.scope, query)
+        except TokenError:
+            return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
+        except RefusedError:
+            return web.Response(status=404)
+        except search.QueryError as error:
+            return web.Response(status=400, text=f"{error}\n")
+        except (RegistryAwayError, NoKeysError):
+            return web.Response(status=503, headers={"Retry-After": "5"})
+        # Looking at the record is on the record.
+        self.access.note(caller, allowed.rule.action, _address(request), caller.scope or None, query.study)
+        return web.json_response(found, headers={"Cache-Control": "no-store"})
+
     async def live(self, _request: web.Request) -> web.Response:
         """Tell that the event loop turns."""
         return web.json_response({"live": True})
@@ -187,6 +207,7 @@ def make_app(config: Config, fetch: FetchKeys | None = None) -> web.Application:
     app.cleanup_ctx.append(gateway.background)
     app.router.add_get("/authorize", gateway.authorize, allow_head=False)
     app.router.add_get("/dicom-web/studies", gateway.search_studies, allow_head=False)
+    app.router.add_get("/audit/entries", gateway.read_audit, allow_head=False)
     app.router.add_get("/health/live", gateway.live)
     app.router.add_get("/health/ready", gateway.ready)
     app.router.add_get("/health", gateway.ready)

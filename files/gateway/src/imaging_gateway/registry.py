@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
@@ -86,6 +87,16 @@ class Registry:
         """Append rows to the access log, all or none. Raises RegistryAwayError."""
         async with self._transaction() as connection:
             await connection.execute("SELECT registry.log_access($1)", json.dumps(entries))
+
+    async def read_access_log(
+        self, scope: str, study: str | None, user: str | None, since: datetime | None, before: int | None, limit: int
+    ) -> list[dict[str, Any]]:
+        """Return rows of the access log that concern the scope's clinics, newest first. Raises RegistryAwayError."""
+        async with self._transaction(scope) as connection:
+            rows = await connection.fetch(
+                "SELECT * FROM registry.read_access_log($1, $2, $3, $4, $5)", study, user, since, before, limit
+            )
+        return [dict(row) for row in rows]
 
     async def listen(self, on_change: Callable[[str], None], on_start: Callable[[], None]) -> None:
         """Call `on_change` with the UID of every study that changes, until the connection is lost.

@@ -1,0 +1,194 @@
+#!/usr/bin/python
+"""Ansible module: a clinic's own software, let in by the same gate as people."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: clinic_client
+short_description: Lets a clinic's own software in, and shuts it out
+description:
+  - Keeps a confidential Keycloak client with a service account, which gets tokens by client credentials (RFC 6749, 4.4)
+    and in no other way. Its service account belongs to exactly one clinic and has exactly the given roles, so that its
+    tokens say the same as those of a person and the gateway knows no difference.
+  - Refuses to touch a client that it has not made.
+options:
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
+  keycloak_client_secret: {type: str, required: true, description: Its secret.}
+  realm: {type: str, default: imaging, description: Name of the realm.}
+  client_id: {type: str, required: true, description: "Id of the software, lower case, as in ris-almaty."}
+  state: {type: str, choices: [present, absent], default: present, description: Whether it is let in.}
+  clinic: {type: str, description: Id of its clinic; required when it is to be let in.}
+  roles:
+    type: list
+    elements: str
+    choices: [physician, technician]
+    default: [physician]
+    description: What it may do, exactly.
+  secret: {type: str, description: Its secret; required when it is to be let in.}
+  scopes:
+    type: list
+    elements: str
+    default: [basic, profile, service_account]
+    description: Exact client scopes. Keycloak adds C(service_account) to every client with a service account.
+  mappers:
+    type: list
+    elements: dict
+    default: []
+    description: Protocol mappers, exactly. The same as those of the viewer, so that its tokens look the same.
+    options:
+      name: {type: str, required: true, description: Name.}
+      type: {type: str, required: true, description: "Provider id, as in oidc-audience-mapper."}
+      config: {type: dict, required: true, description: Configuration under Keycloak's names, all strings.}
+author: [The imaging platform's authors]
+"""
+
+EXAMPLES = r"""
+- name: Let the clinic's information system in
+  clinic_client:
+    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_client_id: imaging-ansible
+    keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
+    client_id: ris-almaty
+    clinic: denscan-almaty
+    roles: [physician]
+    secret: "{{ ris_secret }}"
+    mappers: "{{ mappers }}"
+"""
+
+RETURN = r"""
+client_id:
+  description: Id of the client.
+  returned: success
+  type: str
+"""
+
+import re
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.clients import MAPPER, find_client, need, plan_client  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
+    CONNECTION,
+    Json,
+    Keycloak,
+    KeycloakError,
+    Plan,
+    carry_out,
+)
+
+CLIENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
+# The client's attribute that names its clinic, and tells our clients from Keycloak's and the platform's own.
+CLINIC = "imaging.clinic"
+
+
+def plan_software(keycloak: Keycloak, plan: Plan, software: dict[str, Any]) -> None:
+    """The client, and the clinic and roles of its service account."""
+    name = software["client_id"]
+    current = find_client(keycloak, name)
+    if current is not None and CLINIC not in current.get("attributes", {}):
+        raise KeycloakError(f"'{name}' is a client of the platform itself, not of a clinic; take another client id")
+
+    if software["state"] == "absent":
+        if current is not None:
+            before = {"clinic": current["attributes"][CLINIC]}
+            plan.add(f"client {name}", before, None, lambda: keycloak.delete(f"/clients/{current['id']}"))
+        return
+
+    if keycloak.get(f"/group-by-path/clinics/{software['clinic']}") is None and not keycloak.absent:
+        raise KeycloakError(f"there is no clinic '{software['clinic']}'; add it first (add-clinic.yml)")
+    plan_client(
+        *(keycloak, plan, representation(software)),
+        scopes=software["scopes"],
+        mappers=software["mappers"],
+        roles=software["roles"],
+    )
+
+    def account() -> Json:
+        return need(keycloak, f"/clients/{find_client(keycloak, name)['id']}/service-account-user")
+
+    def account_path() -> str:
+        return f"/users/{account()['id']}"
+
+    def group(clinic: str) -> str:
+        return f"{account_path()}/groups/{need(keycloak, f'/group-by-path/clinics/{clinic}')['id']}"
+
+    has_account = current is not None and current.get("serviceAccountsEnabled")
+    groups = keycloak.get(f"{account_path()}/groups", max="1000") if has_account else []
+    plan.members(
+        f"client {name}: clinic",
+        {one["path"].removeprefix("/clinics/") for one in groups},
+        {software["clinic"]},
+        lambda clinic: keycloak.put(group(clinic)),
+        lambda clinic: keycloak.delete(group(clinic)),
+    )
+    roles = keycloak.get(f"{account_path()}/role-mappings/realm") if has_account else []
+    plan.members(
+        f"client {name}: roles",
+        {role["name"] for role in roles} - {f"default-roles-{keycloak.realm}"},
+        set(software["roles"]),
+        lambda role: keycloak.create(f"{account_path()}/role-mappings/realm", [need(keycloak, f"/roles/{role}")]),
+        lambda role: keycloak.delete(f"{account_path()}/role-mappings/realm", [need(keycloak, f"/roles/{role}")]),
+    )
+
+
+def representation(software: dict[str, Any]) -> dict[str, Any]:
+    """The managed keys of Keycloak's ClientRepresentation: client credentials and nothing else."""
+    return {
+        "clientId": software["client_id"],
+        "name": f"Software of {software['clinic']}",
+        "enabled": True,
+        "protocol": "openid-connect",
+        "publicClient": False,
+        "clientAuthenticatorType": "client-secret",
+        "secret": software["secret"],
+        "serviceAccountsEnabled": True,
+        "standardFlowEnabled": False,
+        "implicitFlowEnabled": False,
+        "directAccessGrantsEnabled": False,
+        "consentRequired": False,
+        "fullScopeAllowed": False,
+        "redirectUris": [],
+        "webOrigins": [],
+        "attributes": {CLINIC: software["clinic"], "client_credentials.use_refresh_token": "false"},
+    }
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **CONNECTION,
+            "client_id": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "clinic": {"type": "str"},
+            "roles": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["physician", "technician"],
+                "default": ["physician"],
+            },
+            "secret": {"type": "str", "no_log": True},
+            "scopes": {"type": "list", "elements": "str", "default": ["basic", "profile", "service_account"]},
+            "mappers": {"type": "list", "elements": "dict", "default": [], "options": MAPPER},
+        },
+        required_if=[("state", "present", ("clinic", "secret"))],
+        supports_check_mode=True,
+    )
+    software = module.params
+    if not CLIENT_ID.fullmatch(software["client_id"]):
+        module.fail_json(
+            msg=f"The client id '{software['client_id']}' is not usable: it takes 2 to 63 lower case letters, digits "
+            "and hyphens and starts with a letter or digit, as in ris-almaty."
+        )
+    keycloak = Keycloak.of(module)
+    plan = Plan()
+    try:
+        plan_software(keycloak, plan, software)
+        carry_out(module, keycloak, plan, client_id=software["client_id"])
+    except KeycloakError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()
