@@ -136,6 +136,11 @@ test-molecule: .venv/test ## converge, check, idempotence and testinfra on a hos
 bench: .venv/test ## measure the figures that the README quotes
 	python bench/deploy.py
 
+.PHONY: bench-import
+bench-import: export SANDBOX := bench
+bench-import: .venv/test ## measure the importer against a plain STOW-RS loop
+	python bench/importer.py
+
 .PHONY: requirements
 requirements: ## pin the newest versions of requirements*.in, with hashes (needs uv)
 	for name in requirements requirements-test; do \

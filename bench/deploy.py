@@ -7,28 +7,13 @@ of all processes in the host (proportional set size, so that shared pages count 
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests/support"))
-os.environ["SANDBOX"] = "bench"
-
-from platform_client import Platform  # noqa: E402 # needs the path and the environment above
+from host import Platform, describe_machine, make
 
 SETTLE_SECONDS = 60
-
-
-def make(*arguments: str) -> tuple[float, str]:
-    started = time.monotonic()
-    result = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise SystemExit(f"make {' '.join(arguments)} failed:\n{result.stdout[-3000:]}{result.stderr[-3000:]}")
-    return time.monotonic() - started, result.stdout
 
 
 def memory_mb(platform: Platform) -> dict[str, float]:
@@ -45,9 +30,7 @@ def memory_mb(platform: Platform) -> dict[str, float]:
 
 
 def main() -> int:
-    cores = os.cpu_count()
-    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    print(f"machine: {cores} cores, {memory_gb:.0f} GiB")
+    print(describe_machine())
     make("down")
     started = time.monotonic()
     make("up")
