@@ -69,10 +69,10 @@ class Platform:
     def md5s(self) -> dict[str, str]:
         """SOPInstanceUID -> MD5 of what is stored."""
         with self.lock:
-            return {
-                self.identity[key][3]: hashlib.md5(data, usedforsecurity=False).hexdigest()
-                for key, data in self.instances.items()
-            }
+            return {self.identity[key][3]: self.md5(key) for key in self.instances}
+
+    def md5(self, key: str) -> str:
+        return hashlib.md5(self.instances[key], usedforsecurity=False).hexdigest()
 
     def store(self, data: bytes) -> tuple[str, bool]:
         """The SOPInstanceUID, and whether it could be read."""
@@ -153,17 +153,21 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/instances":
             uid, readable = platform.store(body)
             return (200, b"{}") if readable else (400, b"")
-        if path.endswith("/attachments/dicom/md5"):
-            data = platform.instances.get(path.split("/")[2])
-            return (404, b"") if data is None else (200, hashlib.md5(data, usedforsecurity=False).hexdigest().encode())
+        if path == "/tools/find":
+            asked = json.loads(body)["Query"]["SOPInstanceUID"].split("\\")
+            answer = [
+                {
+                    "MainDicomTags": {"SOPInstanceUID": identity[3]},
+                    "Attachments": [{"ContentType": 1, "UncompressedMD5": platform.md5(key)}],
+                }
+                for key, identity in platform.identity.items()
+                if identity[3] in asked
+            ]
+            return 200, json.dumps(answer).encode()
         if path == "/tools/lookup":
             uid = body.decode()
             found = {resource_id(*identity[:2]) for identity in platform.identity.values() if identity[1] == uid}
-            answer = [{"ID": key, "Type": "Study"} for key in sorted(found)]
-            answer += [
-                {"ID": key, "Type": "Instance"} for key, identity in platform.identity.items() if identity[3] == uid
-            ]
-            return 200, json.dumps(answer).encode()
+            return 200, json.dumps([{"ID": key, "Type": "Study"} for key in sorted(found)]).encode()
         if path == "/dicom-web/studies":
             return 200, json.dumps(platform.study(fields["StudyInstanceUID"])).encode()
         if path.startswith("/studies/"):

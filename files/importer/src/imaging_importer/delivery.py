@@ -4,38 +4,24 @@ Every step can be done again: what was done before a kill is recognised by Ortha
 (same owner) or by the file system (already moved).
 """
 
-import contextlib
-import errno
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 from imaging_importer import failpoints, tree
 from imaging_importer.archive import Archive
+from imaging_importer.batch import Batch, Prepared, read_batch
 from imaging_importer.config import Config
-from imaging_importer.instance import Instance, orthanc_id, read_instance
+from imaging_importer.instance import Instance, orthanc_id
 from imaging_importer.journal import FileOutcome, Job, Journal, Outcome, State
 from imaging_importer.orthanc import OrthancClient
-from imaging_importer.reasons import CompanionError, RejectedError, TransientError
+from imaging_importer.reasons import RejectedError, TransientError
 from imaging_importer.recorder import Recorder
 from imaging_importer.registry import Registry
 from imaging_importer.spool import Spool
-from imaging_importer.stamp import Body, stamp
 
 log = logging.getLogger(__name__)
-
-# File errors that say something about this file; any other (disk full, I/O error) may pass.
-UNREADABLE = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENOTDIR})
-
-
-@dataclass
-class Prepared:
-    """An instance that is ready to be sent."""
-
-    path: str
-    instance: Instance
-    body: Body
 
 
 class Carrier:
@@ -94,52 +80,46 @@ class Carrier:
 
     def _upload(self, job: Job) -> None:
         """Send every pending file, in batches, in the order of their paths."""
-        pending = iter(self._journal.files(job.id, Outcome.PENDING))
-        while True:
-            with self._recorder.lock, ExitStack() as open_files:
-                outcomes, batch = self._fill(job, pending, open_files)
-                if not outcomes and not batch:
-                    return
-                if batch:
-                    outcomes += self._send(batch)
-                self._journal.settle(job.id, outcomes)
+        for batch in self._read_ahead(job):
+            with self._recorder.lock:
+                claimed, refused = self._claim(job, batch.instances)
+                sent = self._send(claimed) if claimed else []
+                self._journal.settle(job.id, batch.outcomes + refused + sent)
                 failpoints.reach("batch-journalled")
 
-    def _fill(
-        self, job: Job, pending: Iterator[FileOutcome], open_files: ExitStack
-    ) -> tuple[list[FileOutcome], list[Prepared]]:
-        """Prepare the next files until a batch is full: what is decided already, and what is to be sent."""
-        outcomes: list[FileOutcome] = []
-        batch: list[Prepared] = []
-        patients: dict[str, str] = {}  # StudyInstanceUID -> PatientID of the studies claimed for this batch
-        size = 0
-        for file in pending:
+    def _read_ahead(self, job: Job) -> Iterator[Batch]:
+        """Read and stamp the job's pending files; while Orthanc stores one batch the next is being read."""
+        folder, files = self._spool.folder(job), iter(self._journal.files(job.id, Outcome.PENDING))
+        limits = (self._config.batch_bytes, self._config.batch_count)
+        with ThreadPoolExecutor(1, "read-ahead") as reader:
+
+            def read_next() -> Future[Batch]:
+                return reader.submit(read_batch, folder, files, job.clinic, self._spool.scratch, *limits)
+
+            coming = read_next()
             try:
-                prepared = self._prepare(job, file, patients, open_files)
-            except CompanionError as companion:
-                outcomes.append(FileOutcome(file.path, Outcome.KEPT, companion.reason))
+                while batch := coming.result():
+                    coming = read_next()
+                    with closing(batch):
+                        yield batch
+            finally:
+                if not coming.exception():
+                    coming.result().close()
+
+    def _claim(self, job: Job, batch: list[Prepared]) -> tuple[list[Prepared], list[FileOutcome]]:
+        """Claim the studies of a batch: what may be sent, and what must not. Nothing of it was sent before."""
+        patients: dict[str, str] = {}  # StudyInstanceUID -> PatientID of the studies claimed for this batch
+        claimed, refused = [], []
+        for prepared in batch:
+            try:
+                self._claim_study(job, prepared.instance, patients)
             except RejectedError as rejection:
-                outcomes.append(FileOutcome(file.path, Outcome.FAILED, rejection.reason, rejection.detail))
+                refused.append(_failed(prepared, rejection))
             else:
-                batch.append(prepared)
-                size += prepared.body.size
-            if size >= self._config.batch_bytes or len(batch) + len(outcomes) >= self._config.batch_count:
-                break
-        return outcomes, batch
+                claimed.append(prepared)
+        return claimed, refused
 
-    def _prepare(self, job: Job, file: FileOutcome, patients: dict[str, str], open_files: ExitStack) -> Prepared:
-        """Read, claim and stamp one file. Nothing of it was sent when this raises."""
-        with _read_errors():
-            handle = open_files.enter_context(tree.open_file(self._spool.folder(job), file.path))
-            instance = read_instance(handle, self._spool.scratch)
-            if instance.data is not handle:
-                open_files.enter_context(instance.data)
-        self._claim(job, instance, patients)
-        with _read_errors():
-            body = stamp(instance, job.clinic, self._spool.scratch)
-        return Prepared(file.path, instance, body)
-
-    def _claim(self, job: Job, instance: Instance, patients: dict[str, str]) -> None:
+    def _claim_study(self, job: Job, instance: Instance, patients: dict[str, str]) -> None:
         study_uid = instance.study_uid
         if study_uid not in patients:
             if not self._registry.claim_study(study_uid, job.clinic):
@@ -156,26 +136,33 @@ class Carrier:
         """Send a batch and compare what Orthanc holds afterwards with what was sent."""
         stored, digests = self._orthanc.store([prepared.body for prepared in batch])
         failpoints.reach("batch-sent")
+        accepted: list[tuple[Prepared, str]] = []
         outcomes = []
         for prepared, digest in zip(batch, digests, strict=True):
-            study_uid = prepared.instance.study_uid
             try:
                 if prepared.instance.sop_instance_uid not in stored:
                     digest = self._orthanc.store_alone(prepared.body)
-                self._verify(prepared.instance, digest)
+                accepted.append((prepared, digest))
             except RejectedError as rejection:
-                outcomes.append(FileOutcome(prepared.path, Outcome.FAILED, rejection.reason, rejection.detail))
-            else:
-                outcomes.append(FileOutcome(prepared.path, Outcome.STORED, study_uid=study_uid))
+                outcomes.append(_failed(prepared, rejection))
+        if accepted:  # an empty question would be about everything that Orthanc holds
+            outcomes += self._verify(accepted)
         failpoints.reach("batch-verified")
         return outcomes
 
-    def _verify(self, instance: Instance, digest: str) -> None:
-        held = self._orthanc.stored_digests(instance.orthanc_ids()[2], instance.sop_instance_uid)
-        if not held:
-            raise TransientError(f"orthanc accepted {instance.sop_instance_uid} but does not have it")
-        if digest not in held:
-            raise RejectedError("conflicting-bytes", instance.sop_instance_uid)
+    def _verify(self, sent: list[tuple[Prepared, str]]) -> list[FileOutcome]:
+        """Compare the MD5 of what was sent with what Orthanc holds under the same SOPInstanceUID."""
+        held = self._orthanc.stored_digests({prepared.instance.sop_instance_uid for prepared, _ in sent})
+        outcomes = []
+        for prepared, digest in sent:
+            sop_instance_uid = prepared.instance.sop_instance_uid
+            if sop_instance_uid not in held:
+                raise TransientError(f"orthanc accepted {sop_instance_uid} but does not have it")
+            if digest in held[sop_instance_uid]:
+                outcomes.append(FileOutcome(prepared.path, Outcome.STORED, study_uid=prepared.instance.study_uid))
+            else:
+                outcomes.append(_failed(prepared, RejectedError("conflicting-bytes", sop_instance_uid)))
+        return outcomes
 
     def _record(self, job: Job) -> None:
         """Show the job's studies: only now are they visible."""
@@ -187,20 +174,5 @@ class Carrier:
             failpoints.reach("study-recorded")
 
 
-@contextlib.contextmanager
-def _read_errors() -> Iterator[None]:
-    """What goes wrong while a file is read, told apart: the file's fault, or something that may pass."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise TransientError(f"a file is gone: {error.filename}") from error
-    except OSError as error:
-        if error.errno in UNREADABLE:
-            raise RejectedError("unreadable", error.strerror or "") from error
-        raise
-    except (CompanionError, RejectedError, TransientError):
-        raise
-    except Exception as error:
-        # A file that the reader stumbles over must not hold up the rest of the delivery.
-        log.exception("a delivered file could not be read")
-        raise RejectedError("damaged", type(error).__name__) from error
+def _failed(prepared: Prepared, rejection: RejectedError) -> FileOutcome:
+    return FileOutcome(prepared.path, Outcome.FAILED, rejection.reason, rejection.detail)

@@ -101,14 +101,6 @@ class Instance:
         """A walker over the data set."""
         return Walker(self.data, self.data_size, self.encoding)
 
-    def orthanc_ids(self) -> tuple[str, str, str]:
-        """Orthanc's ids of study, series and instance.
-
-        SHA-1 over the identifiers of the levels above, in five groups.
-        """
-        levels = (self.patient_id, self.study_uid, self.series_uid, self.sop_instance_uid)
-        return orthanc_id(*levels[:2]), orthanc_id(*levels[:3]), orthanc_id(*levels)
-
 
 def orthanc_id(*identifiers: str) -> str:
     """Orthanc's resource id for PatientID, StudyInstanceUID and so on down to the resource."""
@@ -292,7 +284,7 @@ def _ascii(value: bytes) -> str:
 def _text(value: bytes, character_set: bytes) -> str:
     """Text decoded as Orthanc decodes it before it hashes it.
 
-    Where the two differ, `OrthancClient.instance_ids` finds out.
+    Where the two differ, the next batch of the same study looks like another patient's.
     """
     declared = [name.strip() for name in character_set.decode("ascii", "replace").strip("\0 ").split("\\")]
     try:

@@ -1,5 +1,6 @@
 """Orthanc as the importer uses it: STOW-RS in, MD5 and QIDO-RS out."""
 
+import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from imaging_importer.stamp import Body
 
 # Seconds to connect and between two bytes of the answer; Orthanc answers a STOW-RS request when all of it is stored.
 TIMEOUT = (5, 600)
+
+# Of an instance's attachments, the one that is the DICOM file.
+DICOM_ATTACHMENT = 1
 
 REFERENCED_SOP_SEQUENCE = "00081199"
 REFERENCED_SOP_INSTANCE_UID = "00081155"
@@ -148,32 +152,27 @@ class OrthancClient:
             raise RejectedError("refused-by-archive", f"HTTP {response.status_code}")
         raise TransientError(f"orthanc: HTTP {response.status_code} for one instance")
 
-    def stored_digests(self, instance_id: str, sop_instance_uid: str) -> set[str]:
-        """MD5 of what Orthanc holds as this instance; empty when it holds none.
-
-        The id is computed; should Orthanc have decoded a PatientID differently, the instance is found by its UID.
-        """
-        digest = self._digest(instance_id)
-        if digest:
-            return {digest}
-        found = self._lookup(sop_instance_uid, "Instance")
-        return {digest for digest in map(self._digest, found) if digest}
-
-    def _digest(self, instance_id: str) -> str:
-        response = self._request("GET", f"/instances/{instance_id}/attachments/dicom/md5")
-        if response.status_code == 404:
-            return ""
-        if response.status_code != 200:
-            raise UnavailableError("orthanc", f"HTTP {response.status_code} for an MD5")
-        return response.text.strip()
+    def stored_digests(self, sop_instance_uids: set[str]) -> dict[str, set[str]]:
+        """MD5 of what Orthanc holds under each SOPInstanceUID; more than one where it came with other studies too."""
+        question = {
+            "Level": "Instance",
+            "Query": {"SOPInstanceUID": "\\".join(sop_instance_uids)},
+            "ResponseContent": ["MainDicomTags", "Attachments"],
+        }
+        held: dict[str, set[str]] = {}
+        for instance in _content(self._request("POST", "/tools/find", data=json.dumps(question))):
+            digests = held.setdefault(instance["MainDicomTags"]["SOPInstanceUID"], set())
+            digests.update(
+                attachment["UncompressedMD5"]
+                for attachment in instance["Attachments"]
+                if attachment["ContentType"] == DICOM_ATTACHMENT
+            )
+        return held
 
     def study_ids(self, study_uid: str) -> set[str]:
         """Orthanc's ids of the studies with this StudyInstanceUID: one per PatientID."""
-        return set(self._lookup(study_uid, "Study"))
-
-    def _lookup(self, uid: str, level: str) -> list[str]:
-        found = _content(self._request("POST", "/tools/lookup", data=uid, headers={"Content-Type": "text/plain"}))
-        return [resource["ID"] for resource in found if resource["Type"] == level]
+        found = _content(self._request("POST", "/tools/lookup", data=study_uid, headers={"Content-Type": "text/plain"}))
+        return {resource["ID"] for resource in found if resource["Type"] == "Study"}
 
     def study_attributes(self, study_uid: str) -> Attributes | None:
         """The study-level attributes as QIDO-RS answers them (PS3.18 10.6); None when Orthanc has no such study."""
