@@ -46,11 +46,16 @@ status: ## show the state of every service of the sandbox host
 
 .PHONY: logs
 logs: ## follow the log of every service of the sandbox host
-	$(ON_HOST) journalctl --follow --lines=100 --unit='imaging-*' --unit=nginx --unit='postgresql@*'
+	$(ON_HOST) journalctl --follow --lines=100 --unit='imaging-*' --unit=nginx --unit='postgresql@*' --unit='prometheus*'
 
 .PHONY: logs-importer
 logs-importer: ## follow the importer's log
 	$(ON_HOST) journalctl --follow --lines=100 --unit=imaging-importer
+
+.PHONY: test-alert
+test-alert: .venv/deploy ## send one alert to whoever is told of alerts
+	.venv/bin/ansible -i $(INVENTORY) imaging --become -m ansible.builtin.command -a "amtool --alertmanager.url=http://127.0.0.1:9093 \
+	  alert add TestAlert severity=info service=test --annotation=summary='Somebody tries whether alerts arrive.'"
 
 .PHONY: shell-orthanc
 shell-orthanc: ## a shell as Orthanc's user

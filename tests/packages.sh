@@ -12,3 +12,17 @@ if [ -n "$missing" ]; then
   # shellcheck disable=SC2086 # a list of names
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
 fi
+
+# What checks rules and receivers. Unpacked and not installed: a Prometheus that starts on this machine is nobody's wish.
+tools=.cache/monitoring-tools
+if [ ! -x $tools/usr/bin/promtool ] || [ ! -x $tools/usr/bin/amtool ]; then
+  mkdir -p $tools
+  apt-cache show prometheus >/dev/null 2>&1 || apt-get update -qq
+  # Debian 12 has promtool in the package prometheus, Debian 13 in one of its own.
+  promtool=$(apt-cache show promtool >/dev/null 2>&1 && echo promtool || echo prometheus)
+  (cd $tools && apt-get download -qq -o APT::Sandbox::User=root "$promtool" prometheus-alertmanager)
+  for package in "$tools"/*.deb; do
+    dpkg-deb --extract "$package" $tools
+    rm "$package"
+  done
+fi

@@ -265,6 +265,17 @@ def find_user_problems(users: Iterable[Mapping[str, Any]], clinics: Iterable[str
                 yield Problem(f"{path}.clinics", told)
 
 
+def find_alert_problems(variables: Variables) -> Iterator[Problem]:
+    if variables.get("imaging_alert_email_to"):
+        for name in ("imaging_alert_smtp_server", "imaging_alert_email_from"):
+            if name in variables and not variables[name]:
+                yield Problem(name, "is empty, but imaging_alert_email_to names people to mail to")
+    for index, url in enumerate(variables.get("imaging_alert_webhook_urls") or []):
+        # The address itself may hold a token, so it is not shown.
+        if not re.match(r"https?://[^/]", url):
+            yield Problem(f"imaging_alert_webhook_urls[{index}]", "does not begin with http:// or https://")
+
+
 def find_platform_problems(variables: Variables) -> Iterator[Problem]:
     """Checks beyond types; `variables` holds only those whose type is right."""
     if "imaging_environment" in variables:
@@ -273,6 +284,7 @@ def find_platform_problems(variables: Variables) -> Iterator[Problem]:
         yield from find_domain_problems(str(variables["imaging_domain"]))
     yield from find_path_problems(variables)
     yield from find_ca_problems(variables.get("imaging_extra_ca_files") or [])
+    yield from find_alert_problems(variables)
     clinics = variables.get("imaging_clinics") or []
     yield from find_clinic_problems(clinics)
     # Without a readable list of clinics every user's clinic would seem unknown.

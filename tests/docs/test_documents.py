@@ -77,6 +77,7 @@ def test_every_variable_of_the_operator_is_explained() -> None:
 def test_every_default_of_the_operator_is_the_real_one() -> None:
     schema = yaml.safe_load((PROJECT / "vars/schema.yml").read_text())["argument_specs"]["main"]["options"]
     shown = dict(re.findall(r"^\| `(imaging_\w+)` \| `([^`]+)` \|", ADMIN, re.MULTILINE))
+    shown |= dict.fromkeys(re.findall(r"^\| `(imaging_\w+)` \| empty \|", ADMIN, re.MULTILINE), "")
     assert {name: str(option["default"]) for name, option in schema.items() if "default" in option} == shown
 
 

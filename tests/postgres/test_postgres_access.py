@@ -33,11 +33,12 @@ access = load()
 
 
 def role(**changes: Any) -> dict[str, Any]:
-    return {"name": "registry_gateway", "login": True, "password": PASSWORD, **changes}
+    return {"name": "registry_gateway", "login": True, "password": PASSWORD, "member_of": [], **changes}
 
 
 def stored_role(**changes: Any) -> dict[str, Any]:
-    return {"rolcanlogin": True, "rolpassword": VERIFIER, **dict.fromkeys(access.FORBIDDEN, False), **changes}
+    powers = dict.fromkeys(access.FORBIDDEN, False)
+    return {"rolcanlogin": True, "rolpassword": VERIFIER, "member_of": [], **powers, **changes}
 
 
 def database(**changes: Any) -> dict[str, Any]:
@@ -91,6 +92,19 @@ def test_a_changed_password_is_set_and_one_no_longer_wanted_removed() -> None:
 def test_powers_that_no_service_needs_are_taken_away(column: str, word: str) -> None:
     assert statements(access.plan_role(role(), stored_role(**{column: True}), VERIFIER)) == [
         f'ALTER ROLE "registry_gateway" NO{word}'
+    ]
+
+
+def test_a_role_is_a_member_of_exactly_the_roles_named() -> None:
+    wanted = role(name="monitoring", password=None, member_of=["pg_monitor"])
+    assert statements(access.plan_role(wanted, None, None)) == [
+        'CREATE ROLE "monitoring" LOGIN PASSWORD NULL',
+        'GRANT "pg_monitor" TO "monitoring"',
+    ]
+    stored = stored_role(rolpassword=None, member_of=["pg_read_all_data"])
+    assert statements(access.plan_role(wanted, stored, None)) == [
+        'REVOKE "pg_read_all_data" FROM "monitoring"',
+        'GRANT "pg_monitor" TO "monitoring"',
     ]
 
 

@@ -187,6 +187,17 @@ def test_a_wrong_domain_is_told_with_what_it_takes(find: Find, domain: str, told
             "imaging_users[1].email",
             "and so is imaging_users[0].email",
         ),
+        # alerts
+        (
+            {
+                "imaging_alert_email_to": ["a@b.kz"],
+                "imaging_alert_email_from": "c@b.kz",
+                "imaging_alert_smtp_server": "",
+            },
+            "imaging_alert_smtp_server",
+            "is empty",
+        ),
+        ({"imaging_alert_webhook_urls": ["chat.denscan.kz"]}, "imaging_alert_webhook_urls[0]", "does not begin with"),
     ],
 )
 def test_a_wrong_variable_is_named_with_what_it_takes(

@@ -16,6 +16,13 @@ SERVICES = (
     "imaging-gateway.service",
     "imaging-importer.service",
     "nginx.service",
+    "prometheus.service",
+    "prometheus-alertmanager.service",
+    "prometheus-blackbox-exporter.service",
+    "prometheus-nginx-exporter.service",
+    "prometheus-node-exporter.service",
+    "prometheus-postgres-exporter.service",
+    "mtail.service",
 )
 
 

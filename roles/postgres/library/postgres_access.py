@@ -44,6 +44,7 @@ options:
         description: Printable ASCII; only its SCRAM-SHA-256 verifier is sent. Without one, a stored one is removed.
         type: str
       login: {description: Whether the role may log in., type: bool, default: true}
+      member_of: {description: Roles that it is a member of - exactly these., type: list, elements: str, default: []}
   databases:
     description: The databases.
     type: list
@@ -114,10 +115,12 @@ def plan_role(wanted: dict[str, Any], stored: dict[str, Any] | None, verifier: s
     role = sql.Identifier(name)
     login = sql.SQL("LOGIN" if wanted["login"] else "NOLOGIN")
     password = sql.SQL("PASSWORD {}").format(sql.Literal(verifier))
+    member_of = set(wanted["member_of"])
     if stored is None:
-        return [Action(f"create role {name}", sql.SQL("CREATE ROLE {} {} {}").format(role, login, password))]
+        created = Action(f"create role {name}", sql.SQL("CREATE ROLE {} {} {}").format(role, login, password))
+        return [created, *plan_membership(name, set(), member_of)]
 
-    actions = []
+    actions = plan_membership(name, set(stored["member_of"]), member_of)
     if stored["rolcanlogin"] != wanted["login"]:
         told = f"{'allow' if wanted['login'] else 'forbid'} role {name} to log in"
         actions.append(Action(told, sql.SQL("ALTER ROLE {} {}").format(role, login)))
@@ -131,6 +134,16 @@ def plan_role(wanted: dict[str, Any], stored: dict[str, Any] | None, verifier: s
     if password_differs:
         told = f"{'remove' if verifier is None else 'set'} the password of role {name}"
         actions.append(Action(told, sql.SQL("ALTER ROLE {} {}").format(role, password)))
+    return actions
+
+
+def plan_membership(name: str, stored: set[str], wanted: set[str]) -> list[Action]:
+    """Actions that make a role a member of exactly the wanted roles."""
+    actions = []
+    for verb, preposition, groups in (("REVOKE", "FROM", stored - wanted), ("GRANT", "TO", wanted - stored)):
+        for group in sorted(groups):
+            statement = sql.SQL(f"{verb} {{}} {preposition} {{}}").format(sql.Identifier(group), sql.Identifier(name))
+            actions.append(Action(f"{verb.lower()} {group} {preposition.lower()} role {name}", statement))
     return actions
 
 
@@ -178,7 +191,13 @@ def plan_access(
     server: psycopg.Connection[dict[str, Any]], roles: list[dict[str, Any]], databases: list[dict[str, Any]]
 ) -> list[Action]:
     """Compare the server with what is wanted and say what to do, in order."""
-    stored_roles = {row["rolname"]: row for row in server.execute("SELECT * FROM pg_authid")}
+    stored_roles = {
+        row["rolname"]: row
+        for row in server.execute(
+            "SELECT *, ARRAY(SELECT pg_get_userbyid(roleid)::text FROM pg_auth_members WHERE member = role.oid)"
+            " AS member_of FROM pg_authid AS role"
+        )
+    }
     stored_databases = {
         row["datname"]: row
         for row in server.execute(
@@ -229,6 +248,7 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         "password": {"type": "str", "no_log": True},
         "login": {"type": "bool", "default": True},
+        "member_of": {"type": "list", "elements": "str", "default": []},
     }
     database_spec = {
         "name": {"type": "str", "required": True},
@@ -252,7 +272,7 @@ def main() -> None:
     except ConnectionError as error:
         if not module.check_mode:
             module.fail_json(msg=str(error))
-        actions = [plan_role(role, None, None)[0] for role in roles]
+        actions = [action for role in roles for action in plan_role(role, None, None)]
         actions += [action for database in databases for action in plan_database(database, None)]
 
     if not module.check_mode:
