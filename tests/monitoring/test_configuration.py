@@ -26,7 +26,7 @@ def test_alertmanager_accepts_its_configuration_and_finds_no_secret_in_it(
 ) -> None:
     text = render("alertmanager.yml.j2", **receivers)
     path = tmp_path / "alertmanager.yml"
-    # Debian 12's amtool does not know url_file yet; the host's does, and checks the file before it replaces the old one.
+    # Debian 12's amtool does not know url_file yet; the host's does, and checks the file before it is used.
     path.write_text(re.sub(r"url_file: \S+(?=,)", "url: https://chat.example.org/", text))
     run("amtool", "check-config", str(path))
     assert "hunter2" not in text
