@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -31,6 +32,14 @@ class Cluster:
     """A PostgreSQL server that listens on a socket in its own directory and trusts everybody there."""
 
     socket: Path
+    control: Callable[..., None]  # runs pg_ctl on it
+
+    def start(self) -> None:
+        self.control("-w", "start")
+
+    def crash(self) -> None:
+        """Stop at once, as when the power goes; `start` recovers it."""
+        self.control("-m", "immediate", "stop")
 
     def connect(self, role: str, database: str) -> psycopg.Connection:
         return psycopg.connect(host=str(self.socket), user=role, dbname=database, autocommit=True)
@@ -94,16 +103,16 @@ def cluster() -> Iterator[Cluster]:
 
     options = f"-c listen_addresses='' -c unix_socket_directories={directory} -c fsync=off -c max_connections=200"
     run("initdb", "-D", data, "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync")
-    run("pg_ctl", "-D", data, "-o", options, "-l", str(directory / "log"), "-w", "start")
+    made = Cluster(directory, partial(run, "pg_ctl", "-D", data, "-o", options, "-l", str(directory / "log")))
+    made.start()
     try:
-        made = Cluster(directory)
         made.sql(ROLES)
         made.sql("CREATE DATABASE registry OWNER registry_owner")
         answer = made.migrate("registry", migrations())
         assert answer.get("changed") is True, answer
         yield made
     finally:
-        run("pg_ctl", "-D", data, "-m", "immediate", "stop")
+        made.crash()
         shutil.rmtree(directory)
 
 

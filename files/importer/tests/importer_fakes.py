@@ -10,6 +10,7 @@ import io
 import json
 import random
 import threading
+import time
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -18,28 +19,56 @@ import requests
 from imaging_importer.reasons import UnavailableError
 from imaging_importer.registry import Attributes, OwnedStudy
 
+# Longer than the importers of the recovery tests wait for an answer, in seconds.
+LATE = 0.6
+
 
 def resource_id(*identifiers: str) -> str:
     digest = hashlib.sha1("|".join(identifiers).encode(), usedforsecurity=False).hexdigest()
     return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
 
 
+def sop_instance_uid(data: bytes) -> str:
+    try:
+        return str(pydicom.dcmread(io.BytesIO(data), specific_tags=["SOPInstanceUID"]).SOPInstanceUID)
+    except Exception:
+        return ""
+
+
 class Faults:
-    """Which requests go wrong. `probability` per request, kinds drawn from a seeded generator."""
+    """Which requests go wrong. `probability` per request, kinds drawn from a seeded generator.
+
+    drop: the connection ends without an answer; 503 and 400: nothing is done; -after: all is done, then that answer;
+    late: all is done, the answer comes after the importer's patience; garbage: 200 with a page of HTML; liar: 200 and
+    "stored" though nothing was; forgetful: 200 and nothing named though all was stored.
+    """
 
     def __init__(self) -> None:
         self.random = random.Random(0)
         self.probability = 0.0
         self.down = False
+        self.poison = b""  # Orthanc stumbles over every request that holds these bytes
+        self.delay = 0.0  # seconds that Orthanc thinks about a STOW-RS request
+        self.count = 0
 
-    def draw(self, path: str) -> str:
+    def draw(self, path: str, body: bytes) -> str:
+        fault = self._draw(path, body)
+        self.count += bool(fault)
+        return fault
+
+    def _draw(self, path: str, body: bytes) -> str:
         if self.down:
             return "drop"
-        if path.startswith("/registry") and self.random.random() < self.probability:
-            return self.random.choice(["drop", "503"])
-        if self.random.random() < self.probability:
-            return self.random.choice(["drop", "503", "400-nothing", "drop-after", "503-after"])
-        return ""
+        if self.poison and self.poison in body:
+            return "503"
+        if self.random.random() >= self.probability:
+            return ""
+        kinds = ["drop", "503"]
+        if not path.startswith("/registry"):
+            kinds += ["drop-after", "503-after", "late", "garbage"]
+        if path == "/dicom-web/studies":
+            kinds += ["400", "liar", "forgetful"]
+        return self.random.choice(kinds)
 
 
 class Platform:
@@ -57,7 +86,7 @@ class Platform:
         self.recorded: dict[str, Attributes] = {}
         self.requests: list[str] = []
         handler = type("Handler", (_Handler,), {"platform": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -110,6 +139,11 @@ class Platform:
                 del self.identity[key], self.instances[key]
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """An importer that was killed left its connection open; that is what the tests do."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     platform: Platform
     protocol_version = "HTTP/1.1"
@@ -125,14 +159,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self, body: bytes) -> None:
         with self.platform.lock:
-            fault = self.platform.faults.draw(self.path)
+            fault = self.platform.faults.draw(self.path, body)
             self.platform.requests.append(f"{self.command} {self.path}")
-            if fault in ("drop", "503", "400-nothing"):
-                status, answer = int(fault[:3]) if fault != "drop" else 0, b""
+            if fault in ("drop", "503", "400"):
+                status, answer = int(fault) if fault != "drop" else 0, b""
+            elif fault == "garbage":
+                status, answer = 200, b"<html>starting up</html>"
+            elif fault == "liar":
+                status, answer = self._claim_all_stored(body) if self.command == "POST" else (200, b"[]")
             else:
                 status, answer = self._answer(self.path, body)
-                if fault:
+                if fault == "forgetful":
+                    answer = b"{}" if self.command == "POST" else b"[]"
+                elif fault in ("drop-after", "503-after"):
                     status, answer = (503, b"") if fault == "503-after" else (0, b"")
+        if self.path == "/dicom-web/studies" and self.command == "POST":
+            time.sleep(self.platform.faults.delay)
+        if fault == "late":
+            time.sleep(LATE)
         if status == 0:
             self.close_connection = True
             return
@@ -208,12 +252,20 @@ class _Handler(BaseHTTPRequestHandler):
             return [[uid, platform.owner[uid], int(uid in platform.recorded)] for uid in uids]
         return platform.clinics
 
-    def _stow(self, body: bytes) -> tuple[int, bytes]:
+    def _claim_all_stored(self, body: bytes) -> tuple[int, bytes]:
+        uids = [sop_instance_uid(part) for part in self._parts(body)]
+        stored = [{"00081155": {"vr": "UI", "Value": [uid]}} for uid in uids if uid]
+        return 200, json.dumps({"00081199": {"vr": "SQ", "Value": stored}}).encode()
+
+    def _parts(self, body: bytes) -> list[bytes]:
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n"
         boundary = email.parser.Parser().parsestr(head).get_boundary()
+        return [part.partition(b"\r\n\r\n")[2][:-2] for part in body.split(f"--{boundary}".encode())[1:-1]]
+
+    def _stow(self, body: bytes) -> tuple[int, bytes]:
         stored, failed = [], 0
-        for part in body.split(f"--{boundary}".encode())[1:-1]:
-            uid, readable = self.platform.store(part.partition(b"\r\n\r\n")[2][:-2])
+        for part in self._parts(body):
+            uid, readable = self.platform.store(part)
             if readable:
                 stored.append({"00081155": {"vr": "UI", "Value": [uid]}})
             else:

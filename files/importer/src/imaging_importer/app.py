@@ -19,7 +19,7 @@ from imaging_importer.reasons import TransientError, UnavailableError
 from imaging_importer.reconcile import Reconciler
 from imaging_importer.recorder import Recorder
 from imaging_importer.registry import Registry
-from imaging_importer.spool import Spool
+from imaging_importer.spool import Spool, lock
 from imaging_importer.web import Answer, as_json, serve
 from imaging_importer.worker import StoppingError, Worker
 
@@ -47,6 +47,7 @@ class App:
             if not directory.is_dir():
                 raise FileNotFoundError(f"{directory} is not a directory: create it, or correct the configuration")
         config.state.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(config.spool)  # before a second importer could touch the journal
         self._journal = Journal(config.state / "journal.sqlite")
         self._spool = Spool(config.spool, self._journal)
         recorder = Recorder(self._journal, registry)
@@ -78,8 +79,7 @@ class App:
             signal.signal(number, lambda *_: self._stopping.set())
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken read lease must not end the process
         server = serve(self._config.http_host, self._config.http_port, self._routes())
-        if recovered := self._spool.recover():
-            log.info("%d folders found in the spool that the journal did not know", recovered)
+        self._recover()
         self._inbox.start()
         threads = [
             threading.Thread(target=target, name=name, daemon=True)
@@ -110,6 +110,8 @@ class App:
                 if time.monotonic() >= self._clinics_due:
                     self._clinics_due = time.monotonic() + CLINICS_EVERY
                     self._refresh_clinics()
+                if self._spool.unsettled:
+                    self._recover()
                 if self._clinics is not None:
                     self._inbox.tick()
             except (OSError, sqlite3.Error) as error:
@@ -119,6 +121,11 @@ class App:
                 log.exception("the scanner stumbled; it goes on")
                 self._stopping.wait(5)
             self._scanned = time.monotonic()
+
+    def _recover(self) -> None:
+        if recovered := self._spool.recover():
+            log.info("%d folders found in the spool that the journal did not know", recovered)
+            self._worker.wake()
 
     def _refresh_clinics(self) -> None:
         """Learn of new clinics, and give each its folder in the inbox. Without the registry the last answer holds."""

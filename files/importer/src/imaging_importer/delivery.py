@@ -74,7 +74,8 @@ class Carrier:
     def _refuse_changes(self, job: Job) -> None:
         """A sender that still held a file open may have changed it since it was listed: then it is read again."""
         entries = tree.entries(self._spool.folder(job))
-        if {entry.path: (entry.size, entry.mtime_ns) for entry in entries} != self._journal.known_files(job.id):
+        known = self._journal.known_files(job.id)
+        if any(known.get(entry.path) != (entry.size, entry.mtime_ns) for entry in entries):
             self._journal.list_files(job.id, entries)
             raise TransientError("the folder was changed while it was imported; what changed is imported again")
 

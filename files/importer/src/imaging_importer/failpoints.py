@@ -3,6 +3,7 @@
 `reach` stands at every state transition, so that the recovery tests can stop the importer between any two of them.
 """
 
+import errno
 import os
 import signal
 
@@ -22,6 +23,8 @@ NAMES = (
     "archive-chosen",
     "failed-file-moved",
     "failed-files-moved",
+    "copying-across",
+    "copied-across",
     "folder-moved",
     "report-written",
     "job-finished",
@@ -31,7 +34,7 @@ _name, _, _action = os.environ.get("IMAGING_FAILPOINT", "").partition(":")
 
 
 class FailpointError(OSError):
-    """Raised by a failpoint in `raise` mode; an OSError because that is what a broken disk would raise there."""
+    """Raised by a failpoint in `raise` mode; an OSError because that is what a full disk would raise there."""
 
 
 def reach(name: str) -> None:
@@ -39,5 +42,5 @@ def reach(name: str) -> None:
     if name != _name:
         return
     if _action == "raise":
-        raise FailpointError(f"failpoint {name}")
+        raise FailpointError(errno.ENOSPC, f"failpoint {name}")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -6,6 +6,7 @@ cooldown is over and when something hints at a change (an event, a new time of t
 monotonic: a clock that jumps hurts nothing.
 """
 
+import contextlib
 import logging
 import os
 import stat
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 # An event burst is over when nothing came for so long; only then is the folder looked into again.
 QUIET = 1.0
+
+# Taking thousands of folders at once lasts; who watches over the scanner hears of it in between. In seconds.
+LONGEST_TICK = 30.0
 
 
 @dataclass
@@ -98,6 +102,8 @@ class Inbox:
             self._scan(now)
         loose: dict[str, list[Waiting]] = {}
         for item in list(self.waiting.values()):
+            if time.monotonic() - now > LONGEST_TICK:
+                break
             if item.due <= now and now - item.touched >= min(QUIET, self._cooldown):
                 try:
                     stable = self._is_stable(item, now)
@@ -139,15 +145,22 @@ class Inbox:
             elif entry.name not in clinics:
                 unknown[tree.printable(entry.name)] = sum(1 for _ in os.scandir(entry.path))
             else:
-                self._watch_clinic(Path(entry.path))
-                for delivered in os.scandir(entry.path):
-                    self._see(Path(delivered.path), entry.name, delivered.stat(follow_symlinks=False), now)
-                    seen.add(Path(delivered.path))
+                try:
+                    self._scan_clinic(Path(entry.path), entry.name, seen, now)
+                except OSError as error:  # the other clinics' folders can be read
+                    log.warning("%s cannot be read: %s", entry.path, error)
         for path in self.waiting.keys() - seen:
             self._forget(self.waiting[path])
         self.unknown = unknown
         self.last_scan = time.time()
         self.scan_seconds = time.monotonic() - started
+
+    def _scan_clinic(self, folder: Path, clinic: str, seen: set[Path], now: float) -> None:
+        self._watch_clinic(folder)
+        for delivered in os.scandir(folder):
+            with contextlib.suppress(FileNotFoundError):  # renamed or withdrawn since it was listed
+                self._see(Path(delivered.path), clinic, delivered.stat(follow_symlinks=False), now)
+                seen.add(Path(delivered.path))
 
     def _see(self, path: Path, clinic: str, status: os.stat_result, now: float) -> None:
         item = self.waiting.get(path)
@@ -177,9 +190,9 @@ class Inbox:
             item.why = "empty"
         elif unchanged >= self._patience:
             return True
-        elif seen.unfinished:
+        elif seen.unfinished or tree.is_unfinished(item.path.name):
             item.why = "upload still running: unfinished files"
-        elif self._spool.leases_work and item.is_folder and tree.being_written(item.path):
+        elif self._spool.leases_work and _being_written(item):
             item.why = "upload still running: a file is open for writing"
         else:
             return True
@@ -216,9 +229,14 @@ class Inbox:
             self._clinic_watches[directory] = descriptor
 
 
+def _being_written(item: Waiting) -> bool:
+    if item.is_folder:
+        return tree.being_written(item.path)
+    return tree.held_open(item.path.parent, item.path.name)
+
+
 def _look_at_file(path: Path) -> tree.Look:
     """A file copied directly into the clinic's folder."""
     status = path.lstat()
     fingerprint = b"%d %d %d" % (status.st_ino, status.st_size, status.st_mtime_ns)
-    unfinished = tree.is_unfinished(path.name) and stat.S_ISREG(status.st_mode)
-    return tree.Look(fingerprint, 1, status.st_size, unfinished, ())
+    return tree.Look(fingerprint, 1, status.st_size, False, ())

@@ -60,7 +60,8 @@ FIRST_ELEMENTS = frozenset({0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0013, 0x00
 # Inflated data waits in a file beside the spool; no image of that size is sent deflated.
 MAX_INFLATED = 4 << 30
 
-UID = re.compile(r"[0-9][0-9.]{0,63}")
+# Leading zeros in a component are wrong (PS3.5 9.1), but scanners exist that write them; the registry takes them too.
+UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 
 
 @dataclass

@@ -34,7 +34,9 @@ class Reconciler:
         self._follow_changes()
         counts = self._orthanc.counts()
         fell = any(count < self._journal.position(name) for name, count in zip(COUNTS, counts, strict=True))
-        if fell or time.time() - self._journal.position("swept-at") > SWEEP_EVERY:
+        # A clock that was ahead and was set back must not put off the sweep.
+        due = not 0 <= time.time() - self._journal.position("swept-at") < SWEEP_EVERY
+        if fell or due:
             self._sweep()
             self._journal.set_position("swept-at", int(time.time()))
         for name, count in zip(COUNTS, counts, strict=True):

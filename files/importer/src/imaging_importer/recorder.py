@@ -6,6 +6,7 @@ from hashlib import sha256
 
 from imaging_importer.journal import Journal
 from imaging_importer.orthanc import OrthancClient
+from imaging_importer.reasons import TransientError
 from imaging_importer.registry import Registry
 
 
@@ -26,11 +27,14 @@ class Recorder:
         """
         with self.lock:
             attributes = orthanc.study_attributes(study_uid)
+            study_ids = sorted(orthanc.study_ids(study_uid))
+            if attributes is None and study_ids:
+                raise TransientError(f"orthanc has study {study_uid} but its QIDO-RS does not find it")
             if attributes is None:
                 self._registry.forget_study(study_uid)
                 self._journal.forget_study(study_uid)
                 return "forgotten"
-            updates = sorted(orthanc.last_update(study_id) for study_id in orthanc.study_ids(study_uid))
+            updates = sorted(map(orthanc.last_update, study_ids))
             content = json.dumps([attributes, updates], sort_keys=True).encode()
             fingerprint = sha256(content).hexdigest()
             if not always and self._journal.study(study_uid) == (clinic_id, fingerprint):

@@ -11,7 +11,10 @@ from typing import Any, Protocol
 import psycopg
 from psycopg.types.json import Jsonb
 
-from imaging_importer.reasons import UnavailableError
+from imaging_importer.reasons import TransientError, UnavailableError
+
+# Classes of SQLSTATE that tell of the values of one call (data, integrity, limits): other calls will succeed.
+ABOUT_THE_VALUES = ("22", "23", "54")
 
 Attributes = dict[str, dict[str, Any]]  # a DICOM JSON object (PS3.18 F.2)
 
@@ -26,7 +29,10 @@ class OwnedStudy:
 
 
 class Registry(Protocol):
-    """What the importer asks of the registry. Every call may raise UnavailableError."""
+    """What the importer asks of the registry.
+
+    Every call may raise UnavailableError, and TransientError when it does not take these values: an unknown clinic.
+    """
 
     def claim_study(self, study_uid: str, clinic_id: str) -> bool:
         """Make the study this clinic's; False when it is another's."""
@@ -80,4 +86,7 @@ class PostgresRegistry:
                 if self._connection is not None:
                     self._connection.close()
                     self._connection = None
-                raise UnavailableError("registry", str(error).strip().replace("\n", " ")) from error
+                message = str(error).strip().replace("\n", " ")
+                if (error.sqlstate or "")[:2] in ABOUT_THE_VALUES:
+                    raise TransientError(f"registry: {message}") from error
+                raise UnavailableError("registry", message) from error

@@ -7,6 +7,7 @@ whose it is: what a kill leaves between rename and journal is found again by `un
 import contextlib
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,26 +24,33 @@ class AnotherImporterError(Exception):
     """A second importer was started on the same inbox."""
 
 
+def lock(root: Path) -> int:
+    """Lock the spool of an inbox with a kernel lock, which ends with the process, however it ends.
+
+    The lock's descriptor, for the caller to keep. Raises AnotherImporterError.
+    """
+    root.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise AnotherImporterError(f"another importer works on {root.parent}; this one must not run") from error
+    return descriptor
+
+
 class Spool:
-    """The spool of one inbox. Holds a kernel lock, which ends with the process, however it ends."""
+    """The spool of one inbox."""
 
     def __init__(self, root: Path, journal: Journal) -> None:
-        root.mkdir(mode=0o700, exist_ok=True)
         self._root = root
         self._journal = journal
-        self._lock = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise AnotherImporterError(f"another importer works on {root.parent}; this one must not run") from error
+        self._claiming = threading.Lock()
+        # Whether a folder may lie in the spool that the journal does not know: after a kill, after a full disk.
+        self.unsettled = True
         self.scratch = root / ".scratch"
         self.scratch.mkdir(exist_ok=True)
         self.leases_work = tree.leases_work(self.scratch)
-
-    def close(self) -> None:
-        """Let another importer have the inbox."""
-        os.close(self._lock)
 
     def folder(self, job: Job) -> Path:
         """Where a job's folder waits."""
@@ -52,21 +60,34 @@ class Spool:
         return self._root / clinic / job_id
 
     def claim_folder(self, clinic: str, folder: Path) -> str:
-        """Take a folder out of the inbox; the job's id. Raises OSError, and then the folder is still in the inbox."""
-        with self._new_directory(clinic) as directory:
+        """Take a folder out of the inbox; the job's id.
+
+        After an OSError or sqlite3.Error it is where it was, or `recover`
+        finds it.
+        """
+        with self._claim(), self._new_directory(clinic) as directory:
             folder.rename(directory / folder.name)
-        failpoints.reach("folder-spooled")
-        return self._journalled(clinic, directory.name, folder.name, folder.parent)
+            failpoints.reach("folder-spooled")
+            return self._journalled(clinic, directory, folder.name, folder.parent)
 
     def claim_files(self, clinic: str, files: list[Path]) -> str:
         """Take single files out of a clinic's folder as one delivery; the job's id."""
-        with self._new_directory(clinic) as directory:
+        with self._claim(), self._new_directory(clinic) as directory:
             (directory / LOOSE_FILES).mkdir()
             for file in files:
                 with contextlib.suppress(FileNotFoundError):  # withdrawn since the last look
                     file.rename(directory / LOOSE_FILES / file.name)
-        failpoints.reach("folder-spooled")
-        return self._journalled(clinic, directory.name, LOOSE_FILES, files[0].parent)
+            failpoints.reach("folder-spooled")
+            return self._journalled(clinic, directory, LOOSE_FILES, files[0].parent)
+
+    @contextlib.contextmanager
+    def _claim(self) -> Iterator[None]:
+        """One claim at a time, and none while the spool is looked through."""
+        with self._claiming:
+            settled = not self.unsettled
+            self.unsettled = True
+            yield
+            self.unsettled = not settled
 
     @contextlib.contextmanager
     def _new_directory(self, clinic: str) -> Iterator[Path]:
@@ -81,14 +102,13 @@ class Spool:
             with contextlib.suppress(OSError):
                 directory.rmdir()
             raise
-        tree.sync_directory(directory)
-        tree.sync_directory(directory.parent)
 
-    def _journalled(self, clinic: str, job_id: str, folder: str, inbox_directory: Path) -> str:
-        tree.sync_directory(inbox_directory)
-        self._journal.add(job_id, clinic, folder)
+    def _journalled(self, clinic: str, directory: Path, folder: str, inbox_directory: Path) -> str:
+        for changed in (directory, directory.parent, inbox_directory):
+            tree.sync_directory(changed)
+        self._journal.add(directory.name, clinic, folder)
         failpoints.reach("job-journalled")
-        return job_id
+        return directory.name
 
     def release(self, job: Job) -> None:
         """Remove the empty directory of a job whose folder was archived."""
@@ -97,19 +117,21 @@ class Spool:
 
     def recover(self) -> int:
         """Journal every folder that is in the spool but not in the journal; how many there were."""
-        known = {job.id for job in self._journal.open_jobs()}
-        found = 0
-        for clinic in _directories(self._root):
-            for directory in _directories(clinic):
-                if directory.name in known:
-                    continue
-                folders = _directories(directory, hidden=True)
-                for folder in folders:
-                    self._journal.add(directory.name, clinic.name, folder.name)
-                    found += 1
-                if not folders:
-                    directory.rmdir()
-        return found
+        with self._claiming:
+            known = {job.id for job in self._journal.open_jobs()}
+            found = 0
+            for clinic in _directories(self._root):
+                for directory in _directories(clinic):
+                    if directory.name in known:
+                        continue
+                    folders = _directories(directory, hidden=True)
+                    for folder in folders:
+                        self._journal.add(directory.name, clinic.name, folder.name)
+                        found += 1
+                    if not folders:
+                        directory.rmdir()
+            self.unsettled = False
+            return found
 
 
 def _directories(directory: Path, hidden: bool = False) -> list[Path]:

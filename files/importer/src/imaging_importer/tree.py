@@ -16,6 +16,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
+from imaging_importer import failpoints
+
 # Names under which known programs write before they rename (rsync and most others: a leading dot).
 UNFINISHED_SUFFIXES = (".part", ".partial", ".filepart", ".tmp", ".crdownload")
 # What desktops leave behind in every folder; it never goes away, so it cannot mean that an upload runs.
@@ -137,17 +139,18 @@ def open_file(folder: Path, path: str) -> BinaryIO:
 
 
 def being_written(folder: Path) -> bool:
-    """Whether a program on this machine holds a file below `folder` open for writing: then no read lease is granted."""
-    for path, status in _walk(folder):
-        if not stat.S_ISREG(status.st_mode):
-            continue
-        try:
-            with open_file(folder, path) as file:
-                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-                fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        except OSError as error:
-            if error.errno == errno.EAGAIN:
-                return True
+    """Whether a program on this machine holds a file below `folder` open for writing."""
+    return any(held_open(folder, path) for path, status in _walk(folder) if stat.S_ISREG(status.st_mode))
+
+
+def held_open(folder: Path, path: str) -> bool:
+    """Whether a program on this machine holds this file open for writing: then no read lease is granted."""
+    try:
+        with open_file(folder, path) as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
     return False
 
 
@@ -176,12 +179,20 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(directory: Path) -> None:
+    """Make a directory and those above it, such that their names survive a power loss."""
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir(exist_ok=True)
+        sync_directory(directory.parent)
+
+
 def move(source: Path, target: Path) -> None:
     """Move a file or folder to a free name, by rename or, onto another file system, by copy.
 
     Survives a kill: run it again.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(target.parent)
     try:
         source.rename(target)
     except OSError as error:
@@ -195,7 +206,7 @@ def move(source: Path, target: Path) -> None:
 def move_file(folder: Path, path: str, target: Path) -> None:
     """Move one file below `folder` to the same path below `target`. A file that is gone was moved before."""
     parent, _, name = path.rpartition("/")
-    target.mkdir(parents=True, exist_ok=True)
+    make_directory(target)
     there = open_directory(target, parent, create=True)
     try:
         here = open_directory(folder, parent)
@@ -217,26 +228,39 @@ def move_file(folder: Path, path: str, target: Path) -> None:
 def _copy_across(source: Path, target: Path) -> None:
     """Copy to a hidden name, make it durable, rename, then remove the source.
 
-    An earlier attempt's rest is overwritten.
+    After a kill: an unfinished copy is made anew; a target that is there was complete, and only the source has to go.
     """
+    if not os.path.lexists(target):
+        _copy_to(source, target)
+        failpoints.reach("copied-across")
+    _remove(source)
+
+
+def _copy_to(source: Path, target: Path) -> None:
     partial = target.with_name(f".{target.name}.moving")
-    if partial.is_dir() and not partial.is_symlink():
-        shutil.rmtree(partial)
-    else:
-        partial.unlink(missing_ok=True)
-    if source.is_dir() and not source.is_symlink():
+    _remove(partial)
+    if _is_folder(source):
         shutil.copytree(source, partial, symlinks=True, copy_function=_copy_file, ignore=_special_files)
+        for directory, _, _ in os.walk(partial):
+            sync_directory(Path(directory))
     elif source.is_symlink() or source.is_file():
         _copy_file(str(source), str(partial))
     else:  # a device or pipe holds no data
-        source.unlink()
         return
+    failpoints.reach("copying-across")
     partial.rename(target)
     sync_directory(target.parent)
-    if source.is_dir() and not source.is_symlink():
-        shutil.rmtree(source)
+
+
+def _remove(path: Path) -> None:
+    if _is_folder(path):
+        shutil.rmtree(path)
     else:
-        source.unlink()
+        path.unlink(missing_ok=True)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _copy_file(source: str, target: str) -> None:

@@ -79,20 +79,25 @@ class Worker:
             raise
         except UnavailableError as error:
             self._report(error.service, str(error))
+            # Another job goes first next time: should this one be what the service stumbles over, the rest is carried.
+            self._rest(job)
             self._trouble(job, error)
             self._outage += 1
             return delay(self._outage - 1)
         except Exception as error:
             if not isinstance(error, (TransientError, OSError, sqlite3.Error)):
                 log.exception("job %s: unexpected", job.id)
-            failures = self._resting.get(job.id, (0, 0.0))[0]
-            self._resting[job.id] = (failures + 1, time.monotonic() + delay(failures))
+            self._rest(job)
             self._trouble(job, error)
             return 0.0
         self._outage = 0
         self._resting.pop(job.id, None)
         self._finished(job)
         return 0.0
+
+    def _rest(self, job: Job) -> None:
+        failures = self._resting.get(job.id, (0, 0.0))[0]
+        self._resting[job.id] = (failures + 1, time.monotonic() + delay(failures))
 
     def _trouble(self, job: Job, error: Exception) -> None:
         cause = error.service if isinstance(error, UnavailableError) else type(error).__name__
