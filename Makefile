@@ -125,6 +125,12 @@ test-unit: .venv/test ## tests that need no host
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests
 	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme
 
+# A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
+.PHONY: test-recovery
+test-recovery: .venv/test ## the importer's long tests: a thousand kills, faults and full disks
+	tests/packages.sh
+	IMAGING_CAMPAIGN=25 pytest -n 2 -rP files/importer/tests/test_recovery.py -k campaign
+
 # The README's own commands make the host that the other tests then attack; it has a name of its own.
 .PHONY: test-platform
 test-platform: export SANDBOX := test

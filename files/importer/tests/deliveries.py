@@ -72,6 +72,7 @@ def contents(root: Path) -> list[str]:
         if path.is_file()
         and not path.is_symlink()
         and not path.name.startswith((".lock", ".report.json.", ".REASON.txt.", "REASON", "report"))
+        and not any(part.endswith(".moving") for part in path.parts)  # a copy that is not complete yet
     )
 
 
