@@ -152,6 +152,10 @@ bench-import: export SANDBOX := bench
 bench-import: .venv/test ## measure the importer against a plain STOW-RS loop
 	python bench/importer.py
 
+.PHONY: docs
+docs: .venv/deploy ## write docs/ACCESS.md from the gateway's allow-list
+	.venv/bin/python tests/support/access_document.py > docs/ACCESS.md
+
 .PHONY: requirements
 requirements: ## pin the newest versions of requirements*.in, with hashes (needs uv)
 	for name in requirements requirements-test; do \

@@ -47,7 +47,11 @@ def proxied_to(server: Directive, upstream: str) -> list[Directive]:
     found = [
         location
         for location in server.find("location")
-        if any(p.arguments[0].startswith(f"http://{upstream}") for p in location.own("proxy_pass"))
+        # A variable that chooses between upstreams is named after both.
+        if any(
+            p.arguments[0].startswith((f"http://{upstream}", f"http://${upstream}_"))
+            for p in location.own("proxy_pass")
+        )
     ]
     assert found, f"nothing is proxied to {upstream}"
     return found
@@ -71,6 +75,17 @@ def test_orthanc_gets_no_header_of_the_client_but_those_named(platform: Directiv
         assert not {"Cookie", "X-Forwarded-For", "X-Forwarded-Host", "X-Accel-Redirect"} & set(sent)
         (credentials,) = location.effective("include")
         assert credentials.arguments == ["/etc/imaging/credentials/nginx/orthanc.conf"]
+
+
+def test_only_requests_of_administrators_reach_orthanc_with_a_body_and_its_length(
+    nginx: Directive, platform: Directive
+) -> None:
+    for location in proxied_to(platform, "orthanc"):
+        (passed,) = location.effective("proxy_pass_request_body")
+        assert passed.arguments == ["on" if "/orthanc/" in str(location.arguments[-1:]) else "off"], str(location)
+        assert headers_sent(location)["Content-Length"] == "$length_at_orthanc"
+    length = {d.name.strip("\"'"): d.arguments for d in map_of(nginx, "$length_at_orthanc")}
+    assert length == {"~^/orthanc/": ["$content_length"], "default": [""]}
 
 
 def test_the_cache_is_keyed_by_revision_path_query_and_accept(platform: Directive) -> None:

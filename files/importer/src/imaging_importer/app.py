@@ -11,6 +11,7 @@ from imaging_importer import status, systemd
 from imaging_importer.archive import Archive
 from imaging_importer.config import Config
 from imaging_importer.delivery import Carrier
+from imaging_importer.erase import Eraser
 from imaging_importer.inbox import Inbox
 from imaging_importer.journal import Journal
 from imaging_importer.metrics import Metrics
@@ -55,6 +56,7 @@ class App:
         carrier = Carrier(config, self._journal, self._spool, archive, registry, recorder, self._orthanc())
         self._worker = Worker(self._journal, carrier, self._metrics, self._report)
         self._reconciler = Reconciler(self._journal, registry, recorder, self._orthanc())
+        self._eraser = Eraser(self._journal, recorder, self._orthanc())
         self._inbox = Inbox(
             config.inbox,
             self._spool,
@@ -78,7 +80,7 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken read lease must not end the process
-        server = serve(self._config.http_host, self._config.http_port, self._routes())
+        server = serve(self._config.http_host, self._config.http_port, self._routes(), self._eraser.erase)
         self._recover()
         self._inbox.start()
         threads = [

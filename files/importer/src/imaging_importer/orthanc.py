@@ -94,15 +94,18 @@ class OrthancClient:
         params: dict[str, str | int] | None = None,
         data: Single | Multipart | str | None = None,
         headers: dict[str, str] | None = None,
+        own_name: bool = True,
     ) -> requests.Response:
         with self._lock:
             try:
                 response = self._session.request(
-                    method, self._url + path, params=params, data=data, headers=headers, timeout=TIMEOUT
-                )
+                    method, self._url + path, params=params, data=data, headers=headers, timeout=TIMEOUT,
+                    # Without this, the session's own password replaces an Authorization header that is given.
+                    auth=None if own_name else _as_given,
+                )  # fmt: skip
             except requests.RequestException as error:
                 raise UnavailableError("orthanc", str(error)) from error
-        if response.status_code in (401, 403):
+        if own_name and response.status_code in (401, 403):
             raise UnavailableError("orthanc", f"HTTP {response.status_code}: it refuses the importer's password")
         return response
 
@@ -197,10 +200,29 @@ class OrthancClient:
         response = self._request("GET", f"/studies/{study_id}")
         return dict(response.json()) if response.status_code == 200 else {}
 
+    def studies_of(self, path: str) -> list[str]:
+        """StudyInstanceUIDs of the studies that a resource (`/series/ID`, …) is or belongs to; none when it is gone."""
+        level = path.split("/")[1]
+        parents = {"patients": "/studies", "series": "/study", "instances": "/study"}
+        response = self._request("GET", path + parents.get(level, ""))
+        if response.status_code != 200:
+            return []
+        found = response.json()
+        studies = found if isinstance(found, list) else [found]
+        return [study["MainDicomTags"]["StudyInstanceUID"] for study in studies]
+
+    def delete(self, path: str, authorization: str) -> int:
+        """Delete a resource in the name of whoever gave this Authorization header; Orthanc's status."""
+        return self._request("DELETE", path, headers={"Authorization": authorization}, own_name=False).status_code
+
     def counts(self) -> tuple[int, int, int]:
         """How many studies, series and instances Orthanc holds."""
         statistics = self._get("/statistics")
         return statistics["CountStudies"], statistics["CountSeries"], statistics["CountInstances"]
+
+
+def _as_given(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _content(response: requests.Response) -> Any:  # noqa: ANN401 - JSON

@@ -11,8 +11,13 @@ Answer = tuple[int, str, str]  # status, content type, body
 JSON = "application/json"
 
 
-def serve(host: str, port: int, routes: dict[str, Callable[[], Answer]]) -> ThreadingHTTPServer:
-    """A server for GET on these paths; the caller runs it. Raises OSError when the port is taken."""
+def serve(
+    host: str, port: int, routes: dict[str, Callable[[], Answer]], delete: Callable[[str, str], Answer]
+) -> ThreadingHTTPServer:
+    """A server for GET on these paths, and for DELETE of what `delete` takes, with its path and Authorization header.
+
+    The caller runs it. Raises OSError when the port is taken.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         server_version = "imaging-importer"
@@ -21,8 +26,14 @@ def serve(host: str, port: int, routes: dict[str, Callable[[], Answer]]) -> Thre
 
         def do_GET(self) -> None:
             route = routes.get(self.path.partition("?")[0])
+            self._answer(route or (lambda: (404, "text/plain; charset=utf-8", "not found\n")))
+
+        def do_DELETE(self) -> None:
+            self._answer(lambda: delete(self.path, self.headers.get("Authorization", "")))
+
+        def _answer(self, route: Callable[[], Answer]) -> None:
             try:
-                status, kind, body = route() if route else (404, "text/plain; charset=utf-8", "not found\n")
+                status, kind, body = route()
             except Exception:
                 log.exception("%s failed", self.path)
                 status, kind, body = 500, "text/plain; charset=utf-8", "internal error, see the log\n"

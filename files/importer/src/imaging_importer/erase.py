@@ -1,0 +1,50 @@
+"""Deletes in Orthanc what an administrator deletes, and carries it to the registry before the answer: when the
+administrator is told that something is gone, neither the study list nor the proxy's cache has it any more.
+"""
+
+import logging
+import re
+
+from imaging_importer.journal import Journal
+from imaging_importer.orthanc import OrthancClient
+from imaging_importer.reasons import TransientError
+from imaging_importer.recorder import Recorder
+from imaging_importer.web import Answer
+
+log = logging.getLogger(__name__)
+
+RESOURCE = re.compile(r"/(?:patients|studies|series|instances)/[0-9a-f]{8}(?:-[0-9a-f]{8}){4}")
+TEXT = "text/plain; charset=utf-8"
+
+
+class Eraser:
+    """Deletes with the caller's own password for Orthanc, so that reaching this port is no right to delete."""
+
+    def __init__(self, journal: Journal, recorder: Recorder, orthanc: OrthancClient) -> None:
+        self._journal = journal
+        self._recorder = recorder
+        self._orthanc = orthanc
+
+    def erase(self, path: str, authorization: str) -> Answer:
+        """Delete the resource; Orthanc's status."""
+        if RESOURCE.fullmatch(path) is None:
+            return 404, TEXT, "not found\n"
+        try:
+            # Nothing of these studies arrives meanwhile.
+            with self._recorder.lock:
+                studies = self._orthanc.studies_of(path)
+                status = self._orthanc.delete(path, authorization)
+                if status == 200:
+                    for study_uid in studies:
+                        self._refresh(study_uid)
+        except TransientError as error:
+            # What was deleted all the same is found by the reconciler, in seconds.
+            log.warning("a deletion is not carried to the registry yet: %s", error)
+            return 503, TEXT, "try again in a moment\n"
+        return status, "application/json", "{}\n"
+
+    def _refresh(self, study_uid: str) -> None:
+        known = self._journal.study(study_uid)
+        if known:
+            done = self._recorder.refresh(self._orthanc, study_uid, known[0])
+            log.info("study %s of clinic %s: an administrator deleted in it: %s", study_uid, known[0], done)
