@@ -139,10 +139,42 @@ def test_everything_else_does_not_exist(uri, role):
 @pytest.mark.parametrize(
     "method", ["HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "get", "GET ", "", "X" * 20]
 )
-@pytest.mark.parametrize("uri", ["/dicom-web/studies", STUDY, f"{STUDY}/metadata"])
-def test_images_are_only_read(uri, method):
+@pytest.mark.parametrize("uri", ["/dicom-web/studies", STUDY, f"{STUDY}/metadata", "/import/status"])
+def test_images_are_only_read_and_uploaded(uri, method):
+    if method == "POST" and uri in UPLOADS:
+        return
     with pytest.raises(RefusedError):
         asked(uri, ADMIN, method)
+
+
+UPLOADS = ["/dicom-web/studies", STUDY]
+
+
+@pytest.mark.parametrize(("method", "uri"), [*(("POST", uri) for uri in UPLOADS), ("GET", "/import/status")])
+def test_technicians_and_administrators_upload_and_see_the_import_and_nobody_else_does(method, uri):
+    for role in ("technician", "admin"):
+        assert asked(uri, frozenset({role}), method).rule.importer
+    for roles in (frozenset(), PHYSICIAN, frozenset({"auditor"})):
+        with pytest.raises(RefusedError):
+            asked(uri, roles, method)
+
+
+@pytest.mark.parametrize(
+    ("method", "uri"),
+    [
+        ("POST", "/dicom-web/studies/"),
+        ("POST", "/dicom-web/studies?clinic=north"),
+        ("POST", f"{STUDY}?x=1"),
+        ("POST", f"{STUDY}/series"),
+        ("POST", "/import/status"),
+        ("GET", "/import"),
+        ("GET", "/import/status?clinic=north"),
+        ("GET", "/import/status.json"),
+    ],
+)
+def test_there_is_no_other_way_to_the_importer(method, uri):
+    with pytest.raises(RefusedError):
+        asked(uri, frozenset({"technician", "admin"}), method)
 
 
 ORTHANC = [

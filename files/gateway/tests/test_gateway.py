@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from contextlib import contextmanager
 
@@ -107,6 +108,55 @@ class TestDecisions:
     async def test_orthanc_is_never_asked_for_a_study_list(self, door, realm):
         for roles in (["physician"], ["admin"]):
             assert (await door.ask("/dicom-web/studies", realm.bearer("north", roles=roles)))[0] == 403
+
+    @pytest.mark.parametrize(
+        ("clinics", "roles", "named", "decided"),
+        [
+            (["north"], ["technician"], None, "north"),
+            (["north"], ["technician"], "north", "north"),
+            (["north"], ["technician"], "south", None),
+            (["north"], ["technician"], "", None),
+            (["north", "south"], ["technician"], None, None),
+            (["north", "south"], ["technician"], "south", "south"),
+            (["north", "south"], ["technician"], "north, south", None),
+            (["north", "south"], ["technician"], "west", None),
+            ([], ["technician"], None, None),
+            ([], ["technician"], "north", None),
+            (["north"], ["admin"], None, "north"),
+            (["north"], ["admin"], "west", "west"),
+            ([], ["admin"], None, None),
+            ([], ["admin"], "west", "west"),
+            ([], ["admin"], "*", None),
+            ([], ["admin"], "a,b", None),
+        ],
+    )
+    @pytest.mark.parametrize("uri", ["/dicom-web/studies", f"/dicom-web/studies/{SOUTH}"])
+    async def test_an_upload_is_for_one_clinic_of_the_caller(
+        self, door, realm, studies, uri, clinics, roles, named, decided
+    ):
+        sent = {"X-Original-Method": "POST", "X-Original-URI": uri, "X-Real-IP": "192.0.2.7"}
+        sent |= realm.bearer(*clinics, roles=roles) | ({} if named is None else {"X-Clinic": named})
+        async with door.client.get("/authorize", headers=sent) as response:
+            if decided is None:
+                assert (response.status, response.headers.get("X-Refusal")) == (403, "clinic")
+                assert "X-Clinics" not in response.headers
+            else:
+                assert (response.status, response.headers["X-Clinics"]) == (204, decided)
+                assert json.loads(response.headers["X-Caller"]) == {
+                    "username": "anna", "subject": "0b2e8c0e-sub", "client": "ohif", "address": "192.0.2.7",
+                }  # fmt: skip
+
+    async def test_who_may_not_upload_is_told_nothing_about_clinics(self, door, realm):
+        sent = {"X-Original-Method": "POST", "X-Original-URI": "/dicom-web/studies", **realm.bearer("north", "south")}
+        async with door.client.get("/authorize", headers=sent) as response:
+            assert response.status == 403
+            assert "X-Refusal" not in response.headers
+
+    async def test_the_import_page_shows_the_callers_clinics(self, door, realm):
+        for clinics, roles, scope in ((["south", "north"], "technician", "north,south"), ([], "admin", "*")):
+            sent = {"X-Original-Method": "GET", "X-Original-URI": "/import/status"}
+            async with door.client.get("/authorize", headers=sent | realm.bearer(*clinics, roles=[roles])) as response:
+                assert (response.status, response.headers["X-Clinics"]) == (204, scope)
 
     @pytest.mark.parametrize("name", ["X-Original-URI", "X-Original-Method"])
     async def test_a_doubled_or_missing_header_of_the_proxy_is_refused(self, door, realm, studies, name):

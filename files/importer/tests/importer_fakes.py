@@ -84,6 +84,7 @@ class Platform:
         self.clinics = ["north", "south"]
         self.owner: dict[str, str] = {}
         self.recorded: dict[str, Attributes] = {}
+        self.uploaded: list[tuple[str, str, str]] = []  # user, clinic, study
         self.requests: list[str] = []
         handler = type("Handler", (_Handler,), {"platform": self})
         self._server = _Server(("127.0.0.1", 0), handler)
@@ -247,6 +248,10 @@ class _Handler(BaseHTTPRequestHandler):
         if function == "forget_study":
             platform.recorded.pop(arguments[0], None)
             return platform.owner.pop(arguments[0], None) is not None
+        if function == "log_upload":
+            assert platform.owner[arguments[0]] == arguments[1], "an upload to another clinic's study"
+            platform.uploaded.append((arguments[2].get("username"), arguments[1], arguments[0]))
+            return None
         if function == "owned_studies":
             uids = sorted(uid for uid in platform.owner if uid > arguments[0])[: arguments[1]]
             return [[uid, platform.owner[uid], int(uid in platform.recorded)] for uid in uids]
@@ -306,3 +311,6 @@ class HttpRegistry:
 
     def list_clinics(self) -> list[str]:
         return self._call("list_clinics")
+
+    def log_upload(self, study_uid: str, clinic_id: str, caller: dict[str, object]) -> None:
+        self._call("log_upload", study_uid, clinic_id, caller)

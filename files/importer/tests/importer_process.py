@@ -19,6 +19,7 @@ from typing import Any
 
 TESTS = Path(__file__).parent
 COOLDOWN = 0.2
+DOOR_SECRET = "the-door-s-secret"
 
 
 def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, patience: float = 1.5, **more: Any):
@@ -42,6 +43,10 @@ def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, 
         "registry": {},
         "http_host": "127.0.0.1",
         "http_port": port,
+        "door_secret": DOOR_SECRET,
+        "public_url": "https://imaging.test/dicom-web",
+        "upload_bytes": 64 << 20,
+        "upload_part_bytes": 8 << 20,
     }
     return Config(**settings | more)
 

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from deliveries import changed, contents, deliver, instance, report, sample, sop_uid, uid
 from importer_fakes import Platform
-from importer_process import COOLDOWN, start, wait_until
+from importer_process import COOLDOWN, DOOR_SECRET, start, wait_until
 
 STORED_ONLY = ("processed",)
 
@@ -286,13 +287,30 @@ def test_two_importers_on_one_inbox(world: World) -> None:
 
 
 def test_status_and_metrics_tell_what_happened(world: World) -> None:
-    page = get(world, "/")
-    assert "Being imported" in page
-    assert "The file is empty" in page
+    assert any("The file is empty" in delivery["why"] for delivery in status(world)["failed"])
     metrics = get(world, "/metrics")
     assert 'imaging_importer_failures_total{clinic="south",reason="owned-by-another-clinic"} 3' in metrics
     assert 'imaging_importer_files_total{clinic="north",outcome="stored"}' in metrics
     assert status(world)["importing_total"] == 0
+
+
+def test_a_clinic_sees_its_own_deliveries_only(world: World) -> None:
+    mine = status(world, "south")
+    assert {row["clinic"] for part in ("waiting", "importing", "done_today", "failed") for row in mine[part]} == {
+        "south"
+    }
+    assert mine["failed"]
+    assert mine["unknown_clinics"] == {}
+    nobodys = status(world, "")
+    assert not any(nobodys[part] for part in ("waiting", "importing", "done_today", "failed"))
+
+
+@pytest.mark.parametrize("path", ["/status.json", "/", "/dicom-web/studies"])
+def test_other_users_of_the_host_learn_nothing(world: World, path: str) -> None:
+    for secret in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": DOOR_SECRET}):
+        with pytest.raises(urllib.error.HTTPError) as refusal:
+            get(world, path, **{"X-Clinics": "*"}, **secret)
+        assert refusal.value.code == 403
 
 
 def test_the_ledger_balances(world: World) -> None:
@@ -307,13 +325,15 @@ def port(world: World) -> str:
     return world.log().partition(marker)[2].partition("/")[0]
 
 
-def get(world: World, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port(world)}{path}") as answer:
+def get(world: World, path: str, **headers: str) -> str:
+    request = urllib.request.Request(f"http://127.0.0.1:{port(world)}{path}", headers=headers)
+    with urllib.request.urlopen(request) as answer:
         return answer.read().decode()
 
 
-def status(world: World) -> dict:
-    return json.loads(get(world, "/status.json"))
+def status(world: World, clinics: str = "*") -> dict:
+    secret = {"Authorization": f"Bearer {DOOR_SECRET}", "X-Clinics": clinics}
+    return json.loads(get(world, "/status.json", **secret))
 
 
 def health(world: World) -> int:

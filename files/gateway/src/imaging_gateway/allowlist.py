@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from imaging_gateway.requests import UID, RefusedError, Request
 
 VIEWERS = frozenset({"physician", "technician", "admin"})
+UPLOADERS = frozenset({"technician", "admin"})
 ADMIN = frozenset({"admin"})
 AUDITORS = frozenset({"auditor", "admin"})
 
@@ -48,6 +49,9 @@ INSTANCE = ONE_SERIES + "/instances/{instance}"
 RESOURCE = "/orthanc/{level}/{id}"
 
 
+ONE, ALL = "one", "all"
+
+
 @dataclass(frozen=True)
 class Rule:
     """One row of the allow-list."""
@@ -58,6 +62,9 @@ class Rule:
     roles: frozenset[str]
     action: str
     """What the access log calls it; empty: not a matter of patients, not logged."""
+    importer: str = ""
+    """What the importer, which answers, is told of the clinics: ONE, for an upload; ALL of the caller's; empty: it is
+    not asked."""
     answered_here: bool = False
     """The gateway itself answers; Orthanc must never be asked, since it would answer for all clinics."""
     pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
@@ -87,6 +94,11 @@ RULES = (
     Rule("GET", INSTANCE + "/bulk/{bulk}", NOTHING, VIEWERS, "view"),
     # Who opened which study, of the auditor's clinics. The filters are read by `audit`.
     Rule("GET", "/audit/entries", NOTHING, AUDITORS, "audit", answered_here=True),
+    # Uploads (STOW-RS: PS3.18 10.5). Whose a study in the path is, the importer asks when it claims it; and it logs them,
+    # since only the file names the study.
+    Rule("POST", STUDIES, NOTHING, UPLOADERS, "", importer=ONE),
+    Rule("POST", STUDY, NOTHING, UPLOADERS, "", importer=ONE),
+    Rule("GET", "/import/status", NOTHING, UPLOADERS, "", importer=ALL),
     # Orthanc's own API for administrators: what reads, deletes, labels, and looks after jobs. Nothing that reaches out
     # (peers, modalities, servers), executes (scripts, plugins, resubmitted jobs) or changes images behind the registry.
     Rule("GET", "/orthanc/system", NOTHING, ADMIN, ""),

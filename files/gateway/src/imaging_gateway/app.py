@@ -14,12 +14,12 @@ from aiohttp import web
 
 from imaging_gateway import audit, metrics, search
 from imaging_gateway.access_log import AccessLog
-from imaging_gateway.allowlist import Permit, permit
+from imaging_gateway.allowlist import ALL, Permit, permit
 from imaging_gateway.config import Config
 from imaging_gateway.owners import Owners
 from imaging_gateway.registry import Registry, RegistryAwayError
-from imaging_gateway.requests import RefusedError, parse
-from imaging_gateway.tokens import Caller, FetchKeys, NoKeysError, TokenError, TokenVerifier, fetch_jwks
+from imaging_gateway.requests import NoClinicError, RefusedError, parse
+from imaging_gateway.tokens import CLINIC, Caller, FetchKeys, NoKeysError, TokenError, TokenVerifier, fetch_jwks
 
 LARGEST_FIELD = 16384
 
@@ -45,11 +45,12 @@ class Gateway:
         headers: dict[str, str] = {}
         try:
             caller = await self.verifier.identify(request.headers.getall("Authorization", []))
-            revision = await self._decide(caller, request)
-            headers = {} if revision is None else {"X-Study-Revision": revision}
+            headers = await self._decide(caller, request)
             outcome, status = ALLOWED, 204
         except TokenError:
             outcome, status, headers = UNAUTHORIZED, 401, {"WWW-Authenticate": "Bearer"}
+        except NoClinicError:
+            outcome, status, headers = REFUSED, 403, {"X-Refusal": "clinic"}
         except RefusedError:
             outcome, status = REFUSED, 403
         except (RegistryAwayError, NoKeysError):
@@ -58,17 +59,21 @@ class Gateway:
         metrics.DECISION_SECONDS.observe(time.perf_counter() - started)
         return web.Response(status=status, headers=headers)
 
-    async def _decide(self, caller: Caller, request: web.Request) -> str | None:
+    async def _decide(self, caller: Caller, request: web.Request) -> dict[str, str]:
         asked = parse(_one(request, "X-Original-Method"), _one(request, "X-Original-URI"))
         allowed = permit(asked, caller.roles)
         if allowed.rule.answered_here:
             raise RefusedError
         address = _address(request)
+        if allowed.rule.importer == ALL:
+            return {"X-Clinics": caller.scope}
+        if allowed.rule.importer:
+            return {"X-Clinics": _clinic_of_upload(caller, request), "X-Caller": _introduce(caller, address)}
         if allowed.study is None:
             if allowed.rule.action:
                 self.access.note(caller, allowed.rule.action, address, detail=f"{asked.method} {asked.path}")
-            return None
-        return await self._decide_study(caller, allowed, allowed.study, address)
+            return {}
+        return {"X-Study-Revision": await self._decide_study(caller, allowed, allowed.study, address)}
 
     async def _decide_study(self, caller: Caller, allowed: Permit, study: str, address: str) -> str:
         owner = await self.owners.locate(caller, study)
@@ -174,6 +179,22 @@ def _one(request: web.Request, name: str) -> str:
     if len(values) != 1:
         raise RefusedError
     return values[0]
+
+
+def _clinic_of_upload(caller: Caller, request: web.Request) -> str:
+    """The caller's only clinic, or the one of them that X-Clinic names; an administrator may name any."""
+    named = request.headers.get("X-Clinic")
+    if named is None and len(caller.clinics) == 1:
+        return caller.clinics[0]
+    if named is None or CLINIC.fullmatch(named) is None or not caller.may_see(named):
+        raise NoClinicError
+    return named
+
+
+def _introduce(caller: Caller, address: str) -> str:
+    """Who uploads, for the row that the importer writes to the access log when it knows the study. ASCII."""
+    known = {"username": caller.username, "subject": caller.subject, "client": caller.client, "address": address}
+    return json.dumps(known)
 
 
 def _address(request: web.Request) -> str:

@@ -25,6 +25,10 @@ class RefusedError(Exception):
     """The request is not one that the platform knows: the caller gets the one 404."""
 
 
+class NoClinicError(RefusedError):
+    """An upload that could be for several clinics, or for none: the caller is told to name one."""
+
+
 @dataclass(frozen=True)
 class Request:
     """A request as the caller sent it: method, path without query, and the decoded parameters in their order."""

@@ -29,7 +29,8 @@ REFETCH_SECONDS = 10
 # And without being asked, so that a key withdrawn from the realm stops working here.
 REFRESH_SECONDS = 300
 
-CLINIC_GROUP = re.compile(r"/clinics/([a-z0-9][a-z0-9-]{1,62})")
+CLINIC = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
+CLINIC_GROUP = re.compile(rf"/clinics/({CLINIC.pattern})")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 ALL_CLINICS = "*"

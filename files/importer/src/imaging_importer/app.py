@@ -5,13 +5,13 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 
 from imaging_importer import status, systemd
 from imaging_importer.archive import Archive
 from imaging_importer.config import Config
 from imaging_importer.delivery import Carrier
-from imaging_importer.erase import Eraser
+from imaging_importer.door import Door
+from imaging_importer.erase import RESOURCE, Eraser
 from imaging_importer.inbox import Inbox
 from imaging_importer.journal import Journal
 from imaging_importer.metrics import Metrics
@@ -21,7 +21,8 @@ from imaging_importer.reconcile import Reconciler
 from imaging_importer.recorder import Recorder
 from imaging_importer.registry import Registry
 from imaging_importer.spool import Spool, lock
-from imaging_importer.web import Answer, as_json, serve
+from imaging_importer.tickets import Tickets
+from imaging_importer.web import Answer, Request, Route, as_json, serve
 from imaging_importer.worker import StoppingError, Worker
 
 log = logging.getLogger(__name__)
@@ -53,8 +54,20 @@ class App:
         self._spool = Spool(config.spool, self._journal)
         recorder = Recorder(self._journal, registry)
         archive = Archive(config.processed, config.failed, self._journal, self._spool)
-        carrier = Carrier(config, self._journal, self._spool, archive, registry, recorder, self._orthanc())
-        self._worker = Worker(self._journal, carrier, self._metrics, self._report)
+        tickets = Tickets()
+        carrier = Carrier(config, self._journal, self._spool, archive, registry, recorder, self._orthanc(), tickets)
+        self._worker = Worker(self._journal, carrier, tickets, self._metrics, self._report)
+        self._door = Door(
+            self._spool,
+            tickets,
+            registry,
+            lambda: self._clinics or set(),
+            self._is_ready,
+            self._worker.wake,
+            config.public_url,
+            config.upload_bytes,
+            config.upload_part_bytes,
+        )
         self._reconciler = Reconciler(self._journal, registry, recorder, self._orthanc())
         self._eraser = Eraser(self._journal, recorder, self._orthanc())
         self._inbox = Inbox(
@@ -80,7 +93,7 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken read lease must not end the process
-        server = serve(self._config.http_host, self._config.http_port, self._routes(), self._eraser.erase)
+        server = serve(self._config.http_host, self._config.http_port, self._config.door_secret, self._routes())
         self._recover()
         self._inbox.start()
         threads = [
@@ -165,28 +178,33 @@ class App:
             (log.info if state == "ok" else log.warning)("%s: %s", service, state)
             self._services[service] = state
 
-    def _routes(self) -> dict[str, Callable[[], Answer]]:
-        def page() -> Answer:
-            return 200, "text/html; charset=utf-8", status.as_page(self._status())
+    def _routes(self) -> list[Route]:
+        return [
+            Route("POST", r"/dicom-web/studies(/[0-9.]{1,64})?", self._door.store),
+            Route("GET", "/status.json", self._status),
+            # Whoever deletes shows Orthanc's own password for it.
+            Route("DELETE", RESOURCE, self._eraser.erase, is_open=True),
+            Route("GET", "/metrics", self._render_metrics, is_open=True),
+            Route("GET", "/health(/ready)?", self._health, is_open=True),
+            Route("GET", "/health/live", lambda _: as_json({"status": "ok"}), is_open=True),
+        ]
 
-        return {
-            "/": page,
-            "/status.json": lambda: as_json(self._status()),
-            "/metrics": self._render_metrics,
-            "/health": self._health,
-            "/health/live": lambda: as_json({"status": "ok"}),
-            "/health/ready": self._health,
-        }
+    def _status(self, request: Request) -> Answer:
+        """Tell what goes on, of the clinics that the gateway or the command on the host names: `a,b`, or `*`: all."""
+        named = request.headers.get("X-Clinics", "")
+        clinics = None if named == "*" else named.split(",")
+        arriving = list(self._door.arriving.values())
+        return as_json(status.collect(self._inbox, self._journal, arriving, dict(self._services), clinics))
 
-    def _status(self) -> status.Status:
-        return status.collect(self._inbox, self._journal, dict(self._services))
+    def _is_ready(self) -> bool:
+        """Whether a delivery that arrived now could be stored now."""
+        return all(state == "ok" for state in self._services.values())
 
-    def _health(self) -> Answer:
-        """Ready when a delivery that arrived now could be stored now."""
-        ready = all(state == "ok" for state in self._services.values())
+    def _health(self, _request: Request) -> Answer:
+        ready = self._is_ready()
         return as_json({"live": True, "ready": ready, "services": self._services}, 200 if ready else 503)
 
-    def _render_metrics(self) -> Answer:
+    def _render_metrics(self, _request: Request) -> Answer:
         backlog, oldest = self._journal.backlog()
         waiting = [item for item in self._inbox.waiting.copy().values() if item.why != "empty"]
         since = min([item.found_at for item in waiting] + ([oldest] if oldest else []), default=time.time())
@@ -200,4 +218,4 @@ class App:
         gauge("imaging_importer_inotify_overflows_total", self._inbox.overflows)
         gauge("imaging_importer_last_full_scan_timestamp_seconds", self._inbox.last_scan)
         gauge("imaging_importer_full_scan_duration_seconds", self._inbox.scan_seconds)
-        return 200, "text/plain; version=0.0.4; charset=utf-8", self._metrics.render()
+        return Answer(200, "text/plain; version=0.0.4; charset=utf-8", self._metrics.render())

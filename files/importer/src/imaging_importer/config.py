@@ -30,6 +30,10 @@ class Config:
     registry: dict[str, Any]  # connection parameters of psycopg
     http_host: str
     http_port: int
+    door_secret: str  # who has it may upload and see what is delivered
+    public_url: str  # where DICOMweb is reached from outside
+    upload_bytes: int  # of one STOW-RS request
+    upload_part_bytes: int
 
     @property
     def spool(self) -> Path:
@@ -69,7 +73,8 @@ def load(path: Path) -> Config:
     """Read the configuration file and the credentials. Raises ConfigError."""
     try:
         settings = tomllib.loads(path.read_text("utf-8"))
-        paths, scan, orthanc, http = (settings[name] for name in ("paths", "scan", "orthanc", "http"))
+        paths, scan, orthanc = (settings[name] for name in ("paths", "scan", "orthanc"))
+        http, upload = settings["http"], settings["upload"]
         return Config(
             inbox=_directory(paths, "inbox"),
             processed=_directory(paths, "processed"),
@@ -86,6 +91,10 @@ def load(path: Path) -> Config:
             registry={**settings["registry"], "password": _credential("registry-password")},
             http_host=str(http["host"]),
             http_port=int(_number(http, "port")),
+            door_secret=_credential("door-secret"),
+            public_url=str(upload["public_url"]).rstrip("/"),
+            upload_bytes=int(_number(upload, "request_bytes")),
+            upload_part_bytes=int(_number(upload, "part_bytes")),
         )
     except KeyError as error:
         raise ConfigError(f"{path}: {error.args[0]} is missing") from error

@@ -20,6 +20,7 @@ from imaging_importer.reasons import RejectedError, TransientError
 from imaging_importer.recorder import Recorder
 from imaging_importer.registry import Registry
 from imaging_importer.spool import Spool
+from imaging_importer.tickets import PreemptedError, Tickets
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Carrier:
         registry: Registry,
         recorder: Recorder,
         orthanc: OrthancClient,
+        tickets: Tickets,
     ) -> None:
         self._config = config
         self._journal = journal
@@ -44,9 +46,13 @@ class Carrier:
         self._registry = registry
         self._recorder = recorder
         self._orthanc = orthanc
+        self._tickets = tickets
 
     def carry(self, job: Job) -> None:
-        """Carry a job as far as it goes. Raises TransientError, OSError or sqlite3.Error: try again later."""
+        """Carry a job as far as it goes.
+
+        Raises TransientError, OSError or sqlite3.Error: try again later; PreemptedError: another one first.
+        """
         if job.state in (State.CLAIMED, State.LISTED):
             self._list(job)
         if self._journal.job(job.id).state is State.LISTED:
@@ -56,6 +62,7 @@ class Carrier:
         if self._journal.job(job.id).state is State.VERIFIED:
             self._record(job)
             self._advance(job, State.RECORDED, "studies-recorded")
+            self._tickets.settle(job.id, lambda: self._journal.files(job.id, *Outcome))
         if self._journal.job(job.id).state is State.RECORDED:
             self._archive.choose(job)
         job = self._journal.job(job.id)
@@ -87,6 +94,8 @@ class Carrier:
                 sent = self._send(claimed) if claimed else []
                 self._journal.settle(job.id, batch.outcomes + refused + sent)
                 failpoints.reach("batch-journalled")
+            if set(self._tickets.waiting()) - {job.id}:
+                raise PreemptedError
 
     def _read_ahead(self, job: Job) -> Iterator[Batch]:
         """Read and stamp the job's pending files; while Orthanc stores one batch the next is being read."""

@@ -3,18 +3,16 @@ administrator is told that something is gone, neither the study list nor the pro
 """
 
 import logging
-import re
 
 from imaging_importer.journal import Journal
 from imaging_importer.orthanc import OrthancClient
 from imaging_importer.reasons import TransientError
 from imaging_importer.recorder import Recorder
-from imaging_importer.web import Answer
+from imaging_importer.web import Answer, Request, as_json, as_text
 
 log = logging.getLogger(__name__)
 
-RESOURCE = re.compile(r"/(?:patients|studies|series|instances)/[0-9a-f]{8}(?:-[0-9a-f]{8}){4}")
-TEXT = "text/plain; charset=utf-8"
+RESOURCE = r"/(?:patients|studies|series|instances)/[0-9a-f]{8}(?:-[0-9a-f]{8}){4}"
 
 
 class Eraser:
@@ -25,10 +23,9 @@ class Eraser:
         self._recorder = recorder
         self._orthanc = orthanc
 
-    def erase(self, path: str, authorization: str) -> Answer:
+    def erase(self, request: Request) -> Answer:
         """Delete the resource; Orthanc's status."""
-        if RESOURCE.fullmatch(path) is None:
-            return 404, TEXT, "not found\n"
+        path, authorization = request.path, request.headers.get("Authorization", "")
         try:
             # Nothing of these studies arrives meanwhile.
             with self._recorder.lock:
@@ -40,8 +37,8 @@ class Eraser:
         except TransientError as error:
             # What was deleted all the same is found by the reconciler, in seconds.
             log.warning("a deletion is not carried to the registry yet: %s", error)
-            return 503, TEXT, "try again in a moment\n"
-        return status, "application/json", "{}\n"
+            return as_text(503, "try again in a moment\n")
+        return as_json({}, status)
 
     def _refresh(self, study_uid: str) -> None:
         known = self._journal.study(study_uid)

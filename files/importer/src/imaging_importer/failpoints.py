@@ -29,6 +29,8 @@ NAMES = (
     "report-written",
     "job-finished",
 )
+# On the way of an upload, before it is a delivery like any other.
+UPLOAD_NAMES = ("part-received", "upload-received")
 
 _name, _, _action = os.environ.get("IMAGING_FAILPOINT", "").partition(":")
 

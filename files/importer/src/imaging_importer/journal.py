@@ -7,6 +7,7 @@ has, which Orthanc recognises.
 """
 
 import contextlib
+import json
 import os
 import sqlite3
 import threading
@@ -57,6 +58,8 @@ CREATE TABLE IF NOT EXISTS position (name TEXT PRIMARY KEY, value INTEGER NOT NU
 """
 
 JOB_COLUMNS = "id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed_path, failed_path"
+
+OF_CLINICS = "(:clinics IS NULL OR clinic IN (SELECT value FROM json_each(:clinics)))"
 
 # Finished jobs stay visible for so long; what happened to a file stays in report.json for ever.
 KEEP_FINISHED = 30 * 86400.0
@@ -156,13 +159,13 @@ class Journal:
 
     def open_jobs(self, limit: int = -1) -> list[Job]:
         """Jobs that are not archived, oldest first."""
-        return self._jobs("WHERE finished_at IS NULL ORDER BY claimed_at, id LIMIT ?", limit)
+        return self._jobs("WHERE finished_at IS NULL ORDER BY claimed_at, id LIMIT :limit", limit=limit)
 
     def job(self, job_id: str) -> Job:
         """One job."""
-        return self._jobs("WHERE id = ?", job_id)[0]
+        return self._jobs("WHERE id = :id", id=job_id)[0]
 
-    def _jobs(self, where: str, *values: str | int) -> list[Job]:
+    def _jobs(self, where: str, **values: str | int | None) -> list[Job]:
         with self._lock:
             rows = self._database.execute(
                 f"SELECT {JOB_COLUMNS} FROM job {where}",  # noqa: S608 - fixed texts of this class
@@ -259,10 +262,14 @@ class Journal:
             database.execute("DELETE FROM file WHERE job = ?", (job_id,))
             database.execute("DELETE FROM job WHERE finished_at < ?", (time.time() - KEEP_FINISHED,))
 
-    def open_summaries(self, limit: int) -> list[Summary]:
-        """The oldest open jobs with their progress."""
+    def open_summaries(self, limit: int, clinics: list[str] | None = None) -> list[Summary]:
+        """The oldest open jobs with their progress; of these clinics, or of all."""
         summaries = []
-        for job in self.open_jobs(limit):
+        for job in self._jobs(
+            f"WHERE finished_at IS NULL AND {OF_CLINICS} ORDER BY claimed_at, id LIMIT :limit",
+            clinics=_json(clinics),
+            limit=limit,
+        ):
             with self._lock:
                 files = _counts(self._database, job.id)
                 size, sent = self._database.execute(
@@ -273,15 +280,16 @@ class Journal:
                 summaries.append(Summary(job, files, size, sent, _reasons(self._database, job.id)))
         return summaries
 
-    def finished_summaries(self, since: float, limit: int) -> list[Summary]:
-        """Jobs archived since a time (seconds since 1970), newest first."""
-        return self._finished("WHERE finished_at >= ? ORDER BY finished_at DESC LIMIT ?", since, limit)
+    def finished_summaries(self, since: float, limit: int, clinics: list[str] | None = None) -> list[Summary]:
+        """Jobs archived since a time (seconds since 1970), newest first; of these clinics, or of all."""
+        where = f"WHERE finished_at >= :since AND {OF_CLINICS} ORDER BY finished_at DESC LIMIT :limit"
+        return self._finished(where, since=since, clinics=_json(clinics), limit=limit)
 
     def finished_summary(self, job_id: str) -> Summary:
         """One archived job."""
-        return self._finished("WHERE id = ?", job_id)[0]
+        return self._finished("WHERE id = :id", id=job_id)[0]
 
-    def _finished(self, where: str, *values: str | float) -> list[Summary]:
+    def _finished(self, where: str, **values: str | float | None) -> list[Summary]:
         with self._lock:
             rows = self._database.execute(
                 f"SELECT {JOB_COLUMNS}, stored, kept, failed, bytes, reasons FROM job {where}",  # noqa: S608
@@ -298,11 +306,12 @@ class Journal:
             for row in rows
         ]
 
-    def backlog(self) -> tuple[int, float | None]:
-        """How many jobs are open, and since when the oldest waits (seconds since 1970)."""
+    def backlog(self, clinics: list[str] | None = None) -> tuple[int, float | None]:
+        """How many jobs are open, and since when the oldest waits (seconds since 1970); of these clinics, or of all."""
         with self._lock:
             count, oldest = self._database.execute(
-                "SELECT count(*), min(claimed_at) FROM job WHERE finished_at IS NULL"
+                f"SELECT count(*), min(claimed_at) FROM job WHERE finished_at IS NULL AND {OF_CLINICS}",  # noqa: S608
+                {"clinics": _json(clinics)},
             ).fetchone()
         return count, oldest
 
@@ -373,6 +382,10 @@ def _job(row: tuple[str, str, bytes, str, float, float | None, int, str, bytes |
         Path(os.fsdecode(processed)) if processed else None,
         Path(os.fsdecode(failed)) if failed else None,
     )
+
+
+def _json(clinics: list[str] | None) -> str | None:
+    return None if clinics is None else json.dumps(clinics)
 
 
 def _first_outcome(entry: Entry) -> tuple[str, str]:

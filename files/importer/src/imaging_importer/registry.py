@@ -49,6 +49,9 @@ class Registry(Protocol):
     def list_clinics(self) -> list[str]:
         """The ids of all clinics."""
 
+    def log_upload(self, study_uid: str, clinic_id: str, caller: dict[str, Any]) -> None:
+        """Write to the access log who uploaded to this study, which must be the clinic's."""
+
 
 class PostgresRegistry:
     """The registry itself. One connection, made anew after any error; safe to use from several threads."""
@@ -74,6 +77,9 @@ class PostgresRegistry:
 
     def list_clinics(self) -> list[str]:
         return [row[0] for row in self._call("SELECT clinic_id FROM registry.list_clinics()", ())]
+
+    def log_upload(self, study_uid: str, clinic_id: str, caller: dict[str, Any]) -> None:
+        self._call("SELECT registry.log_upload(%s, %s, %s)", (study_uid, clinic_id, Jsonb(caller)))
 
     def _call(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         with self._lock:

@@ -7,6 +7,7 @@ whose it is: what a kill leaves between rename and journal is found again by `un
 import contextlib
 import fcntl
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -50,6 +51,10 @@ class Spool:
         self.unsettled = True
         self.scratch = root / ".scratch"
         self.scratch.mkdir(exist_ok=True)
+        # Uploads arrive here. What a kill left of one was never answered: its sender sends it again.
+        self.incoming = root / ".incoming"
+        shutil.rmtree(self.incoming, ignore_errors=True)
+        self.incoming.mkdir()
         self.leases_work = tree.leases_work(self.scratch)
 
     def folder(self, job: Job) -> Path:
@@ -60,7 +65,7 @@ class Spool:
         return self._root / clinic / job_id
 
     def claim_folder(self, clinic: str, folder: Path) -> str:
-        """Take a folder out of the inbox; the job's id.
+        """Take a folder out of the inbox, or an upload; the job's id.
 
         After an OSError or sqlite3.Error it is where it was, or `recover`
         finds it.

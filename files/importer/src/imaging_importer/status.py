@@ -1,9 +1,10 @@
-"""What the importer is doing, for people: one dictionary, shown as JSON, as a page and in the terminal."""
+"""What the importer is doing, for people: one dictionary, shown in the terminal and by the page at /import/."""
 
-import html
 import time
+from collections.abc import Iterable
 from typing import Any
 
+from imaging_importer.door import Reception
 from imaging_importer.inbox import Inbox
 from imaging_importer.journal import Journal, Outcome, Summary
 from imaging_importer.reasons import SENTENCES
@@ -16,15 +17,26 @@ FAILURES_SHOWN_FOR = 7 * 86400
 Status = dict[str, Any]
 
 
-def collect(inbox: Inbox, journal: Journal, services: dict[str, str]) -> Status:
-    """The present state. Times are UTC, sizes in bytes."""
+def collect(
+    inbox: Inbox,
+    journal: Journal,
+    arriving: Iterable[Reception],
+    services: dict[str, str],
+    clinics: list[str] | None = None,
+) -> Status:
+    """The present state, of these clinics or of all. Times are UTC, sizes in bytes."""
     waiting = sorted(inbox.waiting.copy().values(), key=lambda item: item.found_at)
-    backlog, _ = journal.backlog()
+    waiting = [item for item in waiting if clinics is None or item.clinic in clinics]
+    backlog, _ = journal.backlog(clinics)
     now = time.time()
     today = time.mktime((*time.localtime(now)[:3], 0, 0, 0, 0, 0, -1))
-    finished = journal.finished_summaries(now - FAILURES_SHOWN_FOR, 10 * LINES)
+    finished = journal.finished_summaries(now - FAILURES_SHOWN_FOR, 10 * LINES, clinics)
     return {
-        "services": services,
+        "time": _time(now),
+        # Addresses and errors of services are for administrators.
+        "services": services
+        if clinics is None
+        else {name: state if state == "ok" else "does not answer just now" for name, state in services.items()},
         "last_full_scan": _time(inbox.last_scan),
         "waiting_total": len(waiting),
         "waiting": [
@@ -38,9 +50,14 @@ def collect(inbox: Inbox, journal: Journal, services: dict[str, str]) -> Status:
             }
             for item in waiting[:LINES]
         ],
-        "unknown_clinics": inbox.unknown,
+        "unknown_clinics": inbox.unknown if clinics is None else {},
+        "arriving": [
+            {"clinic": upload.clinic, "since": _time(upload.since), "bytes": upload.received}
+            for upload in arriving
+            if clinics is None or upload.clinic in clinics
+        ],
         "importing_total": backlog,
-        "importing": [_open(summary) for summary in journal.open_summaries(LINES)],
+        "importing": [_open(summary) for summary in journal.open_summaries(LINES, clinics)],
         "done_today": [_done(summary) for summary in finished if (summary.job.finished_at or 0) >= today][:LINES],
         "failed": [_done(summary) for summary in finished if summary.result != "processed"][:LINES],
     }
@@ -73,6 +90,7 @@ def _done(summary: Summary) -> Status:
         "kept": summary.files[Outcome.KEPT],
         "failed": summary.files[Outcome.FAILED],
         "reasons": summary.reasons,
+        "why": " ".join(f"{reason}: {SENTENCES.get(reason, '')}" for reason in summary.reasons),
         "processed_path": printable(str(job.processed_path)) if job.processed_path else None,
         "failed_path": printable(str(job.failed_path)) if job.failed_path else None,
     }
@@ -83,6 +101,7 @@ def _time(seconds: float) -> str:
 
 
 COLUMNS = {
+    "arriving": ("Uploads that are arriving", ("clinic", "since", "bytes")),
     "waiting": ("Waiting in the inbox", ("clinic", "folder", "since", "state", "files", "bytes")),
     "importing": (
         "Being imported",
@@ -99,15 +118,11 @@ COLUMNS = {
 def _tables(status: Status) -> list[tuple[str, tuple[str, ...], list[list[str]]]]:
     tables = []
     for key, (title, columns) in COLUMNS.items():
-        rows = [{**row, "why": " ".join(_sentence(reason) for reason in row.get("reasons", ()))} for row in status[key]]
+        rows = status[key]
         total = status.get(f"{key}_total", len(rows))
         cells = [["" if row[column] is None else str(row[column]) for column in columns] for row in rows]
         tables.append((f"{title}: {total}", columns, cells))
     return tables
-
-
-def _sentence(reason: str) -> str:
-    return f"{reason}: {SENTENCES.get(reason, '')}"
 
 
 def _notes(status: Status) -> list[str]:
@@ -130,30 +145,3 @@ def as_text(status: Status) -> str:
                 "  " + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
             )
     return "\n".join(lines).lstrip("\n") + "\n"
-
-
-def as_page(status: Status) -> str:
-    """The status as an HTML page without scripts; it reloads itself."""
-    parts = [f'<p class="note">{html.escape(note)}</p>' for note in _notes(status)]
-    for title, columns, rows in _tables(status):
-        parts.append(f"<h2>{html.escape(title)}</h2>")
-        if rows:
-            head = "".join(f"<th>{column.replace('_', ' ')}</th>" for column in columns)
-            body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-            parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
-    return PAGE.replace("{body}", "\n".join(parts)).replace("{time}", html.escape(_time(time.time())))
-
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="10"><title>Image import</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem; color: #1a1a1a; background: #fff }
-h2 { font-size: 1.1rem; margin-top: 2rem }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top }
-th { font-weight: 600; color: #555 }
-.note { background: #fff3cd; padding: .5rem 1rem; border-left: 4px solid #b8860b }
-</style></head><body><h1>Image import</h1><p>{time} UTC</p>
-{body}
-</body></html>
-"""

@@ -11,6 +11,7 @@ from imaging_importer.delivery import Carrier
 from imaging_importer.journal import Job, Journal, Outcome
 from imaging_importer.metrics import Metrics
 from imaging_importer.reasons import TransientError, UnavailableError
+from imaging_importer.tickets import PreemptedError, Tickets
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +33,23 @@ class Worker:
     """The one thread that carries jobs."""
 
     def __init__(
-        self, journal: Journal, carrier: Carrier, metrics: Metrics, report: Callable[[str, str], None]
+        self,
+        journal: Journal,
+        carrier: Carrier,
+        tickets: Tickets,
+        metrics: Metrics,
+        report: Callable[[str, str], None],
     ) -> None:
         self._journal = journal
         self._carrier = carrier
+        self._tickets = tickets
         self._metrics = metrics
         self._report = report
         self._wake = threading.Event()
         self._resting: dict[
             str, tuple[int, float]
         ] = {}  # job id -> failures in a row, monotonic time of the next attempt
+        self._door_next = False
         self._outage = 0  # failures in a row of a service that every job needs
 
     def wake(self) -> None:
@@ -65,11 +73,13 @@ class Worker:
                 self._wake.clear()
 
     def _next(self) -> Job | None:
+        """The oldest job, and by turns one that somebody waits for; none that rests."""
         now = time.monotonic()
-        for job in self._journal.open_jobs(len(self._resting) + 1):
-            if self._resting.get(job.id, (0, 0.0))[1] <= now:
-                return job
-        return None
+        awaited = [self._journal.job(job_id) for job_id in self._tickets.waiting()]
+        oldest = self._journal.open_jobs(len(self._resting) + 1)
+        self._door_next = not self._door_next
+        jobs = awaited + oldest if self._door_next else oldest + awaited
+        return next((job for job in jobs if self._resting.get(job.id, (0, 0.0))[1] <= now), None)
 
     def _carry(self, job: Job) -> float:
         """Carry one job; how long to wait before the next, in seconds."""
@@ -77,6 +87,8 @@ class Worker:
             self._carrier.carry(job)
         except StoppingError:
             raise
+        except PreemptedError:
+            return 0.0
         except UnavailableError as error:
             self._report(error.service, str(error))
             # Another job goes first next time: should this one be what the service stumbles over, the rest is carried.
@@ -102,6 +114,7 @@ class Worker:
     def _trouble(self, job: Job, error: Exception) -> None:
         cause = error.service if isinstance(error, UnavailableError) else type(error).__name__
         self._metrics.count("imaging_importer_retries_total", cause=cause)
+        self._tickets.settle(job.id, lambda: None)
         log.warning("job %s: will be tried again: %s", job.id, error)
         try:
             self._journal.trouble(job.id, str(error))

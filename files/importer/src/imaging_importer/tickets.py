@@ -1,0 +1,62 @@
+"""Who waits at the door for the end of which job; such a job goes before folders, whose senders went home."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from imaging_importer.journal import FileOutcome
+
+
+class PreemptedError(Exception):
+    """A job stops after a batch, because somebody waits for another one; it goes on where it was."""
+
+
+@dataclass
+class Ticket:
+    """What somebody holds who waits for a job."""
+
+    job_id: str
+    outcomes: list[FileOutcome] | None = None
+    _called: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self, seconds: float) -> list[FileOutcome] | None:
+        """What became of each file; None when the job cannot be ended now."""
+        self._called.wait(seconds)
+        return self.outcomes
+
+    def call(self, outcomes: list[FileOutcome] | None) -> None:
+        """End the wait."""
+        self.outcomes = outcomes
+        self._called.set()
+
+
+class Tickets:
+    """All tickets that are out. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._out: dict[str, Ticket] = {}
+
+    def take(self, claim: Callable[[], str]) -> Ticket:
+        """A ticket for the job that `claim` makes. Under the lock: the job must not end before its ticket is out."""
+        with self._lock:
+            ticket = Ticket(claim())
+            self._out[ticket.job_id] = ticket
+        return ticket
+
+    def waiting(self) -> list[str]:
+        """The jobs that somebody waits for, the first one first."""
+        with self._lock:
+            return list(self._out)
+
+    def settle(self, job_id: str, outcomes: Callable[[], list[FileOutcome] | None]) -> None:
+        """Tell whoever waits for this job, if anybody does."""
+        with self._lock:
+            ticket = self._out.pop(job_id, None)
+        if ticket:
+            ticket.call(outcomes())
+
+    def drop(self, ticket: Ticket) -> None:
+        """Nobody waits any more."""
+        with self._lock:
+            self._out.pop(ticket.job_id, None)
