@@ -20,6 +20,7 @@ def nginx() -> Directive:
         **yaml.safe_load((ROLE / "vars" / "main.yml").read_text()),
         "nginx_domain": "imaging.example.org",
         "nginx_orthanc_password": "not-in-this-file",
+        "nginx_importer_secret": "not-in-this-file",
         "__nginx_viewer_release": "/opt/imaging/viewer/3.13.2-abcdef01",
     }
     environment = jinja2.Environment(
@@ -88,6 +89,38 @@ def test_only_requests_of_administrators_reach_orthanc_with_a_body_and_its_lengt
     assert length == {"~^/orthanc/": ["$content_length"], "default": [""]}
 
 
+def test_the_importer_is_never_asked_without_the_gateways_word_and_learns_the_clinics_from_it_alone(
+    platform: Directive,
+) -> None:
+    for location in proxied_to(platform, "importer"):
+        assert [str(d) for d in location.effective("auth_request")] == ["auth_request /.authorize"], str(location)
+        assert [str(d) for d in location.effective("proxy_pass_request_headers")] == ["proxy_pass_request_headers off"]
+        sent = headers_sent(location)
+        assert "Authorization" not in sent, "comes from the included credentials"
+        assert sent["X-Clinics"] == "$clinics"
+        assert "X-Caller" in sent or location.arguments == ["=", "/import/status"]
+        set_by_answer = {d.arguments[0]: d.arguments[1] for d in location.effective("auth_request_set")}
+        assert set_by_answer["$clinics"] == "$upstream_http_x_clinics"
+        (credentials,) = location.effective("include")
+        assert credentials.arguments == ["/etc/imaging/credentials/nginx/importer.conf"]
+
+
+@pytest.mark.parametrize(
+    ("request_line", "is_upload"),
+    [
+        ("POST /dicom-web/studies", True),
+        ("POST /dicom-web/studies/1.2.3", True),
+        ("POST /dicom-web/studies/", False),
+        ("POST /dicom-web/studies/1.2.3/series", False),
+        ("GET /dicom-web/studies", False),
+        ("PUT /dicom-web/studies", False),
+    ],
+)
+def test_uploads_go_to_the_importer(nginx: Directive, request_line: str, is_upload: bool) -> None:
+    (pattern,) = [d.name.strip("\"'") for d in map_of(nginx, "$is_upload") if d.name != "default"]
+    assert bool(re.search(pattern.removeprefix("~"), request_line)) is is_upload
+
+
 def test_the_cache_is_keyed_by_revision_path_query_and_accept(platform: Directive) -> None:
     cached = [location for location in platform.find("location") if location.own("proxy_cache")]
     assert len(cached) == 1
@@ -126,6 +159,7 @@ def test_the_gateway_gets_exactly_what_the_contract_says(platform: Directive) ->
         "Authorization": "$http_authorization",
         "X-Original-Method": "$request_method",
         "X-Original-URI": "$request_uri",
+        "X-Clinic": "$http_x_clinic",
         "X-Real-IP": "$remote_addr",
     }
 

@@ -143,18 +143,18 @@ def run_importer(
     **more: Any,
 ) -> None:
     """Run until SIGTERM. `registry`: of psycopg, instead of the fake's; `clock`: a seed for jumps of the clock."""
-    from imaging_importer import orthanc, worker
-    from imaging_importer.app import App
+    from imaging_importer import app, orthanc, worker
     from imaging_importer.registry import PostgresRegistry
     from importer_fakes import HttpRegistry
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     worker.FIRST_DELAY, worker.LONGEST_DELAY = 0.05, 0.2
+    app.RECONCILE_EVERY = 0.5
     orthanc.TIMEOUT = (timeout, timeout)
     if clock is not None:
         jumping_clock(random.Random(clock))
     config = config_for(Path(root), url, **more)
-    App(config, PostgresRegistry(registry) if registry else HttpRegistry(url)).run()
+    app.App(config, PostgresRegistry(registry) if registry else HttpRegistry(url)).run()
 
 
 def jumping_clock(random_: random.Random) -> None:

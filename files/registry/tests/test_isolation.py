@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 
 import psycopg
 import pytest
@@ -99,6 +100,25 @@ def test_a_claimed_study_is_invisible_until_it_is_recorded(importer, gateway):
 def test_each_role_may_do_only_its_own(registry, role, statement):
     with registry.connect(role) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute(statement)
+
+
+def test_the_importer_logs_uploads_to_studies_of_the_clinic_and_nothing_else(registry, importer):
+    importer.add("1.1", "north")
+    caller = json.dumps({"username": "tom", "subject": "s", "client": "ohif", "address": "192.0.2.7"})
+    call = "SELECT registry.log_upload(%s, %s, %s)"
+    importer.connection.execute(call, ("1.1", "north", caller))
+    importer.connection.execute(call, ("1.1", "north", "{}"))
+    for study, clinic in (("1.1", "south"), ("9.9", "north")):
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+            importer.connection.execute(call, (study, clinic, caller))
+    with registry.connect("postgres") as auditor:
+        rows = auditor.execute(
+            "SELECT username, action, clinic_id, study_uid, host(address) FROM registry.access_log ORDER BY entry_id"
+        ).fetchall()
+    assert rows == [("tom", "upload", "north", "1.1", "192.0.2.7"), ("", "upload", "north", "1.1", None)]
+    for role in ("registry_gateway", "registry_operator"):
+        with registry.connect(role) as other, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            other.execute(call, ("1.1", "north", caller))
 
 
 def test_the_access_log_takes_rows_and_keeps_them(registry, gateway):

@@ -94,7 +94,7 @@ RULES = (
     Rule("GET", INSTANCE + "/bulk/{bulk}", NOTHING, VIEWERS, "view"),
     # Who opened which study, of the auditor's clinics. The filters are read by `audit`.
     Rule("GET", "/audit/entries", NOTHING, AUDITORS, "audit", answered_here=True),
-    # Uploads (STOW-RS: PS3.18 10.5). Whose a study in the path is, the importer asks when it claims it; and it logs them,
+    # Uploads (STOW-RS: PS3.18 10.5). Whose a study in the path is, the importer asks when it claims it; it logs them,
     # since only the file names the study.
     Rule("POST", STUDIES, NOTHING, UPLOADERS, "", importer=ONE),
     Rule("POST", STUDY, NOTHING, UPLOADERS, "", importer=ONE),

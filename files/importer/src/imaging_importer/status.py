@@ -81,6 +81,7 @@ def _open(summary: Summary) -> Status:
 
 def _done(summary: Summary) -> Status:
     job = summary.job
+    reasons = summary.reasons or (["no-dicom"] if summary.result == "failed" else [])
     return {
         "clinic": job.clinic,
         "folder": printable(job.folder),
@@ -90,7 +91,7 @@ def _done(summary: Summary) -> Status:
         "kept": summary.files[Outcome.KEPT],
         "failed": summary.files[Outcome.FAILED],
         "reasons": summary.reasons,
-        "why": " ".join(f"{reason}: {SENTENCES.get(reason, '')}" for reason in summary.reasons),
+        "why": " ".join(f"{reason}: {SENTENCES.get(reason, '')}" for reason in reasons),
         "processed_path": printable(str(job.processed_path)) if job.processed_path else None,
         "failed_path": printable(str(job.failed_path)) if job.failed_path else None,
     }
