@@ -84,7 +84,7 @@ def listed(platform: Platform, session: requests.Session, study: str) -> list[di
 
 
 def incoming(platform: Platform) -> str:
-    return platform.on_host("find", f"{platform.inbox}/.spool/.incoming", "-mindepth", "1")
+    return platform.on_host("find", f"{platform.inbox}/.spool/.incoming", "-mindepth", "1", check=False)
 
 
 def test_a_technicians_upload_is_visible_to_the_clinic_at_once_and_to_no_other(platform, session, technician):

@@ -250,7 +250,7 @@ def test_what_one_service_stumbles_over_holds_up_nothing_else(tmp_path: Path, re
     good = instance(random_, uid(random_), uid(random_))
     deliver(tmp_path / "inbox" / "south" / "b", {"good.dcm": good})
     assert wait_until(lambda: list((tmp_path / "processed" / "south").glob("*/b/good.dcm")), 20, process)
-    assert len(campaign.jobs()) == 1
+    assert wait_until(lambda: len(campaign.jobs()) == 1, 20, process)
     campaign.platform.faults.poison = b""
     assert wait_until(campaign.settled, 20, process)
     process.kill()

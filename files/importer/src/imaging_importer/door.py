@@ -134,7 +134,7 @@ class Door:
         body = open_body(request.body, request.headers, self._request_bytes)
         study = request.path.removeprefix("/dicom-web/studies").lstrip("/")
         self.arriving[folder.name] = Reception(clinic, time.time())
-        folder.mkdir()
+        folder.mkdir(parents=True)
         parts = self._receive(Parts(self._count(body, folder.name), boundary), folder)
         elsewhere = [part for part in parts if study and part.study_uid and part.study_uid != study]
         for part in elsewhere:

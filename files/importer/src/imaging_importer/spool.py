@@ -54,7 +54,6 @@ class Spool:
         # Uploads arrive here. What a kill left of one was never answered: its sender sends it again.
         self.incoming = root / ".incoming"
         shutil.rmtree(self.incoming, ignore_errors=True)
-        self.incoming.mkdir()
         self.leases_work = tree.leases_work(self.scratch)
 
     def folder(self, job: Job) -> Path:
