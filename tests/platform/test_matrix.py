@@ -92,6 +92,8 @@ def expected(rule: allowlist.Rule, role: str, target: str) -> set[int]:
         return {401}
     if role not in rule.roles and role != "no clinic":
         return {404}
+    if rule.importer and rule.method == "POST":
+        return {415} if role in rule.roles else {404}  # what is sent is no image, whatever the study
     if role == "admin" and target == "unknown":
         return {200, 404}  # Orthanc itself is asked, and answers searches with an empty list
     if "{study}" in rule.path and target != "own" and role != "admin":

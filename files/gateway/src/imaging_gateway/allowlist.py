@@ -96,8 +96,8 @@ RULES = (
     Rule("GET", "/audit/entries", NOTHING, AUDITORS, "audit", answered_here=True),
     # Uploads (STOW-RS: PS3.18 10.5). Whose a study in the path is, the importer asks when it claims it; it logs them,
     # since only the file names the study.
-    Rule("POST", STUDIES, NOTHING, UPLOADERS, "", importer=ONE),
-    Rule("POST", STUDY, NOTHING, UPLOADERS, "", importer=ONE),
+    Rule("POST", STUDIES, NOTHING, UPLOADERS, "upload", importer=ONE),
+    Rule("POST", STUDY, NOTHING, UPLOADERS, "upload", importer=ONE),
     Rule("GET", "/import/status", NOTHING, UPLOADERS, "", importer=ALL),
     # Orthanc's own API for administrators: what reads, deletes, labels, and looks after jobs. Nothing that reaches out
     # (peers, modalities, servers), executes (scripts, plugins, resubmitted jobs) or changes images behind the registry.

@@ -82,13 +82,13 @@ def serve(host: str, port: int, secret: str, routes: list[Route]) -> ThreadingHT
                 self._drain()
 
         def _answer(self) -> Answer:
-            path = self.path.partition("?")[0]
-            route = next((r for r in routes if r.method == self.command and re.fullmatch(r.path, path)), None)
+            # None takes a query.
+            route = next((r for r in routes if r.method == self.command and re.fullmatch(r.path, self.path)), None)
             given = self.headers.get("Authorization", "").encode()
             may_pass = hmac.compare_digest(given, f"Bearer {secret}".encode())
             if route is None or not (route.is_open or may_pass):
                 return as_text(404 if may_pass else 403, "There is nothing here without the front door's secret.\n")
-            return route.answer(Request(path, self.headers, self.rfile))
+            return route.answer(Request(self.path, self.headers, self.rfile))
 
         def _send(self, answer: Answer) -> None:
             data = answer.body.encode("utf-8", "replace")
