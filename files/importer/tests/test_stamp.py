@@ -8,52 +8,19 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from deliveries import SAMPLES, sample
+from deliveries import sample
 from imaging_importer.instance import read_instance
 from imaging_importer.reasons import CompanionError, RejectedError
 from imaging_importer.stamp import stamp
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
-
-try:
-    import data_store
-
-    MORE_SAMPLES = Path(data_store.__file__).parent / "data"
-except ImportError:  # pydicom-data is for the controller, not for hosts
-    MORE_SAMPLES = SAMPLES
+from real_files import EXCEPTIONS, IMPORTED, expected, real_files
 
 SCRATCH = Path(tempfile.gettempdir())
 CLINIC = "denscan-central"
 INSTITUTION_NAME, EQUIPMENT, ORIGINAL = 0x00080080, 0x0018A001, 0x04000561
-
-# Real files that are no instances, and why. Every other file must be stamped.
-REFUSED = {
-    "JPEGLSNearLossless_08.dcm": "missing-identifiers",
-    "JPEGLSNearLossless_16.dcm": "missing-identifiers",
-    "MR_truncated.dcm": "truncated",
-    "SC_rgb_jls_lossy_line.dcm": "missing-identifiers",
-    "SC_rgb_jls_lossy_sample.dcm": "missing-identifiers",
-    "UN_sequence.dcm": "missing-identifiers",
-    "bad_sequence.dcm": "invalid-identifiers",
-    "chrSQEncoding.dcm": "missing-identifiers",
-    "chrSQEncoding1.dcm": "missing-identifiers",
-    "emri_small_jpeg_2k_lossless_too_short.dcm": "truncated",
-    "empty_charset_LEI.dcm": "missing-identifiers",
-    "meta_missing_tsyntax.dcm": "missing-transfer-syntax",
-    "nested_priv_SQ.dcm": "missing-identifiers",
-    "no_meta.dcm": "not-dicom",
-    "no_meta_group_length.dcm": "missing-identifiers",
-    "priv_SQ.dcm": "missing-identifiers",
-    "rtplan_truncated.dcm": "truncated",
-}
-
-REAL_FILES = sorted(
-    path
-    for directory in (SAMPLES, SAMPLES.parent / "charset_files", MORE_SAMPLES)
-    for path in directory.rglob("*")
-    if path.is_file() and (path.suffix == ".dcm" or path.read_bytes()[128:132] == b"DICM")
-)
+STAMPED_AND_GROUP_LENGTHS = (INSTITUTION_NAME, EQUIPMENT, ORIGINAL, 0x00080000, 0x00180000, 0x04000000)
 
 
 def stamped(data: bytes, clinic: str = CLINIC, scratch: Path = SCRATCH) -> bytes:
@@ -82,21 +49,47 @@ def raw_elements(ds: Dataset) -> dict[int, tuple[str, bytes | int | None]]:
     return found
 
 
-@pytest.mark.parametrize("path", REAL_FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_every_other_element_stays_as_it_was(path: Path) -> None:
+def element_bytes(data: bytes) -> dict[int, bytes]:
+    """Tag -> every byte of each top-level element, tag and length included, sequences and all."""
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        instance = read_instance(file, SCRATCH)
+        plain = instance.data
+        found = {}
+        for element in instance.elements:
+            plain.seek(element.start)
+            found[element.tag] = plain.read(element.end - element.start)
+        return found
+
+
+def test_the_table_names_files_that_exist() -> None:
+    assert EXCEPTIONS.keys() <= real_files().keys()
+
+
+@pytest.mark.parametrize("name", real_files())
+def test_every_other_element_stays_as_it_was(name: str) -> None:
+    path = real_files()[name]
     data = path.read_bytes()
     try:
         after = stamped(data)
     except (CompanionError, RejectedError) as refusal:
-        assert refusal.reason in ("dicomdir", REFUSED.get(path.name))  # noqa: PT017 - both outcomes are expected
+        assert refusal.reason == expected(name, path)  # noqa: PT017 - both outcomes are expected
         return
-    assert path.name not in REFUSED
+    assert expected(name, path) == IMPORTED
+    before_bytes, after_bytes = element_bytes(data), element_bytes(after)
+    assert list(after_bytes) == sorted(after_bytes) or list(before_bytes) != sorted(before_bytes)
+    for tag in STAMPED_AND_GROUP_LENGTHS:
+        before_bytes.pop(tag, None)
+        after_bytes.pop(tag, None)
+    assert after_bytes == before_bytes
+
     old, new = read(data), read(after)
     if old.file_meta:
         assert new.file_meta == old.file_meta
         assert after[:128] == data[:128]
     old_elements, new_elements = raw_elements(old), raw_elements(new)
-    for tag in (INSTITUTION_NAME, EQUIPMENT, ORIGINAL, 0x00080000, 0x00180000, 0x04000000):
+    for tag in STAMPED_AND_GROUP_LENGTHS:
         old_elements.pop(tag, None)
         new_elements.pop(tag, None)
     assert new_elements == old_elements
@@ -155,6 +148,59 @@ def test_the_previous_name_keeps_its_bytes_in_any_character_set() -> None:
     after = read(stamped(written(ds)))
     assert after.InstitutionName == CLINIC
     assert after.OriginalAttributesSequence[0].ModifiedAttributesSequence[0].InstitutionName == "Клиника №1"
+
+
+@pytest.mark.parametrize(
+    ("character_set", "name"),
+    [
+        ("", b"Klinik A "),
+        ("ISO_IR 100", "Hôpital Sud".encode("latin-1") + b" "),
+        ("ISO_IR 144", "Клиника".encode("iso8859_5") + b" "),
+        ("GB18030", "医院".encode("gb18030")),
+        ("\\ISO 2022 IR 87", b"Byouin \x1b$B\x49\x42\x31\x21\x1b(B "),
+        ("ISO_IR 192", b"\xff\xfe not what it says"),
+    ],
+)
+def test_the_previous_name_is_not_even_decoded(character_set: str, name: bytes) -> None:
+    """A clinic's id is ASCII, which each of DICOM's character sets begins with; what was there is kept as bytes."""
+    data = written(dataset(InstitutionName="placeholder "))
+    element = b"\x08\x00\x80\x00LO" + struct.pack("<H", len(name) + len(name) % 2) + name + b" " * (len(name) % 2)
+    data = data.replace(b"\x08\x00\x80\x00LO\x0c\x00placeholder ", element)
+    if character_set:
+        declared = character_set.encode() + b" " * (len(character_set) % 2)
+        first = data.index(b"\x08\x00\x16\x00UI")
+        data = data[:first] + b"\x08\x00\x05\x00CS" + struct.pack("<H", len(declared)) + declared + data[first:]
+    after = stamped(data)
+    elements = element_bytes(after)
+    assert elements[INSTITUTION_NAME][8:].rstrip(b" ") == CLINIC.encode()
+    assert element in elements[ORIGINAL]
+    if character_set:
+        assert elements[0x00080005][8:] == declared
+
+
+@pytest.mark.parametrize(("vr", "padding"), [("LO", False), ("UN", True)])
+def test_orthancs_id_of_a_patient_keeps_the_padding_of_an_unknown_vr(vr: str, padding: bool) -> None:
+    """To Orthanc `P1 ` in a UN element is another patient than `P1`; a second batch must not look like a mismatch."""
+    data = written(dataset(PatientID="odd"))
+    lo = b"\x10\x00\x20\x00LO\x04\x00odd "
+    assert lo in data
+    if vr == "UN":
+        data = data.replace(lo, b"\x10\x00\x20\x00UN\0\0\x04\0\0\0odd ")
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        assert read_instance(file, SCRATCH).patient_id == ("odd " if padding else "odd")
+
+
+@pytest.mark.parametrize("uid", ["1.2.", "1..2", ".1", "1." + "2" * 63, "1.2.a"])
+def test_a_uid_that_the_registry_refuses_is_refused_before_it_is_asked(uid: str) -> None:
+    ds = dataset()
+    data = written(ds).replace(b"\x20\x00\x0d\x00UI\x06\x001.2.1\0", b"")
+    padded = uid.encode() + b"\0" * (len(uid) % 2)
+    place = data.index(b"\x20\x00\x0e\x00UI")
+    data = data[:place] + b"\x20\x00\x0d\x00UI" + struct.pack("<H", len(padded)) + padded + data[place:]
+    with pytest.raises(RejectedError, match="invalid-identifiers"):
+        stamped(data)
 
 
 def test_a_second_clinic_is_recorded_as_one_more_change() -> None:
