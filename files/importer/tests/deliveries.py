@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import random
+import re
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pydicom.uid import generate_uid
 
 warnings.filterwarnings("ignore", module="pydicom")
 
+OWN_FILES = re.compile(r"\.lock|(\.?REASON|\.?report)(\.\d+)?\.(txt|json)(\..*)?")
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 TEMPLATES = (
     "MR_small.dcm",
@@ -54,7 +56,7 @@ def uid(random_: random.Random) -> str:
 
 
 def sop_uid(data: bytes) -> str:
-    return pydicom.dcmread(io.BytesIO(data), specific_tags=["SOPInstanceUID"]).SOPInstanceUID
+    return pydicom.dcmread(io.BytesIO(data), specific_tags=["SOPInstanceUID"], force=True).SOPInstanceUID
 
 
 def deliver(folder: Path, files: dict[str, bytes]) -> None:
@@ -71,7 +73,7 @@ def contents(root: Path) -> list[str]:
         for path in root.rglob("*")
         if path.is_file()
         and not path.is_symlink()
-        and not path.name.startswith((".lock", ".report.json.", ".REASON.txt.", "REASON", "report"))
+        and not OWN_FILES.fullmatch(path.name)
         and not any(part.endswith(".moving") for part in path.parts)  # a copy that is not complete yet
     )
 

@@ -140,10 +140,13 @@ def run_importer(
     registry: dict[str, Any] | None = None,
     clock: int | None = None,
     timeout: float = 600,
+    deaf: bool = False,
     **more: Any,
 ) -> None:
-    """Run until SIGTERM. `registry`: of psycopg, instead of the fake's; `clock`: a seed for jumps of the clock."""
-    from imaging_importer import app, orthanc, worker
+    """Run until SIGTERM. `registry`: of psycopg, instead of the fake's; `clock`: a seed for jumps of the clock;
+    `timeout`: for Orthanc's answers; `deaf`: inotify tells nothing.
+    """
+    from imaging_importer import app, orthanc, watch, worker
     from imaging_importer.registry import PostgresRegistry
     from importer_fakes import HttpRegistry
 
@@ -151,6 +154,8 @@ def run_importer(
     worker.FIRST_DELAY, worker.LONGEST_DELAY = 0.05, 0.2
     app.RECONCILE_EVERY = 0.5
     orthanc.TIMEOUT = (timeout, timeout)
+    if deaf:
+        watch.Watch.add = lambda *_: None
     if clock is not None:
         jumping_clock(random.Random(clock))
     config = config_for(Path(root), url, **more)

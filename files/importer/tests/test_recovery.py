@@ -73,7 +73,16 @@ class Accidents:
             self.campaign.platform.faults.down = False
             process.kill()
 
+    def log(self) -> bytes:
+        path = self.campaign.root / "log"
+        return path.read_bytes() if path.exists() else b""
+
+    def ready(self) -> bool:
+        """Whether the importer that was started last has come so far; before that a full disk may end it."""
+        return b" ready: inbox" in self.log()[self.logged :]
+
     def start(self, failpoint: str = "") -> Forked:
+        self.logged = len(self.log())
         clock = self.random.randrange(1 << 32) if self.random.random() < 0.5 else None
         self.happened["jumping clock"] += clock is not None
         return self.nursery.start(
@@ -97,6 +106,7 @@ class Accidents:
 
     def full_disk(self, process: Forked) -> None:
         """Every write beyond a size fails, to the journal, scratch, reports, another file system; later it works."""
+        assert wait_until(self.ready, 20, process)
         self.run(process, self.random.uniform(0, 0.3))
         limit = self.random.choice((0, 1 << 10, 1 << 15, 1 << 17))
         with contextlib.suppress(ProcessLookupError):
