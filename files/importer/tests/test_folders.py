@@ -261,7 +261,7 @@ def status(campaign: Campaign, importer) -> str:
     if not found:
         return ""
     url = f"http://127.0.0.1:{rest.partition('/')[0]}/status.json"
-    request = urllib.request.Request(url, headers={"X-Door-Secret": DOOR_SECRET, "X-Clinics": "*"})
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {DOOR_SECRET}", "X-Clinics": "*"})
     with urllib.request.urlopen(request) as answer:
         return answer.read().decode()
 

@@ -13,8 +13,8 @@ from psycopg.types.json import Jsonb
 
 from imaging_importer.reasons import TransientError, UnavailableError
 
-# Classes of SQLSTATE that tell of the values of one call (data, integrity, limits): other calls will succeed.
-ABOUT_THE_VALUES = ("22", "23", "54")
+# Classes of SQLSTATE that tell of the values of one call (data, integrity, limits, state): other calls will succeed.
+ABOUT_THE_VALUES = ("22", "23", "54", "55")
 
 Attributes = dict[str, dict[str, Any]]  # a DICOM JSON object (PS3.18 F.2)
 
