@@ -5,6 +5,7 @@ The attacker is a physician of denscan-almaty who knows every UID of a study of 
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -12,7 +13,7 @@ import pydicom
 import pytest
 import requests
 from deliveries import Study
-from platform_client import Platform
+from platform_client import Platform, state_path
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 from raw_http import exchange, statuses
@@ -148,6 +149,130 @@ def test_a_cookie_is_no_token(platform, attacker):
     token = attacker.headers["Authorization"].removeprefix("Bearer ")
     cookies = {"access_token": token, "token": token, "KEYCLOAK_IDENTITY": token}
     assert platform.session().get(f"{platform.url}/dicom-web/studies", cookies=cookies, timeout=30).status_code == 401
+
+
+# ------------------------------------------------------------------------------------------------ the cache
+
+EVIL = "evil.example"
+
+
+def test_nobody_poisons_what_the_next_one_gets_from_the_cache(platform, attacker, almaty_physician, almaty_study):
+    """The first one to ask fills the cache; headers, a host and a method of one's own change nothing in it."""
+    study = almaty_study
+    url = f"{platform.url}/dicom-web/studies/{study.study_uid}/metadata"
+    poison = {
+        "Forwarded": f"host={EVIL};proto=http",
+        "X-Forwarded-Host": EVIL,
+        "X-Forwarded-Proto": "http",
+        "X-Original-Host": EVIL,
+        "Cookie": "a=b",
+        "Accept-Encoding": "identity",
+        "Range": "bytes=0-9",
+        "If-None-Match": "*",
+        "X-HTTP-Method-Override": "DELETE",
+    }
+    first = attacker.get(url, headers=poison, timeout=60)
+    assert first.status_code in (200, 206, 304)
+    assert attacker.get(url, headers={"Accept": "text/html"}, timeout=60).status_code in (200, 400, 404, 406)
+    for session in (almaty_physician, attacker):
+        answer = session.get(url, headers={"Accept": "application/dicom+json"}, timeout=60)
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"].startswith("application/dicom+json")
+        assert {instance["0020000D"]["Value"][0] for instance in answer.json()} == {study.study_uid}
+        assert EVIL not in answer.text
+        assert "Set-Cookie" not in answer.headers
+
+
+def test_the_cache_tells_nobody_what_is_in_it(platform, attacker, almaty_physician, almaty_study):
+    """An own image from Orthanc and from the cache: only the time may differ, and only for those who may see it."""
+    path = (
+        f"/dicom-web/studies/{almaty_study.study_uid}/series/{almaty_study.series_uid}/instances/{almaty_study.sop_uid}"
+    )
+    answers = [attacker.get(f"{platform.url}{path}/metadata", timeout=60) for _ in range(2)]
+    names = [sorted(name for name in answer.headers if name != "Date") for answer in answers]
+    assert names[0] == names[1]
+    assert not {"age", "x-cache", "x-cache-status", "via"} & {name.lower() for name in names[0]}
+    assert "no-store" in answers[0].headers["Cache-Control"], "a shared computer's browser keeps it"
+
+
+@pytest.mark.parametrize(
+    "wanted", ["bytes=0-9", "bytes=-5", "bytes=0-0,2-3", "bytes=99999999999-", "bytes=x", "lines=1"]
+)
+def test_a_range_of_an_own_frame_is_a_part_of_it_and_of_nothing_else(platform, attacker, almaty_study, wanted):
+    path = f"/dicom-web/studies/{almaty_study.study_uid}/series/{almaty_study.series_uid}"
+    url = f"{platform.url}{path}/instances/{almaty_study.sop_uid}/frames/1"
+    # One answer names a boundary of its own in a multipart answer: the cache keeps that, too.
+    attacker.get(url, timeout=60)
+    whole = attacker.get(url, timeout=60).content
+    part = attacker.get(url, headers={"Range": wanted}, timeout=60)
+    assert part.status_code in (200, 206, 416)
+    if part.status_code == 206 and "," not in wanted:
+        assert part.content in whole
+    if part.status_code == 200:
+        assert part.content == whole
+
+
+# ------------------------------------------------------------------------------------------------ other tokens
+
+
+@pytest.mark.parametrize(
+    ("client", "page"),
+    [
+        ("account-console", "/auth/realms/imaging/account/"),
+        ("security-admin-console", "/auth/admin/imaging/console/"),
+    ],
+)
+def test_a_token_of_another_client_is_none(platform, client, page):
+    tokens = platform.login(platform.user("admin", "denscan-central"), client, page)
+    headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+    for path in ("/dicom-web/studies", "/orthanc/studies", "/audit/entries"):
+        assert platform.session().get(platform.url + path, headers=headers, timeout=30).status_code == 401
+
+
+def test_a_token_of_the_pages_opens_no_image_to_a_physician(platform, central_study):
+    """The pages beside the viewer need no physician's rights, so their tokens carry none."""
+    tokens = platform.login(platform.user("physician", "denscan-central"), "pages", "/audit")
+    headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+    for path in ("/dicom-web/studies", f"/dicom-web/studies/{central_study.study_uid}/series", "/audit/entries"):
+        assert platform.session().get(platform.url + path, headers=headers, timeout=30).status_code == 404
+
+
+@pytest.mark.parametrize("kind", ["id_token", "refresh_token"])
+def test_no_other_token_of_a_login_is_taken(platform, kind):
+    tokens = platform.login(platform.user("physician", "denscan-central"))
+    headers = {"Authorization": f"Bearer {tokens[kind]}"}
+    assert platform.session().get(f"{platform.url}/dicom-web/studies", headers=headers, timeout=30).status_code == 401
+
+
+MASTER_TOKEN = """
+import json, urllib.parse, urllib.request
+secret = open("/dev/stdin").read()
+form = {"grant_type": "client_credentials", "client_id": "imaging-ansible", "client_secret": secret}
+url = "http://127.0.0.1:8180/auth/realms/master/protocol/openid-connect/token"
+print(json.load(urllib.request.urlopen(url, urllib.parse.urlencode(form).encode(), timeout=30))["access_token"])
+"""
+
+
+def test_a_token_of_the_realm_master_is_none(platform):
+    """Even the one that may do everything in Keycloak."""
+    token = subprocess.run(
+        ["docker", "exec", "-i", platform.container, "python3", "-c", MASTER_TOKEN],
+        input=(state_path() / "secrets/keycloak_bootstrap_secret").read_text().strip(),
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    headers = {"Authorization": f"Bearer {token}"}
+    for path in ("/dicom-web/studies", "/orthanc/studies"):
+        assert platform.session().get(platform.url + path, headers=headers, timeout=30).status_code == 401
+
+
+@pytest.mark.parametrize("request_headers", [{}, {"Access-Control-Request-Method": "POST"}])
+def test_keycloak_lets_no_page_of_another_origin_in(platform, request_headers):
+    url = f"{platform.realm_url}/protocol/openid-connect/token"
+    for method in ("OPTIONS", "POST"):
+        answer = platform.session().request(
+            method, url, headers={"Origin": f"https://{EVIL}", **request_headers}, timeout=30
+        )
+        assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
 
 
 # ------------------------------------------------------------------------------------------------ raw connections

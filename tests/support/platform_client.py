@@ -53,14 +53,14 @@ class Platform:
         session.trust_env = False
         return session
 
-    def login(self, user: User) -> dict[str, str]:
-        """Log in as the viewer does (authorisation code with PKCE, RFC 7636); returns the token response."""
+    def login(self, user: User, client: str = "ohif", page: str = "/callback") -> dict[str, str]:
+        """Log in as the viewer does (authorisation code with PKCE, RFC 7636), or as another client; the tokens."""
         session = self.session()
         verifier = secrets.token_urlsafe(48)
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
-        redirect_uri = f"{self.url}/callback"
+        redirect_uri = f"{self.url}{page}"
         query = {
-            "client_id": "ohif",
+            "client_id": client,
             "response_type": "code",
             "scope": "openid",
             "redirect_uri": redirect_uri,
@@ -68,11 +68,11 @@ class Platform:
             "code_challenge": challenge,
             "code_challenge_method": "S256",
         }
-        page = session.get(f"{self.realm_url}/protocol/openid-connect/auth", params=query, timeout=60)
-        page.raise_for_status()
-        action = re.search(r'<form[^>]*id="kc-form-login"[^>]*action="([^"]+)"', page.text, re.DOTALL)
+        form_page = session.get(f"{self.realm_url}/protocol/openid-connect/auth", params=query, timeout=60)
+        form_page.raise_for_status()
+        action = re.search(r'<form[^>]*id="kc-form-login"[^>]*action="([^"]+)"', form_page.text, re.DOTALL)
         if not action:
-            raise AssertionError(f"no login form in the answer to the authorisation request: {page.text[:500]}")
+            raise AssertionError(f"no login form in the answer to the authorisation request: {form_page.text[:500]}")
         answer = session.post(
             html.unescape(action[1]),
             data={"username": user.username, "password": user.password},
@@ -84,7 +84,7 @@ class Platform:
         code = parse_qs(urlsplit(answer.headers["Location"]).query)["code"][0]
         form = {
             "grant_type": "authorization_code",
-            "client_id": "ohif",
+            "client_id": client,
             "code": code,
             "redirect_uri": redirect_uri,
             "code_verifier": verifier,
@@ -94,10 +94,8 @@ class Platform:
         return dict(tokens.json())
 
     def api(self, user: User) -> requests.Session:
-        """A session that carries the user's access token."""
-        session = self.session()
-        session.headers["Authorization"] = f"Bearer {self.login(user)['access_token']}"
-        return session
+        """A session that carries the user's access token, and another one when that is about to end."""
+        return Api(self, user)
 
     def on_host(self, *command: str, check: bool = True) -> str:
         return subprocess.run(
@@ -120,6 +118,28 @@ class Platform:
                 return dict(studies[0])
             time.sleep(1)
         raise AssertionError(f"the study {study_uid} was not in the study list after {seconds} s")
+
+
+class Api(requests.Session):
+    """Somebody's requests, for as long as the tests take: a token lives five minutes."""
+
+    def __init__(self, platform: Platform, user: User) -> None:
+        super().__init__()
+        self.verify = platform.ca_file
+        self.trust_env = False
+        self._log_in = lambda: platform.login(user)
+        self._renew()
+
+    def _renew(self) -> None:
+        asked = time.monotonic()
+        tokens = self._log_in()
+        self._ends = asked + int(tokens["expires_in"]) * 0.8
+        self.headers["Authorization"] = f"Bearer {tokens['access_token']}"
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        if time.monotonic() > self._ends:
+            self._renew()
+        return super().prepare_request(request)
 
 
 def state_path() -> Path:
