@@ -32,6 +32,7 @@ class AccessLog:
     registry: Registry
     _views: OrderedDict[tuple[str, ...], float] = field(default_factory=OrderedDict)
     _pending: list[dict[str, Any]] = field(default_factory=list)
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def note(
         self,
@@ -75,10 +76,11 @@ class AccessLog:
 
     async def flush(self) -> None:
         """Write what is pending. Raises RegistryAwayError, and keeps what could not be written."""
-        while batch := self._pending[:WRITE_ROWS]:
-            await self.registry.log_access(batch)
-            del self._pending[: len(batch)]
-            metrics.ACCESS_PENDING.set(len(self._pending))
+        async with self._writing:  # or two would write the same rows
+            while batch := self._pending[:WRITE_ROWS]:
+                await self.registry.log_access(batch)
+                del self._pending[: len(batch)]
+                metrics.ACCESS_PENDING.set(len(self._pending))
 
     async def keep_writing(self) -> None:
         """Write for ever, every second; a registry that is away is tried again."""
