@@ -125,6 +125,7 @@ class Platform:
         return [
             {
                 "0020000D": {"vr": "UI", "Value": [study_uid]},
+                "00080080": {"vr": "LO", "Value": [self.institution(study_uid)]},
                 "00100020": {"vr": "LO", "Value": [patient]},
                 "00201208": {
                     "vr": "IS",
@@ -133,6 +134,10 @@ class Platform:
             }
             for patient in sorted(patients)
         ]
+
+    def institution(self, study_uid: str) -> str:
+        data = next(self.instances[key] for key, identity in self.identity.items() if identity[1] == study_uid)
+        return str(pydicom.dcmread(io.BytesIO(data), specific_tags=["InstitutionName"]).get("InstitutionName", ""))
 
     def delete_study(self, study_uid: str) -> None:
         with self.lock:
@@ -215,6 +220,10 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, json.dumps([{"ID": key, "Type": "Study"} for key in sorted(found)]).encode()
         if path == "/dicom-web/studies":
             return 200, json.dumps(platform.study(fields["StudyInstanceUID"])).encode()
+        if path == "/studies":
+            uids = sorted({identity[:2] for identity in platform.identity.values()})
+            page = uids[int(fields["since"]) :][: int(fields["limit"])]
+            return 200, json.dumps([{"MainDicomTags": {"StudyInstanceUID": uid}} for _, uid in page]).encode()
         if path.startswith("/studies/"):
             found = [
                 identity for identity in platform.identity.values() if resource_id(*identity[:2]) == path.split("/")[2]

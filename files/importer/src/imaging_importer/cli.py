@@ -1,4 +1,4 @@
-"""The command: `imaging-importer run`, `status`, `retry FOLDER`."""
+"""The command: `imaging-importer run`, `status`, `retry FOLDER`, `rebuild`."""
 
 import argparse
 import json
@@ -10,13 +10,15 @@ from pathlib import Path
 
 from imaging_importer import archive, status
 from imaging_importer.app import App
-from imaging_importer.config import Config, ConfigError, load, load_paths
+from imaging_importer.config import HOST_CREDENTIALS, Config, ConfigError, load, load_paths
+from imaging_importer.orthanc import OrthancClient
+from imaging_importer.reasons import TransientError
+from imaging_importer.rebuild import rebuild
 from imaging_importer.registry import PostgresRegistry
 from imaging_importer.spool import AnotherImporterError
 
 CONFIG = Path("/etc/imaging/importer.toml")
-# Where systemd takes the running service's credential from.
-SECRET = Path("/etc/imaging/credentials/importer/door-secret")
+SECRET = HOST_CREDENTIALS / "door-secret"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,15 +32,19 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("status", help="show what waits, what is being imported, what failed and why")
     retry = commands.add_parser("retry", help="deliver a failed folder again")
     retry.add_argument("folder", type=Path, help="the folder under failed/, with its REASON.txt")
+    again = commands.add_parser("rebuild", help="compare the registry with Orthanc, and tell every difference")
+    again.add_argument("--apply", action="store_true", help="make the registry agree; without it nothing is changed")
     options = parser.parse_args(arguments)
     try:
         if options.command == "run":
             return run(load(options.config))
+        if options.command == "rebuild":
+            return show_differences(load(options.config), options.apply)
         paths = load_paths(options.config)
         if options.command == "status":
             return show_status(paths.status_url)
         print(f"back in the inbox: {archive.put_back(options.folder, paths.failed, paths.inbox)}")
-    except (ConfigError, AnotherImporterError, OSError, ValueError) as error:
+    except (ConfigError, AnotherImporterError, TransientError, OSError, ValueError) as error:
         print(f"imaging-importer: {error}", file=sys.stderr)
         return 1
     return 0
@@ -48,6 +54,21 @@ def run(config: Config) -> int:
     """Run the service until it is told to stop."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     App(config, PostgresRegistry(config.registry)).run()
+    return 0
+
+
+def show_differences(config: Config, apply: bool) -> int:
+    """Print where registry and Orthanc disagree; beside the running service or without it."""
+    orthanc = OrthancClient(config.orthanc_url, config.orthanc_user, config.orthanc_password)
+    found = mended = 0
+    for difference in rebuild(orthanc, PostgresRegistry(config.registry), apply):
+        print(f"{difference.study_uid}: {difference.what}", flush=True)
+        found += 1
+        mended += difference.mended
+    if apply:
+        print(f"{found} differences, {mended} of them mended")
+    else:
+        print(f"{found} differences; --apply would mend {mended} of them, nothing was changed")
     return 0
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Where systemd takes the service's credentials from. Root's commands have no CREDENTIALS_DIRECTORY and read them there.
+HOST_CREDENTIALS = Path("/etc/imaging/credentials/importer")
+
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message names the key and what it takes."""
@@ -117,7 +120,4 @@ def _number(table: dict[str, Any], key: str) -> float:
 
 
 def _credential(name: str) -> str:
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    if not directory:
-        raise ConfigError("CREDENTIALS_DIRECTORY is not set; systemd sets it from LoadCredential=")
-    return (Path(directory) / name).read_text("utf-8").rstrip("\n")
+    return (Path(os.environ.get("CREDENTIALS_DIRECTORY", HOST_CREDENTIALS)) / name).read_text("utf-8").rstrip("\n")

@@ -215,6 +215,17 @@ class OrthancClient:
         """Delete a resource in the name of whoever gave this Authorization header; Orthanc's status."""
         return self._request("DELETE", path, headers={"Authorization": authorization}, own_name=False).status_code
 
+    def study_uids(self, page: int) -> Iterator[str]:
+        """Every StudyInstanceUID that Orthanc holds, asked for in pages; one that comes meanwhile may be missed."""
+        since, seen = 0, set()
+        while studies := self._get("/studies", expand="", since=since, limit=page):
+            for study in studies:
+                study_uid = study["MainDicomTags"]["StudyInstanceUID"]
+                if study_uid not in seen:
+                    seen.add(study_uid)
+                    yield study_uid
+            since += len(studies)
+
     def counts(self) -> tuple[int, int, int]:
         """How many studies, series and instances Orthanc holds."""
         statistics = self._get("/statistics")

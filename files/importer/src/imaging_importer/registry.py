@@ -28,6 +28,15 @@ class OwnedStudy:
     revision: int  # 0: claimed, nothing recorded yet
 
 
+@dataclass(frozen=True)
+class RecordedStudy:
+    """What the registry shows of a study."""
+
+    clinic_id: str
+    revision: int
+    attributes: Attributes
+
+
 class Registry(Protocol):
     """What the importer asks of the registry.
 
@@ -45,6 +54,9 @@ class Registry(Protocol):
 
     def owned_studies(self, after: str, count: int) -> list[OwnedStudy]:
         """The next studies by UID."""
+
+    def recorded_study(self, study_uid: str) -> RecordedStudy | None:
+        """A study's row; None when there is none."""
 
     def list_clinics(self) -> list[str]:
         """The ids of all clinics."""
@@ -74,6 +86,11 @@ class PostgresRegistry:
     def owned_studies(self, after: str, count: int) -> list[OwnedStudy]:
         rows = self._call("SELECT study_uid, clinic_id, revision FROM registry.owned_studies(%s, %s)", (after, count))
         return [OwnedStudy(*row) for row in rows]
+
+    def recorded_study(self, study_uid: str) -> RecordedStudy | None:
+        statement = "SELECT clinic_id, revision, attributes FROM registry.recorded_study(%s)"
+        rows = self._call(statement, (study_uid,))
+        return RecordedStudy(*rows[0]) if rows else None
 
     def list_clinics(self) -> list[str]:
         return [row[0] for row in self._call("SELECT clinic_id FROM registry.list_clinics()", ())]

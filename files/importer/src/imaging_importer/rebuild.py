@@ -1,0 +1,90 @@
+"""Compares the registry with Orthanc, study by study, and on demand makes it agree: after a registry was lost, and to
+adopt an Orthanc that was there before the platform.
+
+Whose a study is, Orthanc knows from InstitutionName alone. So that is believed only where the registry has no owner and
+the name is exactly a clinic's id; where the registry has an owner, the registry is right.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from imaging_importer.orthanc import OrthancClient
+from imaging_importer.registry import Attributes, Registry
+
+INSTITUTION_NAME = "00080080"
+STUDY_INSTANCE_UID = "0020000D"
+PAGE = 100
+
+# What `record_study` changes in attributes before it keeps them (RetrieveURL, an empty ModalitiesInStudy, the UID).
+NOT_COMPARED = frozenset({"00081190", STUDY_INSTANCE_UID})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One study on which the two disagree."""
+
+    study_uid: str
+    what: str
+    mended: bool  # whether it can be, and with --apply was
+
+
+def rebuild(orthanc: OrthancClient, registry: Registry, apply: bool) -> Iterator[Difference]:
+    """Every difference; with `apply`, each that can be mended is mended before it is yielded.
+
+    Raises TransientError when Orthanc or the registry does not answer; what was mended until then stays so.
+    """
+    clinics = set(registry.list_clinics())
+    for study_uid in orthanc.study_uids(PAGE):
+        yield from _compare(orthanc, registry, study_uid, clinics, apply)
+    after = ""
+    while page := registry.owned_studies(after, PAGE):
+        for row in page:
+            # A claim without a revision may be an import whose first image is on the way.
+            if row.revision and not orthanc.study_ids(row.study_uid):
+                if apply:
+                    registry.forget_study(row.study_uid)
+                yield Difference(row.study_uid, f"Orthanc has it no more: the row of {row.clinic_id} goes", True)
+        after = page[-1].study_uid
+
+
+def _compare(
+    orthanc: OrthancClient, registry: Registry, study_uid: str, clinics: set[str], apply: bool
+) -> Iterator[Difference]:
+    if len(orthanc.study_ids(study_uid)) > 1:
+        yield Difference(study_uid, "Orthanc has it under two PatientIDs: correct one of them in Orthanc", False)
+        return
+    attributes = orthanc.study_attributes(study_uid)
+    if attributes is None:  # deleted since it was listed
+        return
+    named = _text(attributes, INSTITUTION_NAME)
+    row = registry.recorded_study(study_uid)
+    if row is None and named not in clinics:
+        yield Difference(study_uid, f"InstitutionName {named!r} is no clinic: it stays invisible", False)
+        return
+    owner = row.clinic_id if row else named
+    if row and named != owner:
+        yield Difference(study_uid, f"belongs to {owner}, InstitutionName says {named!r}: the owner stays", False)
+    if row and row.revision and _shown(row.attributes) == _shown(attributes):
+        return
+    if row is None:
+        what = "has no row"
+    elif not row.revision:
+        what = "was claimed and never shown"
+    else:
+        was, now = _shown(row.attributes), _shown(attributes)
+        tags = sorted(tag for tag in was.keys() | now.keys() if was.get(tag) != now.get(tag))
+        what = f"differs in {', '.join(tags)}"
+    if apply:
+        registry.claim_study(study_uid, owner)
+        registry.record_study(study_uid, owner, attributes)
+    yield Difference(study_uid, f"{what}: is recorded for {owner}", True)
+
+
+def _shown(attributes: Attributes) -> Attributes:
+    """The attributes that have a value, without those that the registry writes itself."""
+    return {tag: element for tag, element in attributes.items() if tag not in NOT_COMPARED and element.get("Value")}
+
+
+def _text(attributes: Attributes, tag: str) -> str:
+    values = attributes.get(tag, {}).get("Value") or [""]
+    return str(values[0])
