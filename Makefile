@@ -152,6 +152,11 @@ bench-import: export SANDBOX := bench
 bench-import: .venv/test ## measure the importer against a plain STOW-RS loop
 	python bench/importer.py
 
+.PHONY: bench-gateway
+bench-gateway: export SANDBOX := bench
+bench-gateway: .venv/test ## measure the platform against raw Orthanc: [QUICK=1]
+	QUICK=$(QUICK) python bench/gateway.py
+
 .PHONY: docs
 docs: .venv/deploy ## write docs/ACCESS.md from the gateway's allow-list
 	.venv/bin/python tests/support/access_document.py > docs/ACCESS.md

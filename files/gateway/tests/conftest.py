@@ -125,6 +125,7 @@ def config(cluster, token_config):
         listen_address="127.0.0.1",
         listen_port=0,
         public_url="https://imaging.test",
+        proxy_url="",
         token=token_config,
         registry=RegistryConfig(str(cluster.socket), 5432, "registry", "registry_gateway", "trusted"),
     )

@@ -20,6 +20,7 @@ from imaging_gateway.owners import Owners
 from imaging_gateway.registry import Registry, RegistryAwayError
 from imaging_gateway.requests import NoClinicError, RefusedError, parse
 from imaging_gateway.tokens import CLINIC, Caller, FetchKeys, NoKeysError, TokenError, TokenVerifier, fetch_jwks
+from imaging_gateway.warm import CacheWarmer
 
 LARGEST_FIELD = 16384
 
@@ -38,6 +39,7 @@ class Gateway:
     verifier: TokenVerifier
     owners: Owners
     access: AccessLog
+    warmer: CacheWarmer
 
     async def authorize(self, request: web.Request) -> web.Response:
         """Decide for the proxy: 204 with the study's revision, 401, 403, or 503 when it cannot be decided now."""
@@ -82,7 +84,8 @@ class Gateway:
         # A study that Orthanc has and the registry has not is an administrator's to see; its revision is never the
         # same twice, so that nothing of it is ever answered from the proxy's cache.
         clinic, revision = owner or (None, f"unregistered-{time.time_ns()}")
-        self.access.note(caller, allowed.rule.action, address, clinic, study)
+        if not caller.unattended:
+            self.access.note(caller, allowed.rule.action, address, clinic, study)
         return str(revision)
 
     async def search_studies(self, request: web.Request) -> web.Response:
@@ -160,7 +163,12 @@ class Gateway:
     async def background(self, _app: web.Application) -> AsyncIterator[None]:
         """Run what goes on beside the requests, from start to stop; write the last access log rows at the end."""
         await self.registry.open()
-        loops = (self.verifier.keep_keys_fresh, self.owners.keep_listening, self.access.keep_writing)
+        loops = (
+            self.verifier.keep_keys_fresh,
+            self.owners.keep_listening,
+            self.access.keep_writing,
+            self.warmer.keep_warming,
+        )
         tasks = [asyncio.create_task(loop()) for loop in loops]
         yield
         for task in tasks:
@@ -216,12 +224,15 @@ GATEWAY = web.AppKey("gateway", Gateway)
 def make_app(config: Config, fetch: FetchKeys | None = None) -> web.Application:
     """Build the application; `fetch` replaces the download of the key set in tests."""
     registry = Registry(config.registry)
+    verifier = TokenVerifier(config.token, fetch or partial(fetch_jwks, config.token.jwks_url))
+    warmer = CacheWarmer(config.proxy_url, registry, verifier)
     gateway = Gateway(
         config=config,
         registry=registry,
-        verifier=TokenVerifier(config.token, fetch or partial(fetch_jwks, config.token.jwks_url)),
-        owners=Owners(registry),
+        verifier=verifier,
+        owners=Owners(registry, warmer.study_changed),
         access=AccessLog(registry),
+        warmer=warmer,
     )
     app = web.Application()
     app[GATEWAY] = gateway

@@ -40,6 +40,8 @@ class Config:
     listen_address: str
     listen_port: int
     public_url: str
+    proxy_url: str
+    """Where the gateway asks through the proxy, to warm its cache; empty: never."""
     token: TokenConfig
     registry: RegistryConfig
 

@@ -16,5 +16,6 @@ SEARCH_SECONDS = Histogram(
 OWNER_LOOKUPS = Counter("gateway_owner_lookups", "Studies whose owner was asked for", ["source"])
 REGISTRY_UP = Gauge("gateway_registry_up", "1 while the gateway hears the registry's changes")
 KEYS = Gauge("gateway_signing_keys", "Signing keys known; 0 means that no token can be checked")
+WARMED = Counter("gateway_studies_warmed", "Studies whose metadata was put into the proxy's cache", ["outcome"])
 ACCESS_PENDING = Gauge("gateway_access_log_pending", "Access log rows not yet in the registry")
 ACCESS_LOST = Counter("gateway_access_log_lost", "Access log rows that are in the journal only")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from imaging_gateway import metrics
@@ -26,6 +27,8 @@ class Owners:
     """Answers whose a study is. Only studies that some caller was allowed to see are remembered."""
 
     registry: Registry
+    on_change: Callable[[str], None]
+    """Told the UID of every study that changes, once it is forgotten here."""
     _known: OrderedDict[str, tuple[str, int]] = field(default_factory=OrderedDict)
     _changes: int = 0
     _deaf_since: float | None = 0.0
@@ -62,6 +65,7 @@ class Owners:
     def _forget(self, study: str) -> None:
         self._changes += 1
         self._known.pop(study, None)
+        self.on_change(study)
 
     def _start_over(self) -> None:
         # What changed since the last connection is unknown.

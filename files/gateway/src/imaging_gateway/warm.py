@@ -1,0 +1,73 @@
+"""Warms the proxy's cache: once a study is recorded, asks through the proxy for what a viewer asks for first.
+
+The proxy asks this gateway about it as about everybody, with a token that this process makes up and knows alone. It is
+a help and no duty: what cannot be warmed now is filled by the first viewer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from imaging_gateway import metrics
+from imaging_gateway.registry import Registry, RegistryAwayError
+from imaging_gateway.tokens import TokenVerifier
+
+log = logging.getLogger(__name__)
+
+# One study at a time, so that warming never takes more than one of Orthanc's threads from those who look at images.
+WAITING_STUDIES = 1000
+STUDY_SECONDS = 120
+JSON = {"Accept": "application/dicom+json"}
+SERIES_INSTANCE_UID = "0020000E"
+
+
+@dataclass
+class CacheWarmer:
+    """Studies that changed, and the one loop that asks for them; without an address of the proxy it does nothing."""
+
+    proxy_url: str
+    registry: Registry
+    verifier: TokenVerifier
+    _waiting: dict[str, None] = field(default_factory=dict)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def study_changed(self, study: str) -> None:
+        """Take note of a study; one that waits already, or one too many, changes nothing."""
+        if self.proxy_url and len(self._waiting) < WAITING_STUDIES:
+            self._waiting[study] = None
+            self._wake.set()
+
+    async def keep_warming(self) -> None:
+        """Warm for ever, in the order of the changes."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            timeout = aiohttp.ClientTimeout(total=STUDY_SECONDS)
+            async with aiohttp.ClientSession(self.proxy_url, headers=JSON, timeout=timeout) as proxy:
+                while self._waiting:
+                    study = next(iter(self._waiting))
+                    del self._waiting[study]
+                    try:
+                        await self._warm(proxy, study)
+                    except (RegistryAwayError, aiohttp.ClientError, TimeoutError, ValueError, LookupError) as error:
+                        metrics.WARMED.labels("failed").inc()
+                        log.warning("study %s is not warmed: %s", study, error or type(error).__name__)
+
+    async def _warm(self, proxy: aiohttp.ClientSession, study: str) -> None:
+        found = await self.registry.locate_study("*", study)
+        if found is None:  # it was forgotten, not recorded
+            return
+        token = {"Authorization": f"Bearer {self.verifier.issue_pass(found[0], STUDY_SECONDS)}"}
+        path = f"/dicom-web/studies/{study}/series"
+        async with proxy.get(path, headers=token, raise_for_status=True) as response:
+            listed = await response.json(content_type=None)
+        for series in listed:
+            uid = series[SERIES_INSTANCE_UID]["Value"][0]
+            async with proxy.get(f"{path}/{uid}/metadata", headers=token, raise_for_status=True) as response:
+                async for _ in response.content.iter_chunked(65536):
+                    pass
+        metrics.WARMED.labels("warmed").inc()
