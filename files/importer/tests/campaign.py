@@ -120,7 +120,7 @@ class Campaign:
         self.check_failed()
         names = [path.name for place in ("inbox", "processed", "failed") for path in (self.root / place).rglob("*")]
         assert [name for name in names if name.endswith(".moving") or name.startswith((".report", ".REASON"))] == []
-        assert list((self.root / "inbox" / ".spool" / ".scratch").iterdir()) == []
+        assert list((self.root / "inbox" / ".spool" / ".scratch").glob("*")) == []
 
     def check_store(self) -> None:
         """What is under processed/ is stored as stamped, byte for byte, owned by its clinic and visible; there is
