@@ -48,6 +48,7 @@ class Faults:
         self.probability = 0.0
         self.down = False
         self.poison = b""  # Orthanc stumbles over every request that holds these bytes
+        self.refused = b""  # Orthanc cannot read an instance that holds these bytes
         self.delay = 0.0  # seconds that Orthanc thinks about a STOW-RS request
         self.count = 0
 
@@ -107,6 +108,8 @@ class Platform:
     def store(self, data: bytes) -> tuple[str, bool]:
         """The SOPInstanceUID, and whether it could be read."""
         self.uploads += 1
+        if self.faults.refused and self.faults.refused in data:
+            return "", False
         try:
             ds = pydicom.dcmread(
                 io.BytesIO(data), specific_tags=["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]

@@ -1,4 +1,4 @@
-"""What must be on the disk before the next step is taken, so that a power loss finds either the old state or the new."""
+"""What must be on the disk before the next step is taken: a power loss finds either the old state or the new."""
 
 from __future__ import annotations
 

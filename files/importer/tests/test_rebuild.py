@@ -50,8 +50,9 @@ def both(registry) -> Iterator[Both]:
     platform.close()
 
 
-def test_a_lost_registry_is_rebuilt(both: Both) -> None:
-    studies = {both.study(clinic): clinic for clinic in ("north", "south") * 60}  # more than a page
+def test_a_lost_registry_is_rebuilt(both: Both, monkeypatch) -> None:
+    monkeypatch.setattr("imaging_importer.rebuild.PAGE", 4)
+    studies = {both.study(clinic): clinic for clinic in ("north", "south") * 5}
     assert both.differences() == {uid: f"has no row: is recorded for {clinic}" for uid, clinic in studies.items()}
     assert {both.owner(uid) for uid in studies} == {None}, "nothing is changed unless it is asked for"
     both.differences(apply=True)
