@@ -115,7 +115,16 @@ def test_filters_are_read():
 @pytest.mark.parametrize(
     "query",
     [
-        *("study=x", "study=1.2%", "study=1.2'--", "since=soon", "since=2026-13-01", "since=2026-02-30", "limit=0"),
+        *(
+            "study=x",
+            "study=1.2%",
+            "study=1.2'--",
+            "since=soon",
+            "since=2026-13-01",
+            "since=2026-02-30",
+            "since=9999-12-31T23:59:59-23:59",
+            "limit=0",
+        ),
         *("limit=-1", "limit=x", "before=x", "user=a\nb", "clinic=north", "user=a&user=b", "study=1.2&study=1.3"),
     ],
 )

@@ -70,9 +70,9 @@ def read(parameters: tuple[tuple[str, str], ...]) -> AuditQuery:
 def _moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
         raise QueryError(f"since takes {FILTERS['since'][1]}") from error
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 async def page(registry: Registry, scope: str, query: AuditQuery) -> dict[str, Any]:
