@@ -50,6 +50,7 @@ class Faults:
         self.poison = b""  # Orthanc stumbles over every request that holds these bytes
         self.refused = b""  # Orthanc cannot read an instance that holds these bytes
         self.delay = 0.0  # seconds that Orthanc thinks about a STOW-RS request
+        self.lies = 0  # so many STOW-RS requests are answered "stored" though nothing was
         self.count = 0
 
     def draw(self, path: str, body: bytes) -> str:
@@ -62,6 +63,9 @@ class Faults:
             return "drop"
         if self.poison and self.poison in body:
             return "503"
+        if self.lies and path == "/dicom-web/studies" and body:
+            self.lies -= 1
+            return "liar"
         if self.random.random() >= self.probability:
             return ""
         kinds = ["drop", "503"]

@@ -269,6 +269,20 @@ def test_what_one_service_stumbles_over_holds_up_nothing_else(tmp_path: Path, re
     campaign.platform.close()
 
 
+def test_orthancs_word_is_not_enough(tmp_path: Path, registry, nursery: Nursery) -> None:
+    """It says "stored" and has nothing: the delivery stays pending until the bytes are there."""
+    random_ = random.Random(8)
+    campaign = Campaign(tmp_path, random_, registry)
+    campaign.platform.faults.lies = 3
+    campaign.delivered.append(instance(random_, uid(random_), uid(random_)))
+    deliver(tmp_path / "inbox" / "north" / "study", {"0.dcm": campaign.delivered[0]})
+    carry(campaign, nursery)
+    campaign.check_end()
+    assert campaign.platform.faults.lies == 0
+    assert len(campaign.platform.instances) == 1
+    campaign.platform.close()
+
+
 def test_a_stop_during_a_long_upload_takes_no_ten_seconds(tmp_path: Path, registry) -> None:
     random_ = random.Random(3)
     campaign = Campaign(tmp_path, random_, registry)
