@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
 
 from host import Platform
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -51,11 +52,13 @@ def start_plain_nginx(platform: Platform) -> None:
 def opened(page: Page, url: str, slices: int) -> tuple[float, float]:
     """Open a study; the seconds until its first image is drawn, and until the last has arrived."""
     page.goto(url, timeout=PATIENCE_MS)
-    page.wait_for_function("window.firstImage !== undefined", timeout=PATIENCE_MS)
-    page.wait_for_function(
-        f"new Set({FRAMES}.filter((entry) => entry.responseEnd).map((entry) => entry.name)).size >= {slices}",
-        timeout=PATIENCE_MS,
-    )
+    # Not wait_for_function: the platform's Content-Security-Policy forbids the page what that does.
+    arrived = f"new Set({FRAMES}.filter((entry) => entry.responseEnd).map((entry) => entry.name)).size"
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while not page.evaluate(f"window.firstImage !== undefined && {arrived} >= {slices}"):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{url}: {page.evaluate(arrived)} of {slices} images after {PATIENCE_MS / 1000:.0f} s")
+        page.wait_for_timeout(200)
     first = page.evaluate("window.firstImage")
     last = page.evaluate(f"Math.max(...{FRAMES}.map((entry) => entry.responseEnd))")
     return first / 1000, last / 1000

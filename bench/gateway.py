@@ -271,7 +271,7 @@ def fill(bench: Bench) -> None:
         started = time.monotonic()
         bench.shell(
             f"{{ echo 'SET ROLE registry_owner;'; cat {WORK}/million_studies.sql; }} | "
-            f"runuser -u postgres -- psql -Xq -v studies={STUDIES} registry"
+            f"runuser -u postgres -- psql -Xq1 -v studies={STUDIES} registry"
         )
         bench.shell("runuser -u postgres -- psql -Xqc 'VACUUM registry.study' registry")
         print(f"{STUDIES:,} studies put into the registry in {time.monotonic() - started:.0f} s", flush=True)

@@ -1,0 +1,146 @@
+"""The study search as PS3.18 10.6 and PS3.4 C.2.2.2 ask for it, through dicomweb-client, with raw Orthanc beside it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from urllib.parse import urlencode
+
+import pydicom
+import pytest
+from dicomweb_client.api import DICOMwebClient
+from platform_client import Platform
+from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
+
+CLINIC = "denscan-central"
+MARK = uuid.uuid4().hex[:6].upper()
+STUDIES = {
+    "knee": {
+        "PatientName": f"Müller{MARK}^Jürgen^^Dr.", "PatientID": f"P1{MARK}", "PatientBirthDate": "19700215",
+        "PatientSex": "M", "StudyDate": "20240131", "StudyTime": "101500", "Modality": "MR", "StudyID": "S1",
+        "StudyDescription": "MRI Knee left", "ReferringPhysicianName": "House^Gregory",
+    },
+    "head": {
+        "PatientName": f"MULLER{MARK}^ANNA", "PatientID": f"P2{MARK}", "PatientBirthDate": "19800301",
+        "PatientSex": "F", "StudyDate": "20240201", "StudyTime": "093000", "Modality": "CT", "StudyID": "S2",
+        "StudyDescription": "CT Head", "ReferringPhysicianName": "Wilson^James",
+    },
+    "heart": {
+        "PatientName": f"Yamada{MARK}^Tarou=山田{MARK}^太郎", "PatientID": f"P3{MARK}", "PatientBirthDate": "19550505",
+        "PatientSex": "M", "StudyDate": "20231231", "StudyTime": "235959", "Modality": "US", "StudyID": "S3",
+        "StudyDescription": "US Heart", "ReferringPhysicianName": "Cuddy^Lisa",
+    },
+}  # fmt: skip
+EVERY = ["head", "knee", "heart"]  # newest first
+
+# What is asked, what is found, and whether raw Orthanc finds the same (in whatever order). It does not fold accents,
+# and takes a name for its first component group, whole.
+QUERIES = [
+    ({}, EVERY, True),
+    ({"PatientID": f"P1{MARK}"}, ["knee"], True),
+    ({"00100020": f"P?{MARK}"}, EVERY, True),
+    ({"PatientName": f"Müller{MARK}^Jürgen^^Dr."}, ["knee"], True),
+    ({"PatientName": f"muller{MARK}*".lower()}, ["head", "knee"], False),
+    ({"PatientName": f"MÜLLER{MARK}"}, ["head", "knee"], False),
+    ({"PatientName": f"*{MARK}^A*"}, ["head"], True),
+    ({"PatientName": f"山田{MARK}*"}, ["heart"], False),
+    ({"StudyDate": "20240131"}, ["knee"], True),
+    ({"StudyDate": "20240101-20240131"}, ["knee"], True),
+    ({"StudyDate": "20240131-"}, ["head", "knee"], True),
+    ({"StudyDate": "-20240131"}, ["knee", "heart"], True),
+    ({"StudyTime": "090000-110000"}, ["head", "knee"], True),
+    ({"ModalitiesInStudy": "CT"}, ["head"], True),
+    ({"ModalitiesInStudy": "CT,US"}, ["head", "heart"], True),
+    ({"ReferringPhysicianName": "house^g*"}, ["knee"], True),
+    ({"StudyDescription": "*knee*"}, ["knee"], True),
+    ({"PatientBirthDate": "19700101-19801231"}, ["head", "knee"], True),
+    ({"PatientSex": "F"}, ["head"], True),
+    ({"StudyID": "S3"}, ["heart"], True),
+    ({"PatientName": f"*{MARK}*", "ModalitiesInStudy": "MR,CT", "StudyDate": "20240201-20240301"}, ["head"], True),
+    ({"PatientName": f"*{MARK}*", "ModalitiesInStudy": "XA"}, [], True),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uids(platform: Platform) -> dict[str, str]:
+    """The studies, uploaded: name to StudyInstanceUID."""
+    uids = {name: generate_uid() for name in STUDIES}
+    datasets = []
+    for name, attributes in STUDIES.items():
+        dataset = pydicom.dcmread(str(get_testdata_file("MR_small.dcm")))
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uids[name], generate_uid()
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        dataset.AccessionNumber = f"A{MARK}"
+        for keyword, value in attributes.items():
+            setattr(dataset, keyword, value)
+        datasets.append(dataset)
+    technician = platform.api(platform.user("technician", CLINIC))
+    DICOMwebClient(f"{platform.url}/dicom-web", session=technician).store_instances(datasets)
+    for uid in uids.values():
+        platform.wait_for_study(technician, uid)
+    return uids
+
+
+@pytest.fixture(scope="module")
+def client(platform: Platform) -> DICOMwebClient:
+    session = platform.api(platform.user("physician", CLINIC))
+    return DICOMwebClient(f"{platform.url}/dicom-web", session=session)
+
+
+def named(studies: list[dict], uids: dict[str, str]) -> list[str]:
+    names = {uid: name for name, uid in uids.items()}
+    return [names[study["0020000D"]["Value"][0]] for study in studies]
+
+
+def at_orthanc(platform: Platform, query: dict[str, str]) -> list[dict]:
+    script = (
+        'sed -n \'s/^proxy_set_header \\(Authorization\\) "\\(.*\\)";/header = "\\1: \\2"/p\' '
+        "/etc/imaging/credentials/nginx/orthanc.conf | "
+        f"curl -sf --config - 'http://127.0.0.1:8042/dicom-web/studies?{urlencode(query)}'"
+    )
+    return list(json.loads(platform.on_host("sh", "-c", script)))
+
+
+@pytest.mark.parametrize(("query", "found", "orthanc_agrees"), QUERIES, ids=lambda value: str(value)[:60])
+def test_matching(platform, client, uids, query, found, orthanc_agrees):
+    query = {**query, "AccessionNumber": f"A{MARK}"}
+    assert named(client.search_for_studies(search_filters=query), uids) == found
+    assert (sorted(named(at_orthanc(platform, query), uids)) == sorted(found)) is orthanc_agrees
+
+
+def test_a_list_of_uids(client, uids):
+    wanted = ",".join([uids["knee"], uids["head"], generate_uid()])
+    assert named(client.search_for_studies(search_filters={"StudyInstanceUID": wanted}), uids) == ["head", "knee"]
+
+
+def test_the_answer_says_what_orthanc_says(platform, client, uids):
+    """Every attribute of raw Orthanc's answer, with the same value; only the address is the platform's."""
+    query = {"StudyInstanceUID": uids["heart"]}
+    (here,) = client.search_for_studies(search_filters=query)
+    (there,) = at_orthanc(platform, query)
+    assert here.pop("00081190")["Value"] == [f"{platform.url}/dicom-web/studies/{uids['heart']}"]
+    there.pop("00081190")
+    assert {tag: element for tag, element in there.items() if here.get(tag) != element} == {}
+
+
+def test_more_fields_when_asked(client, uids):
+    query = {"StudyInstanceUID": uids["knee"]}
+    assert "00080080" not in client.search_for_studies(search_filters=query)[0]
+    for fields in (["InstitutionName"], ["00080080"], ["all"]):
+        (study,) = client.search_for_studies(search_filters=query, fields=fields)
+        assert study["00080080"]["Value"] == [CLINIC]
+
+
+def test_pages_and_what_they_say_of_the_rest(platform, client, uids):
+    query = {"AccessionNumber": f"A{MARK}"}
+    pages = [client.search_for_studies(search_filters=query, limit=2, offset=offset) for offset in (0, 2, 4)]
+    assert [named(page, uids) for page in pages] == [["head", "knee"], ["heart"], []]
+    session = platform.api(platform.user("physician", CLINIC))
+    url = f"{platform.url}/dicom-web/studies"
+    cut = session.get(url, params={**query, "limit": 2, "fuzzymatching": "true"}, timeout=30)
+    assert cut.headers["Warning"].count("299 ") == 2
+    assert "There are additional results that can be requested." in cut.headers["Warning"]
+    assert "The fuzzymatching parameter is not supported." in cut.headers["Warning"]
+    assert "Warning" not in session.get(url, params=query, timeout=30).headers
