@@ -43,6 +43,7 @@ restart: ## restart every service of the sandbox host
 status: ## show the state of every service of the sandbox host
 	@$(ON_HOST) systemctl list-dependencies --plain --no-pager imaging.target
 	@$(ON_HOST) imaging-importer status
+	@python3 sandbox/summary.py $(STATE)/credentials.json --notices
 
 .PHONY: logs
 logs: ## follow the log of every service of the sandbox host
@@ -114,7 +115,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 	ruff check .
 	ruff format --check .
 	mypy sandbox library module_utils files/viewer
-	mypy playbooks/action_plugins
+	mypy playbooks/action_plugins roles/grafana/filter_plugins
 	mypy files/importer/src
 	mypy files/gateway/src
 	shellcheck .ci/run tests/packages.sh

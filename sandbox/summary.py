@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Say where the sandbox is, at the end of `make up`. Passwords stay in the file."""
+"""Say where the sandbox is, after `make up`; with `--notices`, only what is missing. Passwords stay in the file."""
 
 import json
 import sys
 from pathlib import Path
 
 info = json.loads(Path(sys.argv[1]).read_text())
+notices = "".join(f"\n!!! {notice}\n" for notice in info["notices"])
+if "--notices" in sys.argv:
+    print(notices, end="")
+    sys.exit()
 print(
     f"""
 The platform runs.
@@ -17,5 +21,5 @@ The platform runs.
   Inbox           {info["container"]}:{info["inbox"]}/<clinic>/<study folder>/
 
 Next: make demo
-"""
+{notices}"""
 )

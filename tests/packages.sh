@@ -5,6 +5,7 @@ missing=""
 [ -x /usr/bin/chromium ] || missing="$missing chromium"
 command -v certutil >/dev/null || missing="$missing libnss3-tools"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+command -v gpg >/dev/null || missing="$missing gnupg"
 command -v java >/dev/null || missing="$missing default-jre-headless"
 if [ -n "$missing" ]; then
   echo "installing$missing"

@@ -69,7 +69,7 @@ def test_make_demo_imports_two_studies():
 
 def test_make_info_describes_the_sandbox():
     described = info()
-    assert set(described) == {"url", "ca_file", "container", "inbox", "credentials_file", "users"}
+    assert set(described) == {"url", "ca_file", "container", "inbox", "credentials_file", "users", "notices"}
     assert stat.S_IMODE(Path(described["credentials_file"]).stat().st_mode) == 0o600
     for user in described["users"]:
         assert set(user) >= {"username", "password", "roles", "clinics"}

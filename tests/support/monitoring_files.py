@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,18 @@ def run(tool: str, *arguments: str) -> str:
     done = subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def dashboard_sources() -> dict[str, dict[str, Any]]:
+    """What is written down of each dashboard, by file name."""
+    paths = sorted((PROJECT / "roles/grafana/files/dashboards").glob("*.yml"))
+    return {path.stem: yaml.safe_load(path.read_text()) for path in paths}
+
+
+def panel_expressions(kind: str) -> Iterator[tuple[str, str]]:
+    """Every expression of every panel of a kind (`measures`: PromQL, `logs`: LogQL), and where it stands."""
+    for name, source in dashboard_sources().items():
+        for row in source["rows"]:
+            for panel in row["panels"]:
+                for expression in panel.get(kind, {}).values():
+                    yield f"{name}: {panel['title']}", expression.replace("$__rate_interval", "1m")
