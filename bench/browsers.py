@@ -55,6 +55,8 @@ def start_plain_nginx(platform: Platform) -> None:
         "test -e /run/bench-nginx.pid || nginx -c /tmp/bench-nginx.conf"
     )
     platform.on_host("sh", "-c", script)
+    # Until the firewall is loaded anew.
+    platform.on_host("nft", "insert", "rule", "inet", "imaging", "input", "tcp", "dport", str(PLAIN_PORT), "accept")
 
 
 def opened(page: Page, study: str, slices: int) -> tuple[float, float]:
