@@ -83,7 +83,7 @@ class Bench:
         return [f"Authorization: Bearer {token}" for token in tokens]
 
     def load(
-        self, url: str, paths: str, headers: str, seconds: float, connections: int = 8, *more: object
+        self, url: str, paths: str, headers: str, seconds: int, connections: int = 8, *more: object
     ) -> dict[str, float]:
         """Run wrk on the host."""
         threads = min(2, connections)
@@ -253,9 +253,9 @@ def searches(bench: Bench) -> None:
         ("name, modality and dates", (name, modality, dates), 50),
     ):
         paths = bench.write("search.paths", [LIST + "".join(part() for part in parts) for _ in range(40)])
-        result = bench.load(bench.platform.url, paths, here, SECONDS / 2, 1)
+        result = bench.load(bench.platform.url, paths, here, SECONDS // 2, 1)
         _rate(result)
-        orthanc = bench.load(RAW, paths, raw, SECONDS / 2, 1)
+        orthanc = bench.load(RAW, paths, raw, SECONDS // 2, 1)
         basis = (
             f"p95 over {result['requests']} searches of one of 50 clinics, {STUDIES:,} studies, through nginx and TLS; "
             f"raw Orthanc with {ORTHANC_STUDIES:,} studies: p95 {orthanc['p95_ms']:.0f} ms over {orthanc['requests']}"
