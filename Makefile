@@ -56,7 +56,7 @@ logs-importer: ## follow the importer's log
 .PHONY: test-alert
 test-alert: .venv/deploy ## send one alert to whoever is told of alerts
 	.venv/bin/ansible -i $(INVENTORY) imaging --become -m ansible.builtin.command -a "amtool --alertmanager.url=http://127.0.0.1:9093 \
-	  alert add TestAlert severity=info service=test --annotation=summary='Somebody tries whether alerts arrive.'"
+	  alert add TestAlert severity=info service=test --annotation='summary=\"Somebody tries whether alerts arrive.\"'"
 
 .PHONY: shell-orthanc
 shell-orthanc: ## a shell as Orthanc's user
@@ -124,7 +124,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests
-	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme
+	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults
 
 # A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
 .PHONY: test-recovery
@@ -139,6 +139,10 @@ test-platform: .venv/test ## follow the README on a fresh host, then test that h
 	pytest -s tests/readme
 	pytest tests/platform tests/browser
 	python3 sandbox/sandbox.py down --name imaging-test
+
+.PHONY: test-alerts
+test-alerts: .venv/test ## cause every fault of tests/faults on the sandbox host and see that it is told (SANDBOX=)
+	pytest tests/platform/test_monitoring.py tests/faults
 
 .PHONY: test-molecule
 test-molecule: .venv/test ## converge, check, idempotence and testinfra on a host of its own

@@ -30,6 +30,7 @@ DOWN, UP = "1x5 0x40", "1x50"
 # Away for a moment: no reason to call anybody.
 BLINKS = "1x18 0 1x30"
 FAILURES = 'imaging_importer_failures_total{instance="h", clinic="a", reason="%s"}'
+IMPORTER = 'up{instance="h", job="importer"}'
 REQUESTS = 'nginx_requests_total{instance="h", route="image", status="%s"}'
 SIZE, FREE = 'node_filesystem_size_bytes{mountpoint="/"}', 'node_filesystem_avail_bytes{mountpoint="/"}'
 
@@ -66,16 +67,22 @@ CASES = {
     "ImporterDown": down("importer"),
     "MonitoringTargetMissing": Case({'up{job="blackbox"}': DOWN}, {'up{job="orthanc"}': DOWN}),
     # The first failure ever makes the series appear; an old one is not news.
-    "DICOMImportFailed": Case({FAILURES % "truncated": "_x15 1x40"}, {FAILURES % "truncated": "1x60"}),
+    "DICOMImportFailed": Case(
+        {FAILURES % "truncated": "_x15 1x40", IMPORTER: UP}, {FAILURES % "truncated": "1x60", IMPORTER: UP}
+    ),
     "StudyOwnershipConflict": Case(
-        {FAILURES % "owned-by-another-clinic": "1x15 2x40"}, {FAILURES % "truncated": "1x15 2x40"}
+        {FAILURES % "owned-by-another-clinic": "_x15 1x40", IMPORTER: UP},
+        {FAILURES % "truncated": "1x15 2x40", IMPORTER: UP},
     ),
     "ImportStuck": Case(
         {"imaging_importer_oldest_pending_age_seconds": "3500+60x40"},
         {"imaging_importer_oldest_pending_age_seconds": "0+60x40"},
     ),
     "ImporterWaits": Case(
-        {'imaging_importer_dependency_up{service="orthanc"}': DOWN},
+        {
+            'imaging_importer_dependency_up{service="orthanc"}': DOWN,
+            'imaging_importer_dependency_up{service="registry"}': DOWN,
+        },
         {'imaging_importer_dependency_up{service="orthanc"}': BLINKS},
     ),
     "ImporterScanLate": Case(
@@ -181,7 +188,7 @@ def test_every_alert_has_a_case_and_every_case_an_alert() -> None:
 
 def promtool_test(alert: str, series: Series, minute: int, firing: int) -> dict[str, Any]:
     # The series ALERTS knows what fires; of an empty vector `count` makes nothing, hence the alternative.
-    query = f'count(ALERTS{{alertname="{alert}", alertstate="firing"}}) or vector(0)'
+    query = f'(count(ALERTS{{alertname="{alert}", alertstate="firing"}}) or vector(0)) > bool 0'
     return {
         "name": f"{alert} {'fires' if firing else 'is quiet'}",
         "interval": "1m",
@@ -208,9 +215,28 @@ def test_every_alert_fires_on_what_it_is_for_and_on_nothing_that_looks_like_it(r
     for alert, case in CASES.items():
         tests.append(promtool_test(alert, case.fires, case.at, 1))
         tests.append(promtool_test(alert, case.quiet, case.at, 0))
+    promtool_tests(rules, *tests)
+
+
+def promtool_tests(rules: Path, *tests: dict[str, Any]) -> None:
     path = rules.with_name("test.yml")
-    path.write_text(yaml.safe_dump({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": tests}))
+    path.write_text(yaml.safe_dump({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": list(tests)}))
     run("promtool", "test", "rules", str(path))
+
+
+def test_old_failures_are_no_news_when_prometheus_was_away(rules: Path) -> None:
+    series = {FAILURES % "truncated": "_x10 7x40", IMPORTER: "_x10 1x40"}
+    promtool_tests(rules, *(promtool_test("DICOMImportFailed", series, minute, 0) for minute in (12, 20, 30)))
+
+
+def test_errors_that_an_outage_explains_are_not_told_again(rules: Path) -> None:
+    errors = {REQUESTS % "200": "0+90x60", REQUESTS % "503": "0+10x60"}
+    after = {'up{instance="h", job="keycloak"}': "1x10 0x5 1x40"}
+    promtool_tests(
+        rules,
+        promtool_test("HighErrorRate", errors | after, 25, 0),
+        promtool_test("HighErrorRate", errors | after, 45, 1),
+    )
 
 
 @pytest.mark.parametrize("alert", ALERTS)
