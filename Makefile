@@ -88,6 +88,15 @@ audit: ## who opened which study: [STUDY=…] [USER=…] [SINCE=2026-05-04] [LIM
 	@$(ON_HOST) imaging-gateway audit --study='$(STUDY)' --user='$(if $(filter command,$(origin USER)),$(USER))' \
 	  --since='$(SINCE)' --limit='$(LIMIT)' --before='$(BEFORE)' --format='$(or $(FORMAT),text)'
 
+.PHONY: backup
+backup: ## back the sandbox host up and print the archive's path there: [INCLUDE_DICOM=1]
+	@$(ON_HOST) imaging-backup create $(if $(filter 1,$(INCLUDE_DICOM)),--include-images)
+
+.PHONY: restore
+restore: .venv/deploy ## BACKUP_FILE=…: put the platform back to what a backup holds; [YES=1] [VERIFY=all] [ALLOW_MISSING=1]
+	$(PLAYBOOK) playbooks/restore.yml -e '{"archive": "$(BACKUP_FILE)", "confirmed": $(if $(filter 1,$(YES)),true,false), \
+	  "every_image": $(if $(filter all,$(VERIFY)),true,false), "allow_missing": $(if $(filter 1,$(ALLOW_MISSING)),true,false)}'
+
 .PHONY: .check
 .check:
 	@python3 sandbox/sandbox.py check
@@ -118,13 +127,14 @@ lint: .venv/test ## lint playbooks, Python and shell
 	mypy playbooks/action_plugins roles/grafana/filter_plugins
 	mypy files/importer/src
 	mypy files/gateway/src
+	mypy files/backup/src
 	shellcheck .ci/run tests/packages.sh
 
 .PHONY: test-unit
 test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
-	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests
-	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults
+	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests
+	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore
 
 # A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
 .PHONY: test-recovery
@@ -143,6 +153,13 @@ test-platform: .venv/test ## follow the README on a fresh host, then test that h
 .PHONY: test-alerts
 test-alerts: .venv/test ## cause every fault of tests/faults on the sandbox host and see that it is told (SANDBOX=)
 	pytest tests/platform/test_monitoring.py tests/faults
+
+# Not part of `make test`: it takes two deployments.
+.PHONY: test-restore
+test-restore: export SANDBOX := restore
+test-restore: .check .venv/test ## lose host and controller's secrets, restore a backup onto a fresh host, log in, compare an image
+	pytest -s tests/restore
+	python3 sandbox/sandbox.py down --name imaging-restore
 
 .PHONY: test-molecule
 test-molecule: .venv/test ## converge, check, idempotence and testinfra on a host of its own

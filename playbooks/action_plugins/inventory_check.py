@@ -31,7 +31,14 @@ USERNAME = re.compile(r"[a-z0-9][a-z0-9._@-]{2,254}")
 ENVIRONMENT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 SECRETS_PLACE = ("imaging_environment", "imaging_secrets_path")
-HOST_PATHS = ("imaging_inbox_path", "imaging_processed_path", "imaging_failed_path", "imaging_storage_path")
+HOST_PATHS = tuple(f"imaging_{name}_path" for name in ("inbox", "processed", "failed", "storage", "backup"))
+NUMBERS = (
+    "imaging_backup_keep_count",
+    "imaging_backup_keep_days",
+    "imaging_import_cooldown_seconds",
+    "imaging_minimum_memory_mb",
+    "imaging_minimum_disk_gb",
+)
 CONTROLLER_PATHS = ("imaging_secrets_path", "imaging_artifacts_path")
 
 Option = Mapping[str, Any]
@@ -290,7 +297,7 @@ def find_platform_problems(variables: Variables) -> Iterator[Problem]:
     # Without a readable list of clinics every user's clinic would seem unknown.
     if "imaging_clinics" in variables:
         yield from find_user_problems(variables.get("imaging_users") or [], (clinic["id"] for clinic in clinics))
-    for name in ("imaging_import_cooldown_seconds", "imaging_minimum_memory_mb", "imaging_minimum_disk_gb"):
+    for name in NUMBERS:
         if name in variables and int(variables[name]) < 0:
             yield Problem(name, f"is {quote(variables[name])}. It takes a number that is not negative")
 

@@ -56,8 +56,11 @@ def test_a_template_starts_by_saying_who_manages_it(path: Path) -> None:
 
 @each_unit
 def test_a_unit_starts_and_stops_with_imaging_target(path: Path) -> None:
+    timer = path.with_name(path.name.replace(".service.j2", ".timer.j2"))
+    starter = timer if timer.is_file() else path
     assert ("PartOf", "imaging.target") in settings(path)
-    assert ("WantedBy", "imaging.target") in settings(path)
+    assert ("PartOf", "imaging.target") in settings(starter)
+    assert ("WantedBy", "imaging.target") in settings(starter)
 
 
 @each_unit

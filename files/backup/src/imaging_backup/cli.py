@@ -1,0 +1,44 @@
+"""The command: `imaging-backup create`, `check FILE`, `restore FILE`."""
+
+import argparse
+import io
+import sys
+from pathlib import Path
+
+from imaging_backup import archive, create, restore
+from imaging_backup.config import load
+from imaging_backup.errors import BackupError
+
+CONFIG = Path("/etc/imaging/backup.toml")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; its exit status."""
+    parser = argparse.ArgumentParser(prog="imaging-backup", description="Backs the platform up, and restores it.")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="default: %(default)s")
+    commands = parser.add_subparsers(dest="command", required=True)
+    creating = commands.add_parser("create", help="make a backup and print its path")
+    creating.add_argument("--include-images", action="store_true", help="with the images, not only the databases")
+    checking = commands.add_parser("check", help="prove an archive and say what it is; changes nothing")
+    restoring = commands.add_parser("restore", help="put the platform back to what an archive holds")
+    restoring.add_argument("--verify-all", action="store_true", help="compare every image's MD5, not only a sample's")
+    restoring.add_argument("--allow-missing", action="store_true", help="also when images are nowhere to be found")
+    for command in (checking, restoring):
+        command.add_argument("file", type=Path)
+    commands.add_parser("check-config", help="say whether the configuration can be used (Ansible does)")
+    options = parser.parse_args(arguments)
+    try:
+        config = load(options.config)
+        if options.command == "create":
+            print(create.create(config, options.include_images or config.include_images))
+        elif options.command == "check":
+            print(restore.describe(restore.check(config, options.file)))
+        elif options.command == "restore":
+            restore.restore(config, options.file, restore.Systemd(), options.verify_all, options.allow_missing)
+        else:
+            with archive.packed(io.FileIO("/dev/null", "w"), config.recipients):
+                pass
+    except BackupError as error:
+        print(f"imaging-backup: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,184 @@
+"""The way of a backup: one moment of the databases, the images that it names, everything into one archive."""
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from imaging_backup import archive, databases, metrics, realm, retention
+from imaging_backup.config import Config
+from imaging_backup.databases import Server
+from imaging_backup.errors import BackupError
+from imaging_backup.images import Image, Links, list_images, read_list
+
+ATTEMPTS = 5
+SAY_EVERY_SECONDS = 5
+
+
+def create(config: Config, include_images: bool) -> Path:
+    """Make a backup, remove those that are too old; its path. Raises BackupError."""
+    begun = time.monotonic()
+    now = datetime.datetime.now(datetime.UTC)
+    name = f"dicom-backup-{now:%Y-%m-%dT%H%M%SZ}.tar.zst" + (".age" if config.recipients else "")
+    path = config.path / name
+    with alone(config.path), _workspace(config) as workspace:
+        try:
+            missing = _write(config, path, workspace, now, include_images)
+        except (OSError, BackupError) as error:
+            if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or archive.NO_SPACE in str(error).lower():
+                raise BackupError(archive.disk_full(config.path)) from error
+            raise
+        size = path.stat().st_size
+        metrics.write(config.metrics, size, time.monotonic() - begun, missing)
+        for old in retention.expired(config.path, config.keep_count, config.keep_days, now):
+            old.unlink()
+            say(f"removed {old.name}: {config.keep_count} are newer, and it is older than {config.keep_days} days")
+    say(f"done: {size / 1e6:.1f} MB in {time.monotonic() - begun:.0f} s")
+    return path
+
+
+def _write(config: Config, path: Path, workspace: Path, now: datetime.datetime, include_images: bool) -> int:
+    """Write the archive; how many images that the index names are lost on this host's disk."""
+    server = Server(config)
+    links = Links(config.storage, config.links)
+    images = workspace / "images.tsv"
+    with contextlib.ExitStack() as stack:
+        snapshots, missing = _take(server, links if include_images else None, images, stack)
+        about: archive.About = {
+            "environment": config.environment,
+            "domain": config.domain,
+            "created": now.isoformat(timespec="seconds"),
+            "host": platform.node(),
+            "versions": {
+                "postgresql": server.major(),
+                "keycloak": config.keycloak_version,
+                "orthanc": _orthanc_version(),
+            },
+            "counts": {},
+            "images": include_images,
+            "image bytes": sum(image.size for image in read_list(images)) if include_images else 0,
+            "missing images": [image.uuid for image in missing],
+            "database bytes": 0,
+        }
+        for database, snapshot in snapshots.items():
+            about["counts"] |= databases.counts(database, snapshot.connection)
+            size = server.dump(database, snapshot, workspace / database)
+            about["database bytes"] += size
+            say(f"database {database}: {size / 1e6:.1f} MB")
+    with archive.new_archive(path, about, config.recipients) as writer:
+        for database in databases.NAMES:
+            writer.add_file(f"databases/{database}.dump", workspace / database)
+            (workspace / database).unlink()
+        writer.add_file("images.tsv", images)
+        for file in sorted(config.settings.rglob("*")):
+            if file.is_file() and not file.is_symlink():
+                writer.add_file(f"settings/{file.relative_to(config.settings)}", file)
+        _add_realm(config, writer)
+        if include_images:
+            _add_images(writer, links, images, about, {image.uuid for image in missing})
+    return len(missing)
+
+
+def _take(
+    server: Server, links: Links | None, images: Path, stack: contextlib.ExitStack
+) -> tuple[dict[str, databases.Snapshot], list[Image]]:
+    """One moment of the databases, and a hold on every image that it names; the images that are lost.
+
+    Between the moment and the hold somebody may delete an image. Then another moment is taken; what is held stays held,
+    so only an image that came and went in between can be missed again. One that is missed each time is not being
+    deleted: it is lost.
+    """
+    lost: set[str] | None = None
+    for _ in range(ATTEMPTS):
+        attempt = stack.enter_context(contextlib.ExitStack())
+        snapshots = attempt.enter_context(server.moment())
+        list_images(snapshots["orthanc"].connection, images)
+        gone = links.hold(read_list(images)) if links else []
+        uuids = {image.uuid for image in gone}
+        if not gone or uuids == lost:
+            if gone:
+                say(f"WARNING: {len(gone)} images that the index names are not on the disk, see TROUBLESHOOTING.md")
+            return snapshots, gone
+        lost = uuids
+        attempt.close()
+    raise BackupError(
+        "images are being deleted faster than they can be held for the backup. Try again when that has ended"
+    )
+
+
+def _add_realm(config: Config, writer: archive.Writer) -> None:
+    try:
+        content = realm.export(config)
+    except BackupError as error:
+        # The database has it all; a backup must not wait for Keycloak.
+        say(f"WARNING: the archive has no realm.json, which a restore does not need. {error}")
+        return
+    writer.add_bytes("realm.json", content)
+
+
+def _add_images(writer: archive.Writer, links: Links, images: Path, about: archive.About, missing: set[str]) -> None:
+    added = count = 0
+    said = time.monotonic()
+    for image in read_list(images):
+        if image.uuid in missing:
+            continue
+        added += writer.add_file(f"images/{image.uuid}", links.path(image))
+        count += 1
+        if time.monotonic() - said > SAY_EVERY_SECONDS:
+            said = time.monotonic()
+            say(f"images: {added / 1e9:.2f} of {about['image bytes'] / 1e9:.2f} GB")
+    say(f"images: {count} files, {added / 1e6:.1f} MB")
+
+
+def _orthanc_version() -> str:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["dpkg-query", "--show", "--showformat=${Version}", "orthanc"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    return "unknown"
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Let one backup or restore run at a time; the kernel forgets the lock when its holder dies. Raises BackupError."""
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BackupError("another backup or restore is running on this host. Wait for its end") from error
+        yield
+
+
+@contextlib.contextmanager
+def _workspace(config: Config) -> Iterator[Path]:
+    """A directory for what is in the making. What a backup that was killed left is removed first."""
+    links = Links(config.storage, config.links)
+    workspace = config.path / ".making"
+    try:
+        for partial in config.path.glob(".*.partial"):
+            partial.unlink()
+        links.drop()
+        shutil.rmtree(workspace, ignore_errors=True)
+        workspace.mkdir(mode=0o700)
+        yield workspace
+    finally:
+        links.drop()
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def say(text: str) -> None:
+    """Progress, for the terminal and the journal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def free_bytes(directory: Path) -> int:
+    """Free for root and all."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize

@@ -1,0 +1,240 @@
+"""The way back: prove the archive and load it beside what is there; only then stop the platform and change places.
+
+Until `_change_places` nothing that anybody uses is touched. Killed at any moment, it can simply be run again.
+"""
+
+import contextlib
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from imaging_backup import archive, databases, images
+from imaging_backup.config import KEYCLOAK_SECRET, Config
+from imaging_backup.create import alone, free_bytes, say
+from imaging_backup.databases import Server
+from imaging_backup.errors import BackupError
+
+# What nobody could make anew: the authority that browsers trust, and the secret that Keycloak's database knows. All
+# other settings and passwords come from the inventory and the controller, which lay them down again.
+SETTINGS = ("settings/tls/", f"settings/credentials/backup/{KEYCLOAK_SECRET}")
+RESERVE_BYTES = 1024**3
+
+
+class Services(Protocol):
+    """What a restore stops and starts."""
+
+    def start_database(self) -> None:
+        """Start PostgreSQL, if it does not run."""
+
+    def stop(self) -> None:
+        """Stop everything but PostgreSQL."""
+
+    def start(self) -> None:
+        """Start everything."""
+
+
+class Systemd:
+    """The services of `imaging.target`."""
+
+    TARGET = "imaging.target"
+    DATABASE = "postgresql@17-main.service"
+
+    def start_database(self) -> None:
+        self._systemctl("start", self.DATABASE)
+
+    def stop(self) -> None:
+        # By name, because stopping the target does not wait for what is part of it.
+        parts = self._systemctl("show", "--property=ConsistsOf", "--value", self.TARGET).split()
+        self._systemctl("stop", self.TARGET, *(unit for unit in parts if unit != self.DATABASE))
+        self.start_database()
+
+    def start(self) -> None:
+        self._systemctl("start", self.TARGET)
+
+    @staticmethod
+    def _systemctl(*arguments: str) -> str:
+        done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
+        if done.returncode:
+            raise BackupError(f"systemctl {' '.join(arguments)} failed: {done.stderr.strip()}")
+        return done.stdout
+
+
+def check(config: Config, path: Path) -> archive.About:
+    """Prove an archive and say whether it can be restored here; what it is. Changes nothing. Raises BackupError."""
+    return archive.prove(path, lambda about: _accept(config, path, about))
+
+
+def describe(about: archive.About) -> str:
+    """What an archive is, for people."""
+    lines = [
+        f"backup of {about['environment']} ({about['domain']}), made {about['created']} on {about['host']}",
+        "versions: " + ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
+        "holds: " + ", ".join(f"{count} {what}" for what, count in about["counts"].items()),
+        f"images: {about['image bytes'] / 1e9:.2f} GB"
+        if about["images"]
+        else "images: none (INCLUDE_DICOM=1 adds them)",
+    ]
+    if about["missing images"]:
+        lines.append(f"WARNING: {len(about['missing images'])} images were lost already when it was made")
+    return "\n".join(lines)
+
+
+def restore(config: Config, path: Path, services: Services, every: bool = False, allow_missing: bool = False) -> None:
+    """Put the platform back to what an archive holds, and verify that it is. Raises BackupError.
+
+    With `every`, each image's MD5 is compared and not only a sample's. With `allow_missing`, images that are neither in
+    the archive nor on this host are no reason to refuse.
+    """
+    begun = time.monotonic()
+    with alone(config.path), _workspace(config) as workspace:
+        about = _unpack(config, path, workspace)
+        if not allow_missing:
+            _refuse_missing(config, path, about, workspace / "images.tsv")
+        services.start_database()
+        server = Server(config)
+        for database in databases.NAMES:
+            server.load(database, workspace / "databases" / f"{database}.dump")
+            say(f"database {database} is loaded")
+        stopped = time.monotonic()
+        try:
+            services.stop()
+            _change_places(config, server, workspace)
+            _verify(config, server, about, workspace / "images.tsv", every)
+        finally:
+            services.start()
+        now = time.monotonic()
+    say(f"restored in {now - begun:.0f} s; the platform was stopped for {now - stopped:.0f} s of them")
+
+
+def _accept(config: Config, path: Path, about: archive.About) -> None:
+    """Refuse an archive that is not for this host. Raises BackupError."""
+    reasons = []
+    here = (config.environment, config.domain)
+    if (about["environment"], about["domain"]) != here:
+        reasons.append(
+            f"it is of {about['environment']} ({about['domain']}), and this host is {here[0]} ({here[1]}): restore it "
+            "to a host that is deployed with its imaging_environment and imaging_domain"
+        )
+    versions = about["versions"]
+    if versions["postgresql"] != (major := int(config.postgresql_programs.parent.name)):
+        reasons.append(f"it was made with PostgreSQL {versions['postgresql']}, and this host has {major}")
+    if _numbers(versions["keycloak"]) > _numbers(config.keycloak_version):
+        reasons.append(
+            f"it was made with Keycloak {versions['keycloak']}, which does not go back to {config.keycloak_version}: "
+            "deploy the release of the platform that made it, or a newer one"
+        )
+    # The dumps are unpacked and then loaded; an index takes about as much again as what it indexes.
+    dumps = about["database bytes"]
+    needed: dict[int, int] = {}
+    for directory, size in (
+        (config.path, dumps),
+        (config.postgresql_data, 2 * dumps),
+        (config.storage, about["image bytes"]),
+    ):
+        disk = directory.stat().st_dev
+        needed[disk] = needed.get(disk, RESERVE_BYTES) + size
+        if needed[disk] > (free := free_bytes(directory)):
+            takes = f"it takes {needed[disk] / 1e9:.1f} GB with reserve below {directory}"
+            reasons.append(f"{takes}, where {free / 1e9:.1f} GB are free")
+    if reasons:
+        raise BackupError(f"{path} cannot be restored here: {'; '.join(reasons)}. Nothing was changed")
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+def _unpack(config: Config, path: Path, workspace: Path) -> archive.About:
+    """Prove the archive and unpack beside what is there."""
+
+    def sink(name: str) -> BinaryIO | None:
+        if name.startswith("images/"):
+            target = images.place_in(config.arriving, name.removeprefix("images/"))
+        elif name.startswith(("databases/", *SETTINGS)) or name == "images.tsv":
+            target = workspace / name
+        else:
+            return None
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return target.open("xb")
+
+    say(f"proving and unpacking {path.name}")
+    try:
+        return archive.prove(path, lambda about: _accept(config, path, about), sink)
+    except OSError as error:
+        raise BackupError(f"{path.name} could not be unpacked: {error}. Nothing was changed") from error
+
+
+def _refuse_missing(config: Config, path: Path, about: archive.About, listed: Path) -> None:
+    known = set(about["missing images"])
+    missing = sum(
+        1
+        for image in images.read_list(listed)
+        if not images.place_in(config.arriving, image.uuid).exists()
+        and not image.path(config.storage).exists()
+        and image.uuid not in known
+    )
+    if missing:
+        raise BackupError(
+            f"{path} does not hold {missing} of the images that its index names, and they are not below "
+            f"{config.storage}. Bring that directory back first, or restore an archive with images. To go on without "
+            "them, and see studies that cannot be opened: ALLOW_MISSING=1. Nothing was changed"
+        )
+
+
+def _change_places(config: Config, server: Server, workspace: Path) -> None:
+    # Images first: whichever index there is then, no image that it names is missing.
+    moved = images.put_back(config.arriving, config.storage)
+    server.swap()
+    say(f"the databases have changed places; {moved} images were put back")
+    for file in (workspace / "settings").rglob("*"):
+        if file.is_file():
+            target = config.settings / file.relative_to(workspace / "settings")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.touch(mode=0o600)
+            target.write_bytes(file.read_bytes())
+    # What the importer has uploaded since the backup is gone again: without its journal it looks at what waits afresh.
+    for file in config.journal.glob("journal.sqlite*"):
+        file.unlink()
+    # Nothing in it is wrong, because no revision comes back; but what was deleted has no business there.
+    for entry in config.cache.iterdir() if config.cache.is_dir() else ():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _verify(config: Config, server: Server, about: archive.About, listed: Path, every: bool) -> None:
+    """Compare what is there now with what the archive says was there. Raises BackupError."""
+    wrong = []
+    for name in databases.NAMES:
+        with server.connect(name) as connection:
+            for what, count in databases.counts(name, connection).items():
+                say(f"{what}: {count}")
+                if count != about["counts"][what]:
+                    wrong.append(f"{count} {what} instead of {about['counts'][what]}")
+    found = images.verify(listed, config.storage, every)
+    say(
+        f"{found.named} files are named by the index: {len(found.missing)} missing, {len(found.damaged)} damaged "
+        f"(size of all, MD5 of {found.compared}); {found.orphans} more files are in the store that it does not name"
+    )
+    newly = sorted(set(found.missing) - set(about["missing images"]))
+    for uuids, what in ((newly, "missing"), (found.damaged, "damaged")):
+        if uuids:
+            wrong.append(f"{len(uuids)} images {what}, such as {', '.join(uuids[:3])}")
+    if wrong:
+        raise BackupError(f"the databases were restored, but not all is as it was: {'; '.join(wrong)}")
+    say("verified: everything is as it was")
+
+
+@contextlib.contextmanager
+def _workspace(config: Config) -> Iterator[Path]:
+    """Where the archive is unpacked, empty at first. What a restore that was killed left is removed."""
+    workspace = config.path / ".restoring"
+    for directory in (workspace, config.arriving):
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o700)
+    try:
+        yield workspace
+    finally:
+        for directory in (workspace, config.arriving):
+            shutil.rmtree(directory, ignore_errors=True)

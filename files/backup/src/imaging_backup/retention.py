@@ -1,0 +1,22 @@
+"""Which archives have had their time."""
+
+import datetime
+import re
+from pathlib import Path
+
+NAME = re.compile(r"dicom-backup-(\d{4}-\d\d-\d\dT\d{6})Z\.tar\.zst(\.age)?")
+
+
+def archives(directory: Path) -> list[Path]:
+    """The archives of a directory, newest first. Their names tell when they were made: a copy has another file time."""
+    found = [path for path in directory.iterdir() if NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def expired(directory: Path, keep_count: int, keep_days: int, now: datetime.datetime) -> list[Path]:
+    """Those that are neither among the newest `keep_count` nor younger than `keep_days`.
+
+    Both must have passed: many backups on one day do not push out last week's, and after months without one some stay.
+    """
+    limit = f"{now - datetime.timedelta(days=keep_days):%Y-%m-%dT%H%M%S}"
+    return [path for path in archives(directory)[max(1, keep_count) :] if path.name < f"dicom-backup-{limit}"]

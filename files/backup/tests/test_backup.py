@@ -1,0 +1,410 @@
+"""A backup is one moment of everything, whatever happens meanwhile; it comes back as it was, or nothing is touched."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from imaging_backup import archive, create, images, restore, retention
+from imaging_backup.databases import Connection, Server, Snapshot
+from imaging_backup.errors import BackupError
+from imaging_backup.images import store_path
+
+
+def members(path: Path) -> dict[str, bytes]:
+    raw = subprocess.run(["zstd", "-dqc", str(path)], check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(raw)) as tar:
+        return {entry.name: tar.extractfile(entry).read() for entry in tar}
+
+
+def about(path: Path) -> archive.About:
+    return json.loads(members(path)["about.json"])
+
+
+def images_of(store: Path) -> set[str]:
+    return {path.name for path in store.glob("??/??/*")}
+
+
+@pytest.fixture
+def lived_in(host):
+    """A host with images, studies and users."""
+    for number in range(20):
+        host.store(os.urandom(1000 + number))
+    for study in ("1.2.1", "1.2.2"):
+        host.register(study)
+    host.add_user("a.bekova")
+    return host
+
+
+@contextmanager
+def killed_child(work: Callable[[], object]) -> Iterator[None]:
+    """Do something in a process of its own, which has to end by SIGKILL."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(3)
+    try:
+        yield
+    finally:
+        _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), status
+    assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+# --- the backup ------------------------------------------------------------------------------------------------------
+
+
+def test_it_holds_the_databases_the_settings_and_the_list_of_images(lived_in):
+    found = members(create.create(lived_in.config, include_images=False))
+    assert next(iter(found)) == "about.json"
+    assert {f"databases/{name}.dump" for name in ("orthanc", "keycloak", "registry")} < set(found)
+    assert found["settings/tls/ca.pem"] == b"the authority"
+    assert len(found["images.tsv"].splitlines()) == 20
+    assert not [name for name in found if name.startswith("images/")]
+
+
+def test_it_says_what_it_is(lived_in):
+    told = about(create.create(lived_in.config, include_images=True))
+    assert told["counts"]["instances"] == 20
+    assert told["counts"]["registered studies"] == 2
+    assert told["counts"]["users"] == 1
+    assert told["versions"]["keycloak"] == "26.7.3"
+
+
+def test_it_does_not_wait_for_a_keycloak_that_is_down(lived_in, capsys):
+    assert "realm.json" not in members(create.create(lived_in.config, include_images=False))
+    assert "WARNING: the archive has no realm.json" in capsys.readouterr().err
+
+
+def test_it_leaves_nothing_but_the_archive(lived_in):
+    path = create.create(lived_in.config, include_images=True)
+    assert {entry.name for entry in lived_in.config.path.iterdir()} == {".lock", path.name}
+    assert not lived_in.config.links.exists()
+
+
+def test_it_tells_the_node_exporter(lived_in):
+    path = create.create(lived_in.config, include_images=False)
+    lines = (lived_in.config.metrics / "imaging-backup.prom").read_text().splitlines()
+    values = dict(line.split() for line in lines if not line.startswith("#"))
+    assert abs(float(values["imaging_backup_last_success_timestamp_seconds"]) - time.time()) < 60
+    assert float(values["imaging_backup_size_bytes"]) == path.stat().st_size
+    assert "imaging_backup_duration_seconds" in values
+
+
+def test_during_heavy_import_and_deletion_it_names_no_image_that_it_lacks(lived_in, tmp_path, monkeypatch):
+    take = Server._snapshot
+
+    def take_slowly(connection: Connection) -> Snapshot:
+        time.sleep(0.1)  # what is not held for the moment of three snapshots now shows
+        return take(connection)
+
+    monkeypatch.setattr(Server, "_snapshot", staticmethod(take_slowly))
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    choice, stop, failed = random.Random(seed), threading.Event(), []
+
+    def import_and_delete() -> None:
+        try:
+            while not stop.is_set():
+                name = lived_in.store(os.urandom(choice.randrange(100, 3000)))
+                lived_in.register(f"1.3.{int(name[:8], 16)}")
+                if choice.random() < 0.7:
+                    lived_in.delete(choice.choice(sorted(lived_in.named() - {name})))
+        except Exception as error:
+            failed.append(error)
+
+    busy = threading.Thread(target=import_and_delete)
+    busy.start()
+    try:
+        paths = []
+        for number in range(4):
+            # Archives are named by the second.
+            made = create.create(lived_in.elsewhere().config, include_images=True)
+            paths.append(made.rename(tmp_path / f"{number}.tar.zst"))
+    finally:
+        stop.set()
+        busy.join()
+    assert not failed
+    for path in paths:
+        found = members(path)
+        rows = [line.split("\t") for line in found["images.tsv"].decode().splitlines()]
+        assert len(rows) == about(path)["counts"]["image files"]
+        for name, size, md5 in rows:
+            content = found[f"images/{name}"]
+            assert (len(content), hashlib.md5(content).hexdigest()) == (int(size), md5)  # noqa: S324
+        # One study is recorded for each image after the first 20, behind it: one moment of both shows just that.
+        recorded = about(path)["counts"]["registered studies"] - 2
+        assert 0 <= last_number(path) - 20 - recorded <= 1
+
+
+def last_number(path: Path) -> int:
+    """The number of the newest image in an archive's dump."""
+    dump = path.with_suffix(".dump")
+    dump.write_bytes(members(path)["databases/orthanc.dump"])
+    command = ["pg_restore", "--data-only", "--table=resources", "--file=-", str(dump)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return max(int(line.split("\t")[0]) for line in lines if line[:1].isdigit())
+
+
+def test_an_image_that_is_deleted_while_it_runs_is_in_it(lived_in, monkeypatch):
+    victim = sorted(lived_in.named())[0]
+    dump = Server.dump
+
+    def delete_then_dump(server: Server, database: str, *rest: object) -> int:
+        if victim in lived_in.named():
+            lived_in.delete(victim)
+        return dump(server, database, *rest)
+
+    monkeypatch.setattr(Server, "dump", delete_then_dump)
+    path = create.create(lived_in.config, include_images=True)
+    assert victim not in lived_in.named()
+    assert f"images/{victim}" in members(path)
+
+
+def test_an_image_that_is_deleted_before_it_is_held_is_not_in_the_database_either(lived_in, monkeypatch):
+    victim = sorted(lived_in.named())[0]
+    hold = images.Links.hold
+
+    def delete_then_hold(links: images.Links, listed: Iterator[images.Image]) -> list[images.Image]:
+        if victim in lived_in.named():
+            lived_in.delete(victim)
+        return hold(links, listed)
+
+    monkeypatch.setattr(images.Links, "hold", delete_then_hold)
+    path = create.create(lived_in.config, include_images=True)
+    assert about(path)["counts"]["instances"] == 19
+    assert victim not in members(path)["images.tsv"].decode()
+
+
+def test_an_image_that_is_lost_on_the_disk_is_told_and_does_not_end_all_backups(lived_in, capsys):
+    lost = sorted(lived_in.named())[0]
+    store_path(lived_in.config.storage, lost).unlink()
+    path = create.create(lived_in.config, include_images=True)
+    assert about(path)["missing images"] == [lost]
+    assert "WARNING: 1 images that the index names are not on the disk" in capsys.readouterr().err
+    assert "imaging_backup_missing_images 1" in (lived_in.config.metrics / "imaging-backup.prom").read_text()
+
+
+def test_a_kill_leaves_no_archive_and_the_next_backup_cleans_up(lived_in):
+    lived_in.store(os.urandom(1000))
+    add_file = archive.Writer.add_file
+
+    def die_at_the_images(writer: archive.Writer, name: str, path: Path) -> int:
+        if name.startswith("images/"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return add_file(writer, name, path)
+
+    def work() -> None:
+        archive.Writer.add_file = die_at_the_images
+        create.create(lived_in.config, include_images=True)
+
+    with killed_child(work):
+        pass
+    assert retention.archives(lived_in.config.path) == []
+    assert not list(lived_in.config.metrics.iterdir())
+    path = create.create(lived_in.config, include_images=True)
+    assert {entry.name for entry in lived_in.config.path.iterdir()} == {".lock", path.name}
+    assert not lived_in.config.links.exists()
+
+
+def test_a_full_disk_is_told_and_leaves_the_older_backups(lived_in, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(small)], check=False).returncode:
+        pytest.skip("this machine lets nobody mount a small file system")
+    try:
+        older = small / "dicom-backup-2020-01-01T020000Z.tar.zst"
+        older.write_bytes(b"older")
+        for _ in range(30):
+            lived_in.store(os.urandom(20_000))
+        with pytest.raises(BackupError, match=r"is full .* older ones are as they were. Make room"):
+            create.create(lived_in.elsewhere(path=small).config, include_images=True)
+        assert {entry.name for entry in small.iterdir()} == {".lock", older.name}
+        assert not list(lived_in.config.metrics.iterdir())
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_two_at_once_are_refused(lived_in):
+    with create.alone(lived_in.config.path), pytest.raises(BackupError, match="another backup or restore is running"):
+        create.create(lived_in.config, include_images=False)
+
+
+def test_old_archives_go_when_enough_newer_ones_are_there(tmp_path):
+    for day in (1, 2, 20, 21, 22):
+        (tmp_path / f"dicom-backup-2026-05-{day:02}T020000Z.tar.zst").touch()
+    (tmp_path / "dicom-backup-notes.txt").touch()
+    now = datetime.datetime(2026, 5, 22, 3, tzinfo=datetime.UTC)
+
+    def gone(keep_count: int, keep_days: int) -> list[str]:
+        return [path.name[18:23] for path in retention.expired(tmp_path, keep_count, keep_days, now)]
+
+    assert gone(keep_count=3, keep_days=1) == ["05-02", "05-01"]
+    assert gone(keep_count=1, keep_days=7) == ["05-02", "05-01"]
+    assert gone(keep_count=1, keep_days=2) == ["05-20", "05-02", "05-01"]
+    assert gone(keep_count=9, keep_days=1) == []
+    assert gone(keep_count=1, keep_days=365) == []
+
+
+# --- the restore -----------------------------------------------------------------------------------------------------
+
+
+def test_everything_comes_back(lived_in):
+    named, registered, users = lived_in.named(), lived_in.registered(), lived_in.users()
+    path = create.create(lived_in.config, include_images=True)
+
+    for name in sorted(named)[:5]:
+        lived_in.delete(name)
+    later = lived_in.store(b"later")
+    lived_in.register("1.2.1")
+    lived_in.add_user("somebody.later")
+    (lived_in.config.settings / "tls/ca.pem").write_text("another authority")
+    (lived_in.config.settings / "credentials/backup/keycloak-client-secret").write_text("another secret")
+    (lived_in.config.settings / "gateway.toml").write_text("listen_port = 9090")
+    (lived_in.config.cache / "0/1").mkdir(parents=True)
+    (lived_in.config.cache / "0/1/entry").touch()
+    (lived_in.config.journal / "journal.sqlite-wal").touch()
+
+    restore.restore(lived_in.config, path, lived_in, every=True)
+    assert (lived_in.named(), lived_in.registered(), lived_in.users()) == (named, registered, users)
+    assert images_of(lived_in.config.storage) == named | {later}, "an orphan is told, not removed"
+    assert (lived_in.config.settings / "tls/ca.pem").read_text() == "the authority"
+    secret = lived_in.config.settings / "credentials/backup/keycloak-client-secret"
+    assert secret.read_text() == "the service account's secret"
+    assert "9090" in (lived_in.config.settings / "gateway.toml").read_text(), "the inventory says what that is"
+    assert list(lived_in.config.cache.iterdir()) == []
+    assert list(lived_in.config.journal.iterdir()) == []
+    assert lived_in.deeds == ["database", "stop", "start"]
+    assert {entry.name for entry in lived_in.config.path.iterdir()} == {".lock", path.name}
+    assert not lived_in.config.arriving.exists()
+
+
+def test_the_services_may_do_what_they_might_before(lived_in):
+    path = create.create(lived_in.config, include_images=True)
+    restore.restore(lived_in.config, path, lived_in)
+    lived_in.register("1.2.3")
+    with lived_in.connect("registry_gateway", "registry") as connection:
+        connection.execute("SELECT set_config('registry.clinics', 'south', false)")
+        assert connection.execute("SELECT count(*) FROM registry.study").fetchone() == (0,)
+        connection.execute("SELECT set_config('registry.clinics', 'north', false)")
+        assert connection.execute("SELECT count(*) FROM registry.study").fetchone() == (3,)
+
+
+def test_a_revision_does_not_come_back_after_a_restore(lived_in):
+    path = create.create(lived_in.config, include_images=True)
+    lived_in.register("1.2.1")
+    given = lived_in.registered()["1.2.1"]
+    restore.restore(lived_in.config, path, lived_in)
+    lived_in.register("1.2.1")
+    assert lived_in.registered()["1.2.1"] > given
+
+
+def test_nothing_is_touched_by_a_damaged_archive(lived_in):
+    path = create.create(lived_in.config, include_images=True)
+    lived_in.add_user("somebody.later")
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(BackupError, match="is damaged"):
+        restore.restore(lived_in.config, path, lived_in)
+    assert lived_in.deeds == []
+    assert "somebody.later" in lived_in.users()
+    assert not lived_in.config.arriving.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"environment": "south-hospital"}, r"is of north-hospital \(imaging.example.org\), and this host is south"),
+        ({"domain": "imaging.example.com"}, "this host is north-hospital"),
+        ({"postgresql_programs": Path("/usr/lib/postgresql/99/bin")}, "PostgreSQL .*, and this host has 99"),
+        ({"keycloak_version": "26.7.2"}, "Keycloak 26.7.3, which does not go back to 26.7.2"),
+    ],
+)
+def test_an_archive_that_is_not_for_this_host_is_refused(lived_in, settings, told):
+    path = create.create(lived_in.config, include_images=True)
+    other = lived_in.elsewhere(**settings)
+    with pytest.raises(BackupError, match=told):
+        restore.restore(other.config, path, other)
+    with pytest.raises(BackupError, match=told):
+        restore.check(other.config, path)
+    assert other.deeds == []
+
+
+def test_what_does_not_fit_is_refused(lived_in, monkeypatch):
+    path = create.create(lived_in.config, include_images=True)
+    monkeypatch.setattr(restore, "free_bytes", lambda directory: 10**9)
+    with pytest.raises(BackupError, match=r"takes 1\.1 GB with reserve below .* where 1\.0 GB are free"):
+        restore.restore(lived_in.config, path, lived_in)
+    assert lived_in.deeds == []
+
+
+def test_a_database_alone_is_not_restored_where_its_images_are_not(lived_in):
+    path = create.create(lived_in.config, include_images=False)
+    lost = sorted(lived_in.named())[0]
+    store_path(lived_in.config.storage, lost).unlink()
+    with pytest.raises(BackupError, match=r"does not hold 1 of the images .* ALLOW_MISSING=1"):
+        restore.restore(lived_in.config, path, lived_in)
+    assert lived_in.deeds == []
+    with pytest.raises(BackupError, match=f"1 images missing, such as {lost}"):
+        restore.restore(lived_in.config, path, lived_in, allow_missing=True)
+    assert lived_in.deeds == ["database", "stop", "start"]
+
+
+def test_a_restore_that_is_killed_again_and_again_is_run_again(lived_in):
+    named = lived_in.named()
+    path = create.create(lived_in.config, include_images=True)
+    for name in sorted(named)[:5]:
+        lived_in.delete(name)
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def work(when: str) -> None:
+        setattr(Server if when in ("swap", "drop_replaced") else lived_in, when, die)
+        restore.restore(lived_in.config, path, lived_in)
+
+    for when in ("start_database", "stop", "swap", "drop_replaced", "start"):
+        with killed_child(lambda when=when: work(when)):
+            pass
+        assert len(lived_in.named()) == (15 if when in ("start_database", "stop", "swap", "drop_replaced") else 20)
+    restore.restore(lived_in.config, path, lived_in, every=True)
+    assert lived_in.named() == named == images_of(lived_in.config.storage)
+    with lived_in.connect("postgres", "postgres") as connection:
+        found = connection.execute("SELECT datname FROM pg_database WHERE datname ~ '_(restored|replaced)$'").fetchall()
+    assert found == []
+
+
+# --- the look at the store -------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_damaged_or_named_by_nobody_is_found(lived_in, tmp_path):
+    listed = tmp_path / "images.tsv"
+    with lived_in.connect("postgres", "orthanc") as connection:
+        images.list_images(connection, listed)
+    missing, short, rotten = sorted(lived_in.named())[:3]
+    store_path(lived_in.config.storage, missing).unlink()
+    os.truncate(store_path(lived_in.config.storage, short), 10)
+    content = bytearray(store_path(lived_in.config.storage, rotten).read_bytes())
+    content[100] ^= 1
+    store_path(lived_in.config.storage, rotten).write_bytes(content)
+    (lived_in.config.storage / "ab/cd").mkdir(parents=True)
+    (lived_in.config.storage / "ab/cd/orphan").touch()
+
+    found = images.verify(listed, lived_in.config.storage, every=True)
+    assert (found.named, found.missing, found.damaged, found.orphans) == (20, [missing], [short, rotten], 1)

@@ -1,0 +1,139 @@
+"""The day after the fire: host and controller's secrets are gone, a fresh host and one archive are there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from deliveries import Study, copy_with_new_uids
+from platform_client import ROOT, Platform, User, state_path
+from pydicom.data import get_testdata_file
+
+SOURCE = "98892003"
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run make as somebody who is not at the keyboard; its output is shown when it fails."""
+    done = subprocess.run(
+        ["make", *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    print(f"make {' '.join(arguments)}: exit code {done.returncode}")
+    return done
+
+
+def timed(*arguments: str) -> tuple[str, float]:
+    begun = time.monotonic()
+    done = make(*arguments)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    return done.stdout, time.monotonic() - begun
+
+
+def frame(platform: Platform, user: User, study: Study) -> bytes:
+    address = f"{study.study_uid}/series/{study.series_uid}/instances/{study.sop_uid}/frames/1"
+    accept = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
+    answer = platform.api(user).get(f"{platform.url}/dicom-web/studies/{address}", headers=accept, timeout=60)
+    answer.raise_for_status()
+    boundary = answer.content.split(b"\r\n", 1)[0]
+    return answer.content.replace(boundary, b"")  # chosen anew for each answer
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is remembered of the host that burnt."""
+
+    archive: Path
+    study: Study
+    physician: User
+    pixels: bytes
+    keycloak_secret: str
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Before:
+    assert os.environ.get("SANDBOX", "sandbox") != "sandbox", "this test removes its host: give it a name in SANDBOX"
+    make("down")
+    timed("up")
+    platform = Platform()
+    physician = platform.user("physician", "denscan-central")
+    folder = tmp_path_factory.mktemp("delivery") / "study"
+    study = copy_with_new_uids(Path(str(get_testdata_file("DICOMDIR"))).parent / SOURCE, folder)
+    platform.deliver("denscan-central", folder, "before-the-fire")
+    platform.wait_for_study(platform.api(physician), study.study_uid)
+    pixels = frame(platform, physician, study)
+
+    output, seconds = timed("-s", "backup", "INCLUDE_DICOM=1")
+    print(f"make backup INCLUDE_DICOM=1: {seconds:.1f} s")
+    on_host = output.strip()
+    archive = tmp_path_factory.mktemp("elsewhere") / Path(on_host).name
+    subprocess.run(["docker", "cp", f"{platform.container}:{on_host}", str(archive)], check=True, capture_output=True)
+    secret = (state_path() / "secrets/keycloak_bootstrap_secret").read_text()
+
+    timed("down")
+    shutil.rmtree(state_path())
+    return Before(archive, study, physician, pixels, secret)
+
+
+@pytest.fixture(scope="module")
+def platform(before: Before) -> Platform:
+    """The fresh host, with the archive brought to it."""
+    _, seconds = timed("up")
+    print(f"make up on a fresh host: {seconds:.0f} s")
+    platform = Platform()
+    target = f"{platform.container}:/var/backups/imaging/"
+    subprocess.run(["docker", "cp", str(before.archive), target], check=True, capture_output=True)
+    return platform
+
+
+@pytest.fixture(scope="module")
+def archive(before: Before, platform: Platform) -> str:
+    return f"/var/backups/imaging/{before.archive.name}"
+
+
+def test_without_a_yes_nothing_is_changed(platform, before, archive):
+    refused = make("restore", f"BACKUP_FILE={archive}")
+    assert refused.returncode != 0
+    assert "Not confirmed, so nothing was changed" in refused.stdout
+    assert (state_path() / "secrets/keycloak_bootstrap_secret").read_text() != before.keycloak_secret
+
+
+def test_the_archive_comes_back_and_is_verified(platform, before, archive):
+    output, seconds = timed("restore", f"BACKUP_FILE={archive}", "YES=1", "VERIFY=all")
+    print(f"make restore: {seconds:.0f} s")
+    print("\n".join(line for line in output.splitlines() if line.startswith("  - ")))
+    assert "verified: everything is as it was" in output
+    assert "0 missing, 0 damaged" in output
+
+
+def test_controller_and_host_agree_on_the_secret_of_before(platform, before):
+    kept = state_path() / "secrets/keycloak_bootstrap_secret"
+    assert kept.read_text() == before.keycloak_secret
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+def test_the_physician_logs_in_with_the_old_password_and_sees_the_same_image(platform, before):
+    assert frame(platform, before.physician, before.study) == before.pixels
+
+
+def test_the_password_of_the_empty_host_opens_nothing_any_more(platform, before):
+    fresh = platform.user("physician", "denscan-central")
+    assert fresh.password != before.physician.password
+    with pytest.raises(AssertionError, match="was not let in"):
+        platform.login(fresh)
+
+
+def test_life_goes_on(platform, before, tmp_path):
+    timed("add-clinic", "CLINIC_ID=after-the-fire", "CLINIC_NAME=After the fire")
+    study = copy_with_new_uids(Path(str(get_testdata_file("DICOMDIR"))).parent / SOURCE, tmp_path / "study")
+    platform.deliver("denscan-central", tmp_path / "study", "after-the-fire")
+    platform.wait_for_study(platform.api(before.physician), study.study_uid)
+
+
+def test_a_second_restore_over_the_living_host_works_too(platform, before, archive):
+    timed("restore", f"BACKUP_FILE={archive}", "YES=1")
+    assert frame(platform, before.physician, before.study) == before.pixels
