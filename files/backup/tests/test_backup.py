@@ -123,7 +123,7 @@ def test_during_heavy_import_and_deletion_it_names_no_image_that_it_lacks(lived_
             while not stop.is_set():
                 name = lived_in.store(os.urandom(choice.randrange(100, 3000)))
                 lived_in.register(f"1.3.{int(name[:8], 16)}")
-                if choice.random() < 0.7:
+                if choice.random() < 0.4:
                     lived_in.delete(choice.choice(sorted(lived_in.named() - {name})))
         except Exception as error:
             failed.append(error)

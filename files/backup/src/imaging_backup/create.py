@@ -19,7 +19,7 @@ from imaging_backup.databases import Server
 from imaging_backup.errors import BackupError
 from imaging_backup.images import Image, Links, list_images, read_list
 
-ATTEMPTS = 5
+ATTEMPTS = 20
 SAY_EVERY_SECONDS = 5
 
 

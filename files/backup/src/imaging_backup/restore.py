@@ -4,6 +4,7 @@ Until `_change_places` nothing that anybody uses is touched. Killed at any momen
 """
 
 import contextlib
+import os
 import shutil
 import subprocess
 import time
@@ -185,8 +186,9 @@ def _refuse_missing(config: Config, path: Path, about: archive.About, listed: Pa
 
 
 def _change_places(config: Config, server: Server, workspace: Path) -> None:
-    # Images first: whichever index there is then, no image that it names is missing.
+    # Images first, and on the disk: whichever index there is then, no image that it names is missing.
     moved = images.put_back(config.arriving, config.storage)
+    os.sync()
     server.swap()
     say(f"the databases have changed places; {moved} images were put back")
     for file in (workspace / "settings").rglob("*"):
