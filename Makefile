@@ -94,8 +94,8 @@ backup: ## back the sandbox host up and print the archive's path there: [INCLUDE
 
 .PHONY: restore
 restore: .venv/deploy ## BACKUP_FILE=…: put the platform back to what a backup holds; [YES=1] [VERIFY=all] [ALLOW_MISSING=1]
-	$(PLAYBOOK) playbooks/restore.yml -e '{"archive": "$(BACKUP_FILE)", "confirmed": $(if $(filter 1,$(YES)),true,false), \
-	  "every_image": $(if $(filter all,$(VERIFY)),true,false), "allow_missing": $(if $(filter 1,$(ALLOW_MISSING)),true,false)}'
+	$(PLAYBOOK) playbooks/restore.yml -e archive='$(BACKUP_FILE)' -e confirmed=$(filter 1,$(YES)) \
+	  -e every_image=$(filter all,$(VERIFY)) -e allow_missing=$(filter 1,$(ALLOW_MISSING))
 
 .PHONY: .check
 .check:
