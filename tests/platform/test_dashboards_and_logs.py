@@ -53,8 +53,8 @@ def settings(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> It
     left += ["/etc/apt/sources.list.d/grafana.sources", "/etc/apt/keyrings/grafana.asc", "/etc/grafana", "/etc/loki"]
     left += [REPOSITORY, "/var/lib/loki", "/var/lib/grafana", "/var/lib/private/imaging-log-shipping"]
     platform.on_host("rm", "-rf", *left)
+    # The next run of site.yml takes /grafana out of the front door.
     platform.on_host("systemctl", "daemon-reload")
-    play("playbooks/validate.yml", STAND_INS / "front_door.yml")
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = 90) -> Any:
