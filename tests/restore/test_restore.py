@@ -105,7 +105,7 @@ def test_without_a_yes_nothing_is_changed(platform, before, archive):
 def test_the_archive_comes_back_and_is_verified(platform, before, archive):
     output, seconds = timed("restore", f"BACKUP_FILE={archive}", "YES=1", "VERIFY=all")
     print(f"make restore: {seconds:.0f} s")
-    print("\n".join(line for line in output.splitlines() if line.startswith("  - ")))
+    print("\n".join(line for line in output.splitlines() if line.strip().startswith("- ")))
     assert "verified: everything is as it was" in output
     assert "0 missing, 0 damaged" in output
 
