@@ -32,6 +32,10 @@ options:
       template:
         description: Name of a template of the role. Either this or O(files[].content) is required.
         type: str
+      vars:
+        description: Variables of this template alone, beside those of the task.
+        type: dict
+        default: {}
       content:
         description: The text itself.
         type: str

@@ -27,6 +27,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail(f"{file.get('dest')}: give either a template or the content")
         if "template" in file:
             source = self._find_needle("templates", file.pop("template"))
+            task_vars = {**task_vars, **file.pop("vars", {})}
             templar = self._templar.copy_with_new_env(
                 searchpath=[str(Path(source).parent)], available_variables=task_vars
             )

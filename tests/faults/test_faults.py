@@ -41,8 +41,7 @@ def test_postgresql_stopped(time_lapse: TimeLapse) -> None:
     try:
         time_lapse.wait_for("PostgreSQLDown", "firing")
     finally:
-        # Orthanc stopped with it.
-        platform.on_host("systemctl", "start", "postgresql@17-main", "imaging-orthanc")
+        platform.on_host("systemctl", "start", "postgresql@17-main")
     time_lapse.wait_for("PostgreSQLDown", "resolved", 180)
     assert time_lapse.others("PostgreSQLDown", "OrthancDown") == set()
 

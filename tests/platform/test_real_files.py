@@ -45,6 +45,9 @@ def acceptable(name: str, path: Path) -> set[str | None]:
     return {None, *SAME_IMAGE, *(["owned-by-another-clinic"] if name.startswith(OWNED) else [])}
 
 
+ECG = "pydicom/test_files/waveform_ecg.dcm"
+
+
 def test_each_ends_as_the_table_says(failures: dict[str, str]) -> None:
     wrong = {
         name: failures.get(name)
@@ -64,3 +67,21 @@ def test_each_imported_study_is_in_the_clinics_list(platform: Platform, failures
     assert len(imported) > 100
     studies = {str(pydicom.dcmread(path, force=True, stop_before_pixels=True).StudyInstanceUID) for path in imported}
     assert studies - listed == set()
+
+
+@pytest.mark.usefixtures("failures")
+@pytest.mark.parametrize("_source", ["Orthanc", "the cache"])
+def test_who_asks_for_an_ecgs_bytes_alone_gets_them_alone(platform: Platform, _source: str) -> None:
+    """As the viewer asks."""
+    dataset = pydicom.dcmread(real_files()[ECG])
+    path = (
+        f"/dicom-web/studies/{dataset.StudyInstanceUID}/series/{dataset.SeriesInstanceUID}"
+        f"/instances/{dataset.SOPInstanceUID}/bulk/54000100/1/54001010"
+    )
+    session = platform.api(platform.user("physician", CLINIC))
+    answer = session.get(platform.url + path, headers={"Accept": "application/octet-stream"}, timeout=60)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/octet-stream")
+    assert answer.content == dataset.WaveformSequence[0].WaveformData
+    wrapped = session.get(platform.url + path, headers={"Accept": "multipart/related"}, timeout=60)
+    assert wrapped.headers["Content-Type"].startswith("multipart/related")
+    assert answer.content in wrapped.content

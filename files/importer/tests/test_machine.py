@@ -110,7 +110,7 @@ class Machine(RuleBasedStateMachine):
             self.postgresql(up=True)
             if self.importer is None:
                 self.start()
-            assert wait_until(self.campaign.settled, 60, self.importer), (self.campaign.root / "log").read_text()[
+            assert wait_until(self.campaign.settled, 120, self.importer), (self.campaign.root / "log").read_text()[
                 -3000:
             ]
             self.importer.kill()

@@ -61,7 +61,7 @@ def test_each_reason_is_reached_and_explained(tmp_path: Path, registry) -> None:
     with Nursery() as nursery:
         importer = nursery.start(**campaign.settings, patience=0.3)
         deliver(inbox / "north" / "first", {"0.dcm": first})
-        assert wait_until(lambda: campaign.owners() and campaign.settled(), 30, importer)
+        assert wait_until(lambda: campaign.owners() and campaign.settled(), 120, importer)
         outside = tmp_path / "outside"
         outside.write_bytes(b"x")
         building = tmp_path / "building"
@@ -72,7 +72,7 @@ def test_each_reason_is_reached_and_explained(tmp_path: Path, registry) -> None:
         building.rename(inbox / "north" / "second")
         deliver(inbox / "south" / "stolen", {"owned-by-another-clinic": image(known)})
         deliver(inbox / "south" / "texts", {"no-dicom": b"text"})
-        assert wait_until(campaign.settled, 60, importer)
+        assert wait_until(campaign.settled, 120, importer)
     campaign.platform.close()
 
     reached = report(campaign.root, "north", "second")

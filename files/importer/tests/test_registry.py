@@ -53,7 +53,7 @@ def test_two_clinics_deliver_one_study_at_once(campaign: Campaign, importer) -> 
     for clinic, files in images.items():
         campaign.delivered += files
         deliver(campaign.root / "inbox" / clinic / "study", {str(number): data for number, data in enumerate(files)})
-    assert wait_until(campaign.settled, 30, importer)
+    assert wait_until(campaign.settled, 120, importer)
     campaign.check_end()
     (owner,) = {clinic for clinic, _ in campaign.owners().values()}
     other = ({"north", "south"} - {owner}).pop()
@@ -68,7 +68,7 @@ def test_a_study_split_over_folders_and_days_grows(campaign: Campaign, importer)
         files = {f"{number}": instance(campaign.random, study, series) for number in range(3)}
         campaign.delivered += files.values()
         deliver(campaign.root / "inbox" / "north" / f"day {day}", files)
-        assert wait_until(campaign.settled, 30, importer)
+        assert wait_until(campaign.settled, 120, importer)
         revisions.append(campaign.owners()[study][1])
     assert len(campaign.platform.instances) == 9
     assert revisions == sorted(set(revisions)), "each delivery must raise the revision"
@@ -82,10 +82,10 @@ def test_the_database_restarts_in_the_middle(campaign: Campaign, importer) -> No
         }
         campaign.delivered += files.values()
         deliver(campaign.root / "inbox" / "north" / f"folder {number}", files)
-    assert wait_until(lambda: campaign.platform.instances, 30, importer)
+    assert wait_until(lambda: campaign.platform.instances, 120, importer)
     campaign.registry.cluster.crash()
     campaign.registry.cluster.start()
-    assert wait_until(campaign.settled, 60, importer)
+    assert wait_until(campaign.settled, 120, importer)
     campaign.check_end()
 
 
