@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 
 import prometheus_client
 from aiohttp import web
@@ -28,6 +28,27 @@ UNAUTHORIZED = "unauthorized"
 REFUSED = "refused"
 ALLOWED = "allowed"
 UNDECIDED = "undecided"
+
+Answer = Callable[["Gateway", web.Request], Awaitable[web.Response]]
+
+
+def _refusing(answer: Answer) -> Answer:
+    """Give a route that answers by itself the status for whatever keeps it from answering."""
+
+    @wraps(answer)
+    async def handle(gateway: Gateway, request: web.Request) -> web.Response:
+        try:
+            return await answer(gateway, request)
+        except TokenError:
+            return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
+        except RefusedError:
+            return web.Response(status=404)
+        except search.QueryError as error:
+            return web.Response(status=400, text=f"{error}\n")
+        except (RegistryAwayError, NoKeysError):
+            return web.Response(status=503, headers={"Retry-After": "5"})
+
+    return handle
 
 
 @dataclass
@@ -88,27 +109,19 @@ class Gateway:
             self.access.note(caller, allowed.rule.action, address, clinic, study)
         return str(revision)
 
+    @_refusing
     async def search_studies(self, request: web.Request) -> web.Response:
         """Answer GET /dicom-web/studies from the registry, newest first."""
         started = time.perf_counter()
         base_url = f"{self.config.public_url}/dicom-web"
-        try:
-            caller = await self.verifier.identify(request.headers.getall("Authorization", []))
-            asked = parse(request.method, request.raw_path)
-            allowed = permit(asked, caller.roles)
-            if not _takes_json(request):
-                return web.Response(status=406)
-            query = search.read(asked.parameters)
-            # One more than asked for tells whether there are more.
-            found = await self.registry.search_studies(caller.scope, query.match, query.limit + 1, query.offset)
-        except TokenError:
-            return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
-        except RefusedError:
-            return web.Response(status=404)
-        except search.QueryError as error:
-            return web.Response(status=400, text=f"{error}\n")
-        except (RegistryAwayError, NoKeysError):
-            return web.Response(status=503, headers={"Retry-After": "5"})
+        caller = await self.verifier.identify(request.headers.getall("Authorization", []))
+        asked = parse(request.method, request.raw_path)
+        allowed = permit(asked, caller.roles)
+        if not _takes_json(request):
+            return web.Response(status=406)
+        query = search.read(asked.parameters)
+        # One more than asked for tells whether there are more.
+        found = await self.registry.search_studies(caller.scope, query.match, query.limit + 1, query.offset)
         self.access.note(caller, allowed.rule.action, _address(request), clinic=caller.scope or None)
         answer = search.answer(query, found[: query.limit], base_url)
         response = web.Response(
@@ -120,22 +133,14 @@ class Gateway:
         metrics.SEARCH_SECONDS.observe(time.perf_counter() - started)
         return response
 
+    @_refusing
     async def read_audit(self, request: web.Request) -> web.Response:
         """Answer GET /audit/entries: who opened which study of the auditor's clinics, newest first."""
-        try:
-            caller = await self.verifier.identify(request.headers.getall("Authorization", []))
-            asked = parse(request.method, request.raw_path)
-            allowed = permit(asked, caller.roles)
-            query = audit.read(asked.parameters)
-            found = await audit.page(self.registry, caller.scope, query)
-        except TokenError:
-            return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
-        except RefusedError:
-            return web.Response(status=404)
-        except search.QueryError as error:
-            return web.Response(status=400, text=f"{error}\n")
-        except (RegistryAwayError, NoKeysError):
-            return web.Response(status=503, headers={"Retry-After": "5"})
+        caller = await self.verifier.identify(request.headers.getall("Authorization", []))
+        asked = parse(request.method, request.raw_path)
+        allowed = permit(asked, caller.roles)
+        query = audit.read(asked.parameters)
+        found = await audit.page(self.registry, caller.scope, query)
         # Looking at the record is on the record.
         self.access.note(caller, allowed.rule.action, _address(request), caller.scope or None, query.study)
         return web.json_response(found, headers={"Cache-Control": "no-store"})
