@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import time
 import urllib.error
@@ -308,7 +309,17 @@ def test_a_clinic_sees_its_own_deliveries_only(world: World) -> None:
         assert theirs["unknown_clinics"] == {}
 
 
-@pytest.mark.parametrize("path", ["/status.json", "/", "/dicom-web/studies"])
+def test_other_users_of_the_host_learn_how_many_and_not_which(world: World) -> None:
+    deliver(world.inbox("south", "Smith^John"), {"empty.dcm": b""})
+    world.wait_for("failed", "south", "Smith^John")
+    assert wait_until(lambda: "Smith" in json.dumps(status(world)["failed"]), 120)
+    counts = get(world, "/")
+    assert "orthanc: ok\nregistry: ok\n" in counts
+    assert re.search(r"^Failed in the last seven days: [1-9]", counts, re.MULTILINE)
+    assert not any(word in counts for word in ("Smith", "south", "empty"))
+
+
+@pytest.mark.parametrize("path", ["/status.json", "/dicom-web/studies"])
 def test_other_users_of_the_host_learn_nothing(world: World, path: str) -> None:
     for secret in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": DOOR_SECRET}):
         with pytest.raises(urllib.error.HTTPError) as refusal:

@@ -22,7 +22,7 @@ from imaging_importer.recorder import Recorder
 from imaging_importer.registry import Registry
 from imaging_importer.spool import Spool, lock
 from imaging_importer.tickets import Tickets
-from imaging_importer.web import Answer, Request, Route, as_json, serve
+from imaging_importer.web import Answer, Request, Route, as_json, as_text, serve
 from imaging_importer.worker import StoppingError, Worker
 
 log = logging.getLogger(__name__)
@@ -181,6 +181,7 @@ class App:
     def _routes(self) -> list[Route]:
         return [
             Route("POST", r"/dicom-web/studies(/[0-9.]{1,64})?", self._door.store),
+            Route("GET", "/", self._counts, is_open=True),
             Route("GET", "/status.json", self._status),
             # Whoever deletes shows Orthanc's own password for it.
             Route("DELETE", RESOURCE, self._eraser.erase, is_open=True),
@@ -192,9 +193,14 @@ class App:
     def _status(self, request: Request) -> Answer:
         """Tell what goes on, of the clinics that the gateway or the command on the host names: `a,b`, or `*`: all."""
         named = request.headers.get("X-Clinics", "")
-        clinics = None if named == "*" else named.split(",")
+        return as_json(self._collect(None if named == "*" else named.split(",")))
+
+    def _counts(self, _request: Request) -> Answer:
+        return as_text(200, status.as_counts(self._collect(None)))
+
+    def _collect(self, clinics: list[str] | None) -> status.Status:
         arriving = list(self._door.arriving.values())
-        return as_json(status.collect(self._inbox, self._journal, arriving, dict(self._services), clinics))
+        return status.collect(self._inbox, self._journal, arriving, dict(self._services), clinics)
 
     def _is_ready(self) -> bool:
         """Whether a delivery that arrived now could be stored now."""

@@ -135,6 +135,14 @@ def _notes(status: Status) -> list[str]:
     return notes
 
 
+def as_counts(status: Status) -> str:
+    """The status for anybody on the host: how many, and not which, because folders are named after patients."""
+    services = [f"{name}: {'ok' if state == 'ok' else 'does not answer'}" for name, state in status["services"].items()]
+    titles = [title for title, _, _ in _tables(status)]
+    where = "Which ones: at /import in the browser, or `imaging-importer status` as root."
+    return "\n".join([*services, "", *titles, "", where]) + "\n"
+
+
 def as_text(status: Status) -> str:
     """The status for a terminal."""
     lines = [f"! {note}" for note in _notes(status)]
