@@ -23,6 +23,17 @@ def from_here(time_lapse: TimeLapse) -> None:
     time_lapse.before |= set(time_lapse.state())
 
 
+def test_orthanc_stopped(time_lapse: TimeLapse) -> None:
+    platform = time_lapse.platform
+    platform.on_host("systemctl", "stop", "imaging-orthanc")
+    try:
+        time_lapse.wait_for("OrthancDown", "firing")
+    finally:
+        platform.on_host("systemctl", "start", "imaging-orthanc")
+    time_lapse.wait_for("OrthancDown", "resolved")
+    assert time_lapse.others("OrthancDown") == set()
+
+
 def test_keycloak_stopped(time_lapse: TimeLapse) -> None:
     platform = time_lapse.platform
     platform.on_host("systemctl", "stop", "imaging-keycloak")

@@ -109,7 +109,8 @@ class TimeLapse:
 
     def query(self, expression: str) -> list[dict[str, object]]:
         address = "http://127.0.0.1:9290/api/v1/query"
-        command = ("curl", "-s", "-G", address, "--data-urlencode", f"query={expression}")
+        command = ("curl", "-sf", "-G", address, "--data-urlencode", f"query={expression}")
+        # Nothing, while it starts.
         answer = json.loads(self.platform.on_host(*command, check=False) or "{}")
         found: list[dict[str, object]] = answer.get("data", {}).get("result", [])
         return found
@@ -126,7 +127,7 @@ class TimeLapse:
             if labels.items() <= alert["labels"].items()
         }
 
-    def wait_for(self, alert: str, state: str, seconds: float = 120, **labels: str) -> None:
+    def wait_for(self, alert: str, state: str, seconds: float = 240, **labels: str) -> None:
         wait_for(f"{alert} is {state}", lambda: self.state(**labels).get(alert) == state, seconds)
 
     def others(self, *expected: str) -> set[str]:
@@ -134,7 +135,7 @@ class TimeLapse:
         return set(self.state()) - set(expected) - self.before - MACHINE
 
 
-def wait_for(what: str, condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(what: str, condition: Callable[[], object], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
