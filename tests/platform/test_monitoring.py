@@ -89,9 +89,7 @@ def time_lapse(platform: Platform, in_use: None) -> Iterator[TimeLapse]:
     pair.stop()
 
 
-def test_a_bad_file_and_a_stopped_orthanc_are_told_and_told_again_when_over(
-    time_lapse: TimeLapse, tmp_path: Path
-) -> None:
+def test_a_bad_file_and_a_stopped_orthanc_are_told_and_so_is_their_end(time_lapse: TimeLapse, tmp_path: Path) -> None:
     platform = time_lapse.platform
     folder = tmp_path / "study"
     folder.mkdir()
