@@ -148,7 +148,8 @@ CLOSED = [
     "/auth/", "/auth/realms/master", "/auth/admin/master/console/", "/auth/metrics", "/auth/health",
     "/auth/realms/imaging/../master", "/auth/realms/imaging/..%3b/master",
     "/auth/realms/imaging/clients-registrations/default",
-    "/metrics", "/health", "/authorize", "/.authorize", "/stub_status", "/wado", "/instances", "/grafana", "/status.json",
+    "/metrics", "/health", "/authorize", "/.authorize", "/stub_status", "/wado", "/instances", "/grafana",
+    "/status.json",
 ]
 # fmt: on
 
