@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from testinfra.host import Host
 
 CURRENT = "/opt/imaging/viewer/current"
@@ -31,6 +33,5 @@ def test_the_configuration_names_one_data_source_and_no_foreign_address(host: Ho
     assert text.count("namespace:") == 1
     assert "dicomwebproxy" not in text
     assert "dicomjson" not in text
-    addresses = [word for word in text.replace("'", " ").split() if "://" in word]
-    assert len(addresses) == 1
-    assert addresses[0].endswith("/auth/realms/imaging")
+    assert "/auth/realms/imaging'" in text
+    assert len(set(re.findall(r"https?://([^/'\s]+)", text))) == 1
