@@ -24,36 +24,18 @@ def from_here(time_lapse: TimeLapse) -> None:
 
 
 def test_orthanc_stopped(time_lapse: TimeLapse) -> None:
-    platform = time_lapse.platform
-    platform.on_host("systemctl", "stop", "imaging-orthanc")
-    try:
-        time_lapse.wait_for("OrthancDown", "firing")
-    finally:
-        platform.on_host("systemctl", "start", "imaging-orthanc")
-    time_lapse.wait_for("OrthancDown", "resolved")
+    time_lapse.tell_of_stopped("imaging-orthanc", "OrthancDown")
     assert time_lapse.others("OrthancDown") == set()
 
 
 def test_keycloak_stopped(time_lapse: TimeLapse) -> None:
-    platform = time_lapse.platform
-    platform.on_host("systemctl", "stop", "imaging-keycloak")
-    try:
-        time_lapse.wait_for("KeycloakDown", "firing")
-    finally:
-        platform.on_host("systemctl", "start", "imaging-keycloak")
-    time_lapse.wait_for("KeycloakDown", "resolved", 180)
+    time_lapse.tell_of_stopped("imaging-keycloak", "KeycloakDown")
     # Its login page comes a moment after its measurements.
     assert time_lapse.others("KeycloakDown", "LoginPageDown") == set()
 
 
 def test_postgresql_stopped(time_lapse: TimeLapse) -> None:
-    platform = time_lapse.platform
-    platform.on_host("systemctl", "stop", "postgresql@17-main")
-    try:
-        time_lapse.wait_for("PostgreSQLDown", "firing")
-    finally:
-        platform.on_host("systemctl", "start", "postgresql@17-main")
-    time_lapse.wait_for("PostgreSQLDown", "resolved", 180)
+    time_lapse.tell_of_stopped("postgresql@17-main", "PostgreSQLDown")
     # Each notices a moment after the database itself that it is back.
     assert time_lapse.others("PostgreSQLDown", "OrthancDown", "GatewayRegistryLost") == set()
 

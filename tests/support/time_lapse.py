@@ -130,6 +130,15 @@ class TimeLapse:
     def wait_for(self, alert: str, state: str, seconds: float = 240, **labels: str) -> None:
         wait_for(f"{alert} is {state}", lambda: self.state(**labels).get(alert) == state, seconds)
 
+    def tell_of_stopped(self, unit: str, alert: str) -> None:
+        """Stop a unit until the alert fires, start it again, and wait until that is told too."""
+        self.platform.on_host("systemctl", "stop", unit)
+        try:
+            self.wait_for(alert, "firing")
+        finally:
+            self.platform.on_host("systemctl", "start", unit)
+        self.wait_for(alert, "resolved")
+
     def others(self, *expected: str) -> set[str]:
         """What else was told, besides what is expected, what was told before, and what is the machine's."""
         return set(self.state()) - set(expected) - self.before - MACHINE

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imaging_importer.orthanc import OrthancClient
-from imaging_importer.registry import Attributes, Registry
+from imaging_importer.registry import Attributes, Registry, shown_studies
 
 INSTITUTION_NAME = "00080080"
 STUDY_INSTANCE_UID = "0020000D"
@@ -36,15 +36,11 @@ def rebuild(orthanc: OrthancClient, registry: Registry, apply: bool) -> Iterator
     clinics = set(registry.list_clinics())
     for study_uid in orthanc.study_uids(PAGE):
         yield from _compare(orthanc, registry, study_uid, clinics, apply)
-    after = ""
-    while page := registry.owned_studies(after, PAGE):
-        for row in page:
-            # A claim without a revision may be an import whose first image is on the way.
-            if row.revision and not orthanc.study_ids(row.study_uid):
-                if apply:
-                    registry.forget_study(row.study_uid)
-                yield Difference(row.study_uid, f"Orthanc has it no more: the row of {row.clinic_id} goes", True)
-        after = page[-1].study_uid
+    for row in shown_studies(registry):
+        if not orthanc.study_ids(row.study_uid):
+            if apply:
+                registry.forget_study(row.study_uid)
+            yield Difference(row.study_uid, f"Orthanc has it no more: the row of {row.clinic_id} goes", True)
 
 
 def _compare(

@@ -11,7 +11,7 @@ import time
 from imaging_importer.journal import Journal
 from imaging_importer.orthanc import OrthancClient
 from imaging_importer.recorder import Recorder
-from imaging_importer.registry import Registry
+from imaging_importer.registry import Registry, shown_studies
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,8 @@ class Reconciler:
             since = last
 
     def _sweep(self) -> None:
-        after = ""
-        while page := self._registry.owned_studies(after, PAGE):
-            for study in page:
-                if study.revision:  # a claim alone: its first image may be on the way
-                    self._refresh(study.study_uid, study.clinic_id)
-            after = page[-1].study_uid
+        for study in shown_studies(self._registry):
+            self._refresh(study.study_uid, study.clinic_id)
 
     def _refresh(self, study_uid: str, clinic_id: str) -> None:
         done = self._recorder.refresh(self._orthanc, study_uid, clinic_id)

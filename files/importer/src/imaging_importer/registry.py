@@ -4,7 +4,7 @@ The PostgreSQL registry, reached only through its functions (docs/ARCHITECTURE.m
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,9 @@ from imaging_importer.reasons import TransientError, UnavailableError
 
 # Classes of SQLSTATE that tell of the values of one call (data, integrity, limits, state): other calls will succeed.
 ABOUT_THE_VALUES = ("22", "23", "54", "55")
+
+# Studies asked for at once.
+PAGE = 100
 
 Attributes = dict[str, dict[str, Any]]  # a DICOM JSON object (PS3.18 F.2)
 
@@ -63,6 +66,14 @@ class Registry(Protocol):
 
     def log_upload(self, study_uid: str, clinic_id: str, caller: dict[str, Any]) -> None:
         """Write to the access log who uploaded to this study, which must be the clinic's."""
+
+
+def shown_studies(registry: Registry) -> Iterator[OwnedStudy]:
+    """Every study that the registry shows. Not those that are claimed alone: their first image may be on the way."""
+    after = ""
+    while page := registry.owned_studies(after, PAGE):
+        yield from (study for study in page if study.revision)
+        after = page[-1].study_uid
 
 
 class PostgresRegistry:
