@@ -97,6 +97,10 @@ restore: .venv/deploy ## BACKUP_FILE=…: put the platform back to what a backup
 	$(PLAYBOOK) playbooks/restore.yml -e archive='$(BACKUP_FILE)' -e confirmed=$(filter 1,$(YES)) \
 	  -e every_image=$(filter all,$(VERIFY)) -e allow_missing=$(filter 1,$(ALLOW_MISSING))
 
+.PHONY: restore-drill
+restore-drill: .venv/deploy ## restore the newest backup into a throw-away host, log in, measure: [KEY=… of encrypted ones]
+	.venv/bin/python sandbox/restore_drill.py $(INVENTORY) --name imaging-drill-$(SANDBOX) $(if $(KEY),--key '$(KEY)')
+
 .PHONY: .check
 .check:
 	@python3 sandbox/sandbox.py check

@@ -168,6 +168,12 @@ CASES = {
         # Where no backup is configured there is no such series.
         {"imaging_backup_last_failure_timestamp_seconds": f"{-37 * 3600}x60"},
     ),
+    "RestoreDrillFailed": Case({"imaging_restore_drill_success": "0x60"}, {"imaging_restore_drill_success": "1x60"}),
+    "RestoreDrillTooOld": Case(
+        {"imaging_restore_drill_unproven_since_timestamp_seconds": f"{-101 * 86400}x60"},
+        # Where there was neither a drill nor a backup there is no such series; BackupTooOld has its own.
+        {"imaging_restore_drill_unproven_since_timestamp_seconds": f"{-99 * 86400}x60"},
+    ),
     "AlertsNotDelivered": Case(
         {'alertmanager_notifications_failed_total{integration="email"}': "0+1x60"},
         {'alertmanager_notifications_failed_total{integration="email"}': "5x60"},

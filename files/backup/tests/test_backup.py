@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from imaging_backup import archive, create, images, restore, retention
+from imaging_backup import archive, cli, create, images, metrics, restore, retention
 from imaging_backup.databases import Connection, Server, Snapshot
 from imaging_backup.errors import BackupError
 from imaging_backup.images import store_path
@@ -47,6 +47,12 @@ def lived_in(host):
         host.register(study)
     host.add_user("a.bekova")
     return host
+
+
+def told(host, name: str) -> dict[str, float]:
+    """What the node exporter is told in one of its files."""
+    lines = (host.config.metrics / f"{name}.prom").read_text().splitlines()
+    return {name: float(value) for name, value in (line.split() for line in lines if not line.startswith("#"))}
 
 
 @contextmanager
@@ -99,10 +105,9 @@ def test_it_leaves_nothing_but_the_archive(lived_in):
 
 def test_it_tells_the_node_exporter(lived_in):
     path = create.create(lived_in.config, include_images=False)
-    lines = (lived_in.config.metrics / "imaging-backup.prom").read_text().splitlines()
-    values = dict(line.split() for line in lines if not line.startswith("#"))
-    assert abs(float(values["imaging_backup_last_success_timestamp_seconds"]) - time.time()) < 60
-    assert float(values["imaging_backup_size_bytes"]) == path.stat().st_size
+    values = told(lived_in, "imaging-backup")
+    assert abs(values["imaging_backup_last_success_timestamp_seconds"] - time.time()) < 60
+    assert values["imaging_backup_size_bytes"] == path.stat().st_size
     assert "imaging_backup_duration_seconds" in values
 
 
@@ -361,9 +366,17 @@ def test_a_database_alone_is_not_restored_where_its_images_are_not(lived_in):
     with pytest.raises(BackupError, match=r"does not hold 1 of the images .* ALLOW_MISSING=1"):
         restore.restore(lived_in.config, path, lived_in)
     assert lived_in.deeds == []
-    with pytest.raises(BackupError, match=f"1 images missing, such as {lost}"):
-        restore.restore(lived_in.config, path, lived_in, allow_missing=True)
+
+
+def test_who_goes_on_without_images_is_told_how_many_are_missing(lived_in, capsys):
+    path = create.create(lived_in.config, include_images=False)
+    for lost in sorted(lived_in.named())[:3]:
+        store_path(lived_in.config.storage, lost).unlink()
+    restore.restore(lived_in.config, path, lived_in, allow_missing=True)
     assert lived_in.deeds == ["database", "stop", "start"]
+    said = capsys.readouterr().err
+    assert "WARNING: 3 images are missing" in said
+    assert "verified: everything is as it was, but for those images" in said
 
 
 def test_a_restore_that_is_killed_again_and_again_is_run_again(lived_in):
@@ -388,6 +401,54 @@ def test_a_restore_that_is_killed_again_and_again_is_run_again(lived_in):
     with lived_in.connect("postgres", "postgres") as connection:
         found = connection.execute("SELECT datname FROM pg_database WHERE datname ~ '_(restored|replaced)$'").fetchall()
     assert found == []
+
+
+# --- the drill -------------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_archive_is_found_by_its_name(lived_in):
+    with pytest.raises(BackupError, match="there is no backup in"):
+        cli.newest(lived_in.config)
+    for day in (4, 6, 5):
+        (lived_in.config.path / f"dicom-backup-2026-05-0{day}T021500Z.tar.zst").touch()
+    (lived_in.config.path / "damaged-2026-05-07T021500Z.tar.zst").touch()
+    assert cli.newest(lived_in.config).name == "dicom-backup-2026-05-06T021500Z.tar.zst"
+
+
+def test_from_the_first_backup_on_a_drill_is_awaited(lived_in):
+    create.create(lived_in.config, include_images=False)
+    assert set(told(lived_in, "imaging-restore-drill")) == {metrics.UNPROVEN}
+    first = told(lived_in, "imaging-restore-drill")[metrics.UNPROVEN]
+    assert abs(first - time.time()) < 60
+
+
+def test_a_good_drill_is_told_with_what_was_measured(lived_in):
+    made = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=9)
+    cli.record_drill(lived_in.config, Path(f"/elsewhere/dicom-backup-{made:%Y-%m-%dT%H%M%SZ}.tar.zst.age"), 3600)
+    values = told(lived_in, "imaging-restore-drill")
+    assert values["imaging_restore_drill_success"] == 1
+    assert values["imaging_restore_drill_duration_seconds"] == 3600
+    assert abs(values["imaging_restore_drill_backup_age_seconds"] - 8 * 3600) < 60
+    assert abs(values[metrics.UNPROVEN] - time.time()) < 60
+
+
+def test_a_failed_drill_is_told_and_proves_nothing(lived_in, monkeypatch):
+    cli.record_drill(lived_in.config, Path("dicom-backup-2026-05-04T021500Z.tar.zst"), 60)
+    proven = told(lived_in, "imaging-restore-drill")[metrics.UNPROVEN]
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1000)
+    cli.record_drill(lived_in.config, None, 0)
+    values = told(lived_in, "imaging-restore-drill")
+    assert values["imaging_restore_drill_success"] == 0
+    assert values[metrics.UNPROVEN] == proven
+    assert values["imaging_restore_drill_timestamp_seconds"] > proven
+    create.create(lived_in.config, include_images=False)
+    assert told(lived_in, "imaging-restore-drill") == values
+
+
+def test_a_drill_of_another_file_is_not_told(lived_in):
+    with pytest.raises(BackupError, match="is not called like a backup"):
+        cli.record_drill(lived_in.config, Path("elsewhere.tar.zst"), 60)
 
 
 # --- the look at the store -------------------------------------------------------------------------------------------

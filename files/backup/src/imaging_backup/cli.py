@@ -1,12 +1,13 @@
-"""The command: `imaging-backup create`, `check FILE`, `restore FILE`."""
+"""The command: `imaging-backup create`, `check FILE`, `restore FILE`, and what a restore drill asks and tells."""
 
 import argparse
+import datetime
 import io
 import sys
 from pathlib import Path
 
-from imaging_backup import archive, create, restore
-from imaging_backup.config import load
+from imaging_backup import archive, create, metrics, restore, retention
+from imaging_backup.config import Config, load
 from imaging_backup.errors import BackupError
 
 CONFIG = Path("/etc/imaging/backup.toml")
@@ -25,6 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     restoring.add_argument("--allow-missing", action="store_true", help="also when images are nowhere to be found")
     for command in (checking, restoring):
         command.add_argument("file", type=Path)
+    commands.add_parser("newest", help="print the path of the newest archive")
+    drilling = commands.add_parser("record-drill", help="tell the node exporter of a restore drill")
+    drilling.add_argument("--restored", type=Path, metavar="FILE", help="the archive that came back, unless it failed")
+    drilling.add_argument("--seconds", type=float, default=0.0, help="how long that took")
     commands.add_parser("check-config", help="say whether the configuration can be used (Ansible does)")
     options = parser.parse_args(arguments)
     try:
@@ -35,6 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(restore.describe(restore.check(config, options.file)))
         elif options.command == "restore":
             restore.restore(config, options.file, restore.Systemd(), options.verify_all, options.allow_missing)
+        elif options.command == "newest":
+            print(newest(config))
+        elif options.command == "record-drill":
+            record_drill(config, options.restored, options.seconds)
         else:
             with archive.packed(io.FileIO("/dev/null", "w"), config.recipients):
                 pass
@@ -42,3 +51,22 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"imaging-backup: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def newest(config: Config) -> Path:
+    """The newest archive. Raises BackupError."""
+    if found := retention.archives(config.path):
+        return found[0]
+    raise BackupError(f"there is no backup in {config.path}. Make one: imaging-backup create")
+
+
+def record_drill(config: Config, restored: Path | None, seconds: float) -> None:
+    """Tell the node exporter how a drill ended. Raises BackupError."""
+    if not restored:
+        metrics.write_failed_drill(config.metrics)
+        return
+    try:
+        age = datetime.datetime.now(datetime.UTC) - retention.made_at(restored)
+    except ValueError as error:
+        raise BackupError(str(error)) from error
+    metrics.write_drill(config.metrics, seconds, age.total_seconds() - seconds)

@@ -1,24 +1,64 @@
-"""What the node exporter tells of the last good backup (its textfile collector)."""
+"""What the node exporter tells of backups and restore drills (its textfile collector)."""
 
 import time
 from pathlib import Path
 
-NAMES = {
-    "last_success_timestamp_seconds": "When the last good backup ended, in Unix time.",
-    "size_bytes": "Size of its archive.",
-    "duration_seconds": "How long it took.",
-    "missing_images": "Images that the index names and that were not on the disk.",
+BACKUP, DRILL = "imaging_backup", "imaging_restore_drill"
+UNPROVEN = f"{DRILL}_unproven_since_timestamp_seconds"
+HELP = {
+    f"{BACKUP}_last_success_timestamp_seconds": "When the last good backup ended, in Unix time.",
+    f"{BACKUP}_size_bytes": "Size of its archive.",
+    f"{BACKUP}_duration_seconds": "How long it took.",
+    f"{BACKUP}_missing_images": "Images that the index names and that were not on the disk.",
+    f"{DRILL}_success": "Whether the last drill brought the newest backup back (1) or not (0).",
+    f"{DRILL}_timestamp_seconds": "When it ended, in Unix time.",
+    f"{DRILL}_duration_seconds": "How long it took from nothing until somebody had logged in.",
+    f"{DRILL}_backup_age_seconds": "How old the backup was when it began.",
+    UNPROVEN: "Since when no backup has been restored: the last good drill, else the first backup, in Unix time.",
 }
 
 
 def write(directory: Path, size: int, seconds: float, missing_images: int) -> None:
+    """Tell of a good backup."""
+    values = {
+        f"{BACKUP}_last_success_timestamp_seconds": time.time(),
+        f"{BACKUP}_size_bytes": size,
+        f"{BACKUP}_duration_seconds": seconds,
+        f"{BACKUP}_missing_images": missing_images,
+    }
+    _replace(directory / "imaging-backup.prom", values)
+    if not _drill(directory).exists():
+        _replace(_drill(directory), {UNPROVEN: time.time()})
+
+
+def write_drill(directory: Path, seconds: float, backup_age: float) -> None:
+    """Tell of a good drill."""
+    values = {
+        f"{DRILL}_success": 1,
+        f"{DRILL}_timestamp_seconds": time.time(),
+        f"{DRILL}_duration_seconds": seconds,
+        f"{DRILL}_backup_age_seconds": backup_age,
+        UNPROVEN: time.time(),
+    }
+    _replace(_drill(directory), values)
+
+
+def write_failed_drill(directory: Path) -> None:
+    """Tell of a drill that failed; since when no backup was restored stays as it was."""
+    before = _drill(directory)
+    lines = before.read_text("ascii").splitlines() if before.exists() else []
+    since = next((float(line.split()[1]) for line in lines if line.startswith(f"{UNPROVEN} ")), time.time())
+    _replace(before, {f"{DRILL}_success": 0, f"{DRILL}_timestamp_seconds": time.time(), UNPROVEN: since})
+
+
+def _drill(directory: Path) -> Path:
+    return directory / "imaging-restore-drill.prom"
+
+
+def _replace(path: Path, values: dict[str, float]) -> None:
     """Write the file beside and rename it: it is read at any moment."""
-    values = zip(NAMES.items(), (f"{time.time():.0f}", size, f"{seconds:.1f}", missing_images), strict=True)
-    text = ""
-    for (name, help_text), value in values:
-        metric = f"imaging_backup_{name}"
-        text += f"# HELP {metric} {help_text}\n# TYPE {metric} gauge\n{metric} {value}\n"
-    draft = directory / ".imaging-backup.prom.draft"
-    draft.write_text(text, encoding="ascii")
+    draft = path.with_name(f".{path.name}.draft")
+    lines = (f"# HELP {name} {HELP[name]}\n# TYPE {name} gauge\n{name} {value:.0f}\n" for name, value in values.items())
+    draft.write_text("".join(lines), encoding="ascii")
     draft.chmod(0o644)
-    draft.rename(directory / "imaging-backup.prom")
+    draft.rename(path)

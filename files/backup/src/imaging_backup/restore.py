@@ -87,13 +87,18 @@ def restore(config: Config, path: Path, services: Services, every: bool = False,
     """Put the platform back to what an archive holds, and verify that it is. Raises BackupError.
 
     With `every`, each image's MD5 is compared and not only a sample's. With `allow_missing`, images that are neither in
-    the archive nor on this host are no reason to refuse.
+    the archive nor on this host are told, and no reason to refuse.
     """
     begun = time.monotonic()
     with alone(config.path), _workspace(config) as workspace:
         about = _unpack(config, path, workspace)
-        if not allow_missing:
-            _refuse_missing(config, path, about, workspace / "images.tsv")
+        missing = _missing(config, about, workspace / "images.tsv")
+        if missing and not allow_missing:
+            raise BackupError(
+                f"{path} does not hold {len(missing)} of the images that its index names, and they are not below "
+                f"{config.storage}. Bring that directory back first, or restore an archive with images. To go on "
+                "without them, and see studies that cannot be opened: ALLOW_MISSING=1. Nothing was changed"
+            )
         services.start_database()
         server = Server(config)
         for database in databases.NAMES:
@@ -103,7 +108,7 @@ def restore(config: Config, path: Path, services: Services, every: bool = False,
         try:
             services.stop()
             _change_places(config, server, workspace)
-            _verify(config, server, about, workspace / "images.tsv", every)
+            _verify(config, server, about, workspace / "images.tsv", every, missing)
         finally:
             services.start()
         now = time.monotonic()
@@ -168,21 +173,16 @@ def _unpack(config: Config, path: Path, workspace: Path) -> archive.About:
         raise BackupError(f"{path.name} could not be unpacked: {error}. Nothing was changed") from error
 
 
-def _refuse_missing(config: Config, path: Path, about: archive.About, listed: Path) -> None:
+def _missing(config: Config, about: archive.About, listed: Path) -> set[str]:
+    """The images that the index names and that will be nowhere, but for those that were lost before the backup."""
     known = set(about["missing images"])
-    missing = sum(
-        1
+    return {
+        image.uuid
         for image in images.read_list(listed)
         if not images.place_in(config.arriving, image.uuid).exists()
         and not image.path(config.storage).exists()
         and image.uuid not in known
-    )
-    if missing:
-        raise BackupError(
-            f"{path} does not hold {missing} of the images that its index names, and they are not below "
-            f"{config.storage}. Bring that directory back first, or restore an archive with images. To go on without "
-            "them, and see studies that cannot be opened: ALLOW_MISSING=1. Nothing was changed"
-        )
+    }
 
 
 def _change_places(config: Config, server: Server, workspace: Path) -> None:
@@ -205,8 +205,10 @@ def _change_places(config: Config, server: Server, workspace: Path) -> None:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-def _verify(config: Config, server: Server, about: archive.About, listed: Path, every: bool) -> None:
-    """Compare what is there now with what the archive says was there. Raises BackupError."""
+def _verify(
+    config: Config, server: Server, about: archive.About, listed: Path, every: bool, forgiven: set[str]
+) -> None:
+    """Compare what is there now with what the archive says was there, but for `forgiven` images. Raises BackupError."""
     wrong = []
     for name in databases.NAMES:
         with server.connect(name) as connection:
@@ -219,13 +221,15 @@ def _verify(config: Config, server: Server, about: archive.About, listed: Path, 
         f"{found.named} files are named by the index: {len(found.missing)} missing, {len(found.damaged)} damaged "
         f"(size of all, MD5 of {found.compared}); {found.orphans} more files are in the store that it does not name"
     )
-    newly = sorted(set(found.missing) - set(about["missing images"]))
+    newly = sorted(set(found.missing) - set(about["missing images"]) - forgiven)
     for uuids, what in ((newly, "missing"), (found.damaged, "damaged")):
         if uuids:
             wrong.append(f"{len(uuids)} images {what}, such as {', '.join(uuids[:3])}")
     if wrong:
         raise BackupError(f"the databases were restored, but not all is as it was: {'; '.join(wrong)}")
-    say("verified: everything is as it was")
+    if forgiven:
+        say(f"WARNING: {len(forgiven)} images are missing, as ALLOW_MISSING=1 allows; their studies cannot be opened")
+    say(f"verified: everything is as it was{', but for those images' if forgiven else ''}")
 
 
 @contextlib.contextmanager

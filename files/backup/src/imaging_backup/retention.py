@@ -13,6 +13,13 @@ def archives(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 
+def made_at(archive: Path) -> datetime.datetime:
+    """When an archive was made. Raises ValueError when it is not called like one."""
+    if not (found := NAME.fullmatch(archive.name)):
+        raise ValueError(f"{archive.name} is not called like a backup")
+    return datetime.datetime.strptime(f"{found[1]}Z", "%Y-%m-%dT%H%M%S%z")
+
+
 def expired(directory: Path, keep_count: int, keep_days: int, now: datetime.datetime) -> list[Path]:
     """Those that are neither among the newest `keep_count` nor younger than `keep_days`.
 
