@@ -8,6 +8,8 @@ module: host_check
 short_description: Refuse a host that cannot carry the platform
 description:
   - Looks at the operating system, systemd, the architecture, the memory and the free disk space, and changes nothing.
+  - Looks whether a newer Keycloak or Orthanc is installed, or has migrated its database, than is to be deployed.
+    Neither goes back. A database that does not run is not asked.
   - Fails with everything that is wrong at once.
 options:
   minimum_memory_mb:
@@ -23,6 +25,18 @@ options:
     type: list
     elements: path
     required: true
+  keycloak_version:
+    description: Version of Keycloak that is to be deployed.
+    type: str
+    required: true
+  orthanc_below:
+    description: Version of Orthanc from which on an installed one is too new; empty, when any may stay.
+    type: str
+    default: ""
+  orthanc_index_revision:
+    description: Newest revision of Orthanc's index that the plugin to be deployed knows; 0, when that is not known.
+    type: int
+    default: 0
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -34,6 +48,8 @@ EXAMPLES = r"""
     minimum_memory_mb: 3500
     minimum_disk_gb: 10
     paths: [/data/inbox, /data/dicom]
+    keycloak_version: 26.7.3
+    orthanc_index_revision: 1
 """
 
 RETURN = r"""
@@ -43,12 +59,17 @@ msg: {description: Everything that is wrong with the host., type: str, returned:
 import os
 import platform
 import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 
 SYSTEM = ("debian", "13")
+KEYCLOAK_HOME = Path("/opt/imaging/keycloak")
+# What Keycloak notes of each migration; Orthanc's property 4, the revision of its index.
+KEYCLOAK_MIGRATIONS = "SELECT version FROM migration_model"
+ORTHANC_REVISION = "SELECT value FROM globalproperties WHERE property = 4"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -63,6 +84,46 @@ class Host:
     machine: str
     memory_mb: int
     free_gb: dict[str, float]
+    keycloak: str = ""  # the newest version that is installed or has migrated its database
+    orthanc: str = ""
+    orthanc_index_revision: int = 0
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is to be deployed."""
+
+    keycloak: str
+    orthanc_below: str
+    orthanc_index_revision: int
+
+
+def find_downgrades(host: Host, release: Release) -> list[str]:
+    """What is newer on the host than what is to be deployed, in words."""
+    problems = []
+    way_out = "Deploy a release of the platform that has it, or restore a backup of before onto an empty host"
+    if numbers(host.keycloak) > numbers(release.keycloak):
+        problems.append(
+            f"it has Keycloak {host.keycloak}, whose database does not go back to {release.keycloak}. {way_out}"
+        )
+    if release.orthanc_below and numbers(host.orthanc) >= numbers(release.orthanc_below):
+        problems.append(
+            f"it has Orthanc {host.orthanc}, and orthanc_release asks for an older one, to which it does not go back. "
+            "Leave orthanc_release as it was, or restore a backup onto an empty host"
+        )
+    if release.orthanc_index_revision and host.orthanc_index_revision > release.orthanc_index_revision:
+        problems.append(
+            f"the index of its Orthanc has the revision {host.orthanc_index_revision}, made by a newer plugin; the one "
+            f"to be deployed knows {release.orthanc_index_revision}. Leave orthanc_postgresql_plugin as it was, or "
+            "restore a backup of before"
+        )
+    return problems
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """What compares as versions do: `1.13.0+dfsg-1` is 1.13.0."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in found.group().split(".")) if found else ()
 
 
 def find_problems(host: Host, minimum_memory_mb: int, minimum_disk_gb: int) -> list[str]:
@@ -89,6 +150,20 @@ def free_gb(path: str) -> float:
     return status.f_bavail * status.f_frsize / 1e9
 
 
+def output(*command: str) -> str:
+    """What a command prints; nothing when it is not there or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout  # noqa: S603 # constants
+    except OSError:
+        return ""
+
+
+def query(database: str, statement: str) -> list[str]:
+    """The rows of a query; none when there is no such database."""
+    psql = ("psql", "--no-psqlrc", "--no-align", "--tuples-only", f"--dbname={database}", f"--command={statement}")
+    return output("runuser", "--user=postgres", "--", *psql).split()
+
+
 def look(paths: list[str]) -> Host:
     """Look at the host that this runs on."""
     release = platform.freedesktop_os_release()
@@ -101,6 +176,12 @@ def look(paths: list[str]) -> Host:
         machine=platform.machine(),
         memory_mb=int(memory.group(1)) // 1024 if memory else 0,
         free_gb={path: free_gb(path) for path in paths},
+        keycloak=max(
+            [KEYCLOAK_HOME.resolve().name.removeprefix("keycloak-"), *query("keycloak", KEYCLOAK_MIGRATIONS)],
+            key=numbers,
+        ),
+        orthanc=output("dpkg-query", "--show", "--showformat=${Version}", "orthanc"),
+        orthanc_index_revision=max(map(int, query("orthanc", ORTHANC_REVISION)), default=0),
     )
 
 
@@ -111,11 +192,17 @@ def main() -> None:
             "minimum_memory_mb": {"type": "int", "required": True},
             "minimum_disk_gb": {"type": "int", "required": True},
             "paths": {"type": "list", "elements": "path", "required": True},
+            "keycloak_version": {"type": "str", "required": True},
+            "orthanc_below": {"type": "str", "default": ""},
+            "orthanc_index_revision": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
     parameters = module.params
-    problems = find_problems(look(parameters["paths"]), parameters["minimum_memory_mb"], parameters["minimum_disk_gb"])
+    host = look(parameters["paths"])
+    release = Release(parameters["keycloak_version"], parameters["orthanc_below"], parameters["orthanc_index_revision"])
+    problems = find_problems(host, parameters["minimum_memory_mb"], parameters["minimum_disk_gb"])
+    problems += find_downgrades(host, release)
     if problems:
         module.fail_json(msg="The host cannot carry the platform: " + "; ".join(problems))
     module.exit_json(changed=False)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 
-def problems_of(host_check: ModuleType, **changed: Any) -> list[str]:
-    good = host_check.Host(
+def good_host(host_check: ModuleType) -> Any:
+    return host_check.Host(
         system="debian",
         release="13",
         pretty_name="Debian GNU/Linux 13 (trixie)",
@@ -20,7 +20,10 @@ def problems_of(host_check: ModuleType, **changed: Any) -> list[str]:
         memory_mb=4000,
         free_gb={"/data/inbox": 50.0},
     )
-    host = dataclasses.replace(good, **changed)
+
+
+def problems_of(host_check: ModuleType, **changed: Any) -> list[str]:
+    host = dataclasses.replace(good_host(host_check), **changed)
     found: list[str] = host_check.find_problems(host, minimum_memory_mb=3500, minimum_disk_gb=10)
     return found
 
@@ -52,6 +55,41 @@ def test_what_is_wrong_is_told_in_words(host_check: ModuleType, changed: dict[st
 def test_everything_is_told_at_once(host_check: ModuleType) -> None:
     poor = {"release": "12", "has_systemd": False, "machine": "i686", "memory_mb": 1, "free_gb": {"/": 1.0}}
     assert len(problems_of(host_check, **poor)) == 5
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"keycloak": "26.7.4"}, "Keycloak 26.7.4, whose database does not go back to 26.7.3"),
+        ({"keycloak": "27.0.0"}, "does not go back to 26.7.3"),
+        ({"keycloak": "26.10.0"}, "does not go back to 26.7.3"),
+        ({"orthanc": "1.13.0+dfsg-1+b1"}, "Orthanc 1.13.0+dfsg-1+b1, and orthanc_release asks for an older one"),
+        ({"orthanc_index_revision": 4}, "has the revision 4, made by a newer plugin; the one to be deployed knows 1"),
+    ],
+)
+def test_what_does_not_go_back_is_refused(host_check: ModuleType, changed: dict[str, Any], told: str) -> None:
+    host = dataclasses.replace(good_host(host_check), **changed)
+    (problem,) = host_check.find_downgrades(host, host_check.Release("26.7.3", "1.13", 1))
+    assert told in problem
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"keycloak": "26.7.3", "orthanc": "1.12.7+dfsg-4", "orthanc_index_revision": 1},
+        {"keycloak": "26.6.9"},
+        {"keycloak": "9.0.3"},
+    ],
+)
+def test_the_same_and_older_ones_are_updated(host_check: ModuleType, changed: dict[str, Any]) -> None:
+    host = dataclasses.replace(good_host(host_check), **changed)
+    assert host_check.find_downgrades(host, host_check.Release("26.7.3", "1.13", 1)) == []
+
+
+def test_a_plugin_of_the_operator_s_choice_may_know_any_index(host_check: ModuleType) -> None:
+    host = dataclasses.replace(good_host(host_check), orthanc="1.13.0", orthanc_index_revision=7)
+    assert host_check.find_downgrades(host, host_check.Release("26.7.3", "", 0)) == []
 
 
 def test_a_path_that_does_not_exist_yet_is_measured_at_its_nearest_parent(host_check: ModuleType) -> None:
