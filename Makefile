@@ -127,7 +127,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 	ansible-lint --offline --profile production
 	ruff check .
 	ruff format --check .
-	mypy sandbox library module_utils files/viewer
+	mypy sandbox library module_utils files/viewer vars
 	mypy playbooks/action_plugins roles/grafana/filter_plugins
 	mypy files/importer/src
 	mypy files/gateway/src
@@ -138,7 +138,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests
-	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore
+	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore --ignore=tests/upgrade
 
 # A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
 .PHONY: test-recovery
@@ -161,9 +161,16 @@ test-alerts: .venv/test ## cause every fault of tests/faults on the sandbox host
 # Not part of `make test`: it takes two deployments.
 .PHONY: test-restore
 test-restore: export SANDBOX := restore
-test-restore: .check .venv/test ## lose host and controller's secrets, restore a backup onto a fresh host, log in, compare an image
+test-restore: .check .venv/test ## lose host and controller's secrets, restore a backup onto a fresh host, log in, compare an image; a drill
 	pytest -s tests/restore
 	python3 sandbox/sandbox.py down --name imaging-restore
+
+# Not part of `make test`: it takes two deployments, and the history of this repository.
+.PHONY: test-upgrade
+test-upgrade: export SANDBOX := upgrade
+test-upgrade: .check .venv/test ## deploy the previous release, use it, deploy this one over it: nothing is lost
+	pytest -s tests/upgrade
+	python3 sandbox/sandbox.py down --name imaging-upgrade
 
 .PHONY: test-molecule
 test-molecule: .venv/test ## converge, check, idempotence and testinfra on a host of its own
@@ -186,6 +193,10 @@ bench-gateway: .venv/test ## measure the platform against raw Orthanc: [QUICK=1]
 .PHONY: docs
 docs: .venv/deploy ## write docs/ACCESS.md from the gateway's allow-list
 	.venv/bin/python tests/support/access_document.py > docs/ACCESS.md
+
+.PHONY: outdated
+outdated: .venv/deploy ## say what is newer than what is pinned, and than what the hosts have
+	@.venv/bin/python vars/outdated.py $(INVENTORY)
 
 .PHONY: requirements
 requirements: ## pin the newest versions of requirements*.in, with hashes (needs uv)

@@ -79,6 +79,7 @@ def drill(state: Path, inventory: Path, name: str, domain: str, key: Path | None
     own = write_inventory(state, inventory, name, domain)
     on_host = Path(platform["backups"], archive.name)
     variables = {"archive": str(on_host), "drill_archive": str(archive), "confirmed": "1", "every_image": "1"}
+    play("deploy.yml", own)
     play("restore.yml", own, **variables)
     return str(platform["archive"])
 

@@ -19,12 +19,14 @@ from time_lapse import TimeLapse
 QUIET = {
     'ALERTS{alertstate="firing"}': "nothing is wrong",
     "time() - imaging_backup_last_success_timestamp_seconds": "no backup is configured",
+    "imaging_restore_drill_duration_seconds": "there was no drill",
     "time() - imaging_restore_drill_unproven_since_timestamp_seconds": "no backup was made yet",
     "sum by (cause) (increase(imaging_importer_retries_total[1h]))": "nothing had to be tried again",
     "sum by (clinic, reason) (increase(imaging_importer_failures_total[1h]))": "nothing has failed yet",
 }
 NO_SUCH_METRIC = {
     "imaging_backup_last_success_timestamp_seconds": "no backup is configured",
+    "imaging_restore_drill_duration_seconds": "there was no drill",
     "imaging_restore_drill_success": "no backup was restored yet",
     "imaging_restore_drill_unproven_since_timestamp_seconds": "no backup was made yet",
     "imaging_importer_failures_total": "nothing has failed yet",
