@@ -31,7 +31,11 @@ def say(text: str) -> None:
 
 def run(*command: str) -> None:
     """Run a command whose output people see. Raises DrillError."""
-    if subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode:
+    try:
+        code = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode
+    except FileNotFoundError as error:
+        raise DrillError(f"{command[0]} is not installed on this controller") from error
+    if code:
         raise DrillError(f"`{' '.join(command[:4])} …` failed; the reason is above")
 
 
