@@ -146,6 +146,7 @@ def host(databases, registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         recipients=[],
         metrics=tmp_path / "metrics",
         settings=tmp_path / "etc",
+        letsencrypt=tmp_path / "letsencrypt",
         storage=tmp_path / "dicom",
         cache=tmp_path / "cache",
         journal=tmp_path / "journal",

@@ -295,6 +295,24 @@ def test_everything_comes_back(lived_in):
     assert list(lived_in.config.cache.iterdir()) == []
     assert list(lived_in.config.journal.iterdir()) == []
     assert lived_in.deeds == ["database", "stop", "start"]
+
+
+def test_certificates_of_an_authority_come_back_with_their_links_and_mix_with_no_others(lived_in):
+    place, name = lived_in.config.letsencrypt, "imaging.example.org"
+    for number in (9, 10):
+        (place / "archive" / name).mkdir(parents=True, exist_ok=True)
+        (place / "archive" / name / f"fullchain{number}.pem").write_text(f"certificate {number}")
+    (place / "live" / name).mkdir(parents=True)
+    (place / "live" / name / "fullchain.pem").symlink_to(f"../../archive/{name}/fullchain10.pem")
+    path = create.create(lived_in.config, include_images=True)
+    # Meanwhile another host has had its own issued.
+    (place / "archive" / name / "fullchain11.pem").write_text("another host's")
+
+    restore.restore(lived_in.config, path, lived_in, every=False)
+    assert (place / "live" / name / "fullchain.pem").readlink() == Path(f"../../archive/{name}/fullchain10.pem")
+    assert (place / "live" / name / "fullchain.pem").read_text() == "certificate 10"
+    assert not (place / "archive" / name / "fullchain11.pem").exists()
+    assert (place / "archive" / name / "fullchain9.pem").stat().st_mode & 0o077 == 0
     assert {entry.name for entry in lived_in.config.path.iterdir()} == {".lock", path.name}
     assert not lived_in.config.arriving.exists()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from imaging_backup.errors import BackupError
 
 KEYCLOAK_SECRET = "keycloak-client-secret"  # noqa: S105 # the name of a file
+LETSENCRYPT = "settings/letsencrypt"  # in an archive
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Config:
     recipients: list[str]  # public keys of age; none: archives are not encrypted
     metrics: Path  # directory of the node exporter's textfile collector
     settings: Path  # configuration, credentials and certificates of the host
+    letsencrypt: Path  # certbot's accounts and certificates, where there are any
     storage: Path  # Orthanc's image files
     cache: Path  # nginx's cache of images
     journal: Path  # the importer's
@@ -67,6 +69,7 @@ def load(path: Path) -> Config:
             recipients=[str(key) for key in settings["recipients"]],
             metrics=Path(settings["metrics"]),
             settings=Path(settings["settings"]),
+            letsencrypt=Path(settings["letsencrypt"]),
             storage=Path(settings["storage"]),
             cache=Path(settings["cache"]),
             journal=Path(settings["journal"]),

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imaging_backup import archive, databases, metrics, realm, retention
-from imaging_backup.config import Config
+from imaging_backup.config import LETSENCRYPT, Config
 from imaging_backup.databases import Server
 from imaging_backup.errors import BackupError
 from imaging_backup.images import Image, Links, list_images, read_list
@@ -78,9 +78,10 @@ def _write(config: Config, path: Path, workspace: Path, now: datetime.datetime, 
             writer.add_file(f"databases/{database}.dump", workspace / database)
             (workspace / database).unlink()
         writer.add_file("images.tsv", images)
-        for file in sorted(config.settings.rglob("*")):
-            if file.is_file() and not file.is_symlink():
-                writer.add_file(f"settings/{file.relative_to(config.settings)}", file)
+        for place, directory in (("settings", config.settings), (LETSENCRYPT, config.letsencrypt)):
+            for file in sorted(directory.rglob("*")):
+                if file.is_file() and not file.is_symlink():
+                    writer.add_file(f"{place}/{file.relative_to(directory)}", file)
         _add_realm(config, writer)
         if include_images:
             _add_images(writer, links, images, about, {image.uuid for image in missing})

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from imaging_backup import archive, databases, images
-from imaging_backup.config import KEYCLOAK_SECRET, Config
+from imaging_backup.config import KEYCLOAK_SECRET, LETSENCRYPT, Config
 from imaging_backup.create import alone, free_bytes, say
 from imaging_backup.databases import Server
 from imaging_backup.errors import BackupError
 
-# What nobody could make anew: the authority that browsers trust, and the secret that Keycloak's database knows. All
-# other settings and passwords come from the inventory and the controller, which lay them down again.
-SETTINGS = ("settings/tls/", f"settings/credentials/backup/{KEYCLOAK_SECRET}")
+# What nobody could make anew: the authority that browsers trust, certificates of others, and the secret that Keycloak's
+# database knows. The rest comes from the inventory and the controller, which lay it down again.
+SETTINGS = ("settings/tls/", f"{LETSENCRYPT}/", f"settings/credentials/backup/{KEYCLOAK_SECRET}")
 RESERVE_BYTES = 1024**3
 
 
@@ -191,6 +191,8 @@ def _change_places(config: Config, server: Server, workspace: Path) -> None:
     os.sync()
     server.swap()
     say(f"the databases have changed places; {moved} images were put back")
+    if (workspace / LETSENCRYPT).is_dir():
+        _put_back_certificates(workspace / LETSENCRYPT, config.letsencrypt)
     for file in (workspace / "settings").rglob("*"):
         if file.is_file():
             target = config.settings / file.relative_to(workspace / "settings")
@@ -203,6 +205,22 @@ def _change_places(config: Config, server: Server, workspace: Path) -> None:
     # Nothing in it is wrong, because no revision comes back; but what was deleted has no business there.
     for entry in config.cache.iterdir() if config.cache.is_dir() else ():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _put_back_certificates(kept: Path, place: Path) -> None:
+    """All of certbot's or nothing: it numbers certificates, and numbers of two hosts must not mix."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.move(kept, place)
+    for file in place.rglob("*"):
+        file.chmod(0o700 if file.is_dir() else 0o600)
+    # An archive holds files only: each link of certbot's leads to the newest of its kind.
+    for newest in sorted(
+        (place / "archive").glob("*/*.pem"), key=lambda file: int("".join(filter(str.isdigit, file.stem)))
+    ):
+        link = place / "live" / newest.parent.name / (newest.stem.rstrip("0123456789") + ".pem")
+        link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("../../archive") / newest.relative_to(place / "archive"))
 
 
 def _verify(
