@@ -163,6 +163,11 @@ CASES = {
         {'probe_ssl_earliest_cert_expiry{probe="front-door"}': f"{10 * 86400}x60"},
         {'probe_ssl_earliest_cert_expiry{probe="front-door"}': f"{30 * 86400}x60"},
     ),
+    "CertificateNotRenewed": Case(
+        {'node_systemd_unit_state{name="certbot.service", state="failed"}': "0x5 1x60"},
+        # The next try, twelve hours later, has begun.
+        {'node_systemd_unit_state{name="certbot.service", state="activating"}': "0x5 1x60"},
+    ),
     "BackupTooOld": Case(
         {"imaging_backup_last_success_timestamp_seconds": f"{-37 * 3600}x60"},  # tests begin at the time 0
         # Where no backup is configured there is no such series.
@@ -228,6 +233,11 @@ def promtool_tests(rules: Path, *tests: dict[str, Any]) -> None:
     path = rules.with_name("test.yml")
     path.write_text(yaml.safe_dump({"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": list(tests)}))
     run("promtool", "test", "rules", str(path))
+
+
+def test_a_renewal_that_failed_is_told_once(rules: Path) -> None:
+    series = {'node_systemd_unit_state{name="certbot.service", state="failed"}': "0x5 1x60"}
+    promtool_tests(rules, promtool_test("UnitFailed", series, 20, 0))
 
 
 def test_old_failures_are_no_news_when_prometheus_was_away(rules: Path) -> None:
