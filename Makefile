@@ -88,6 +88,10 @@ audit: ## who opened which study: [STUDY=…] [USER=…] [SINCE=2026-05-04] [LIM
 	@$(ON_HOST) imaging-gateway audit --study='$(STUDY)' --user='$(if $(filter command,$(origin USER)),$(USER))' \
 	  --since='$(SINCE)' --limit='$(LIMIT)' --before='$(BEFORE)' --format='$(or $(FORMAT),text)'
 
+.PHONY: certs
+certs: .venv/deploy ## renew the certificate if it is due and tell how long it is good; [RENEW=1] renew it now
+	$(PLAYBOOK) playbooks/certificates.yml -e renew=$(filter 1,$(RENEW))
+
 .PHONY: backup
 backup: ## back the sandbox host up and print the archive's path there: [INCLUDE_DICOM=1]
 	@$(ON_HOST) imaging-backup create $(if $(filter 1,$(INCLUDE_DICOM)),--include-images)
@@ -138,7 +142,8 @@ lint: .venv/test ## lint playbooks, Python and shell
 test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests
-	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore --ignore=tests/upgrade
+	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore --ignore=tests/upgrade \
+	  --ignore=tests/certificates --ignore=tests/hardening
 
 # A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
 .PHONY: test-recovery
@@ -157,6 +162,15 @@ test-platform: .venv/test ## follow the README on a fresh host, then test that h
 .PHONY: test-alerts
 test-alerts: .venv/test ## cause every fault of tests/faults on the sandbox host and see that it is told (SANDBOX=)
 	pytest tests/platform/test_monitoring.py tests/faults
+
+# Not part of `make test`: it deploys your sandbox several times, with other certificates each time.
+.PHONY: test-certs
+test-certs: .venv/test ## issue, renew and fail to renew certificates by a real ACME server on the sandbox host (SANDBOX=)
+	pytest -s tests/certificates
+
+.PHONY: test-tls
+test-tls: .venv/test ## let testssl.sh judge the sandbox host's front door (SANDBOX=)
+	pytest tests/hardening
 
 # Not part of `make test`: it takes two deployments.
 .PHONY: test-restore

@@ -8,8 +8,10 @@ Read it from the bottom: `ActionModule` collects variables and specifications, `
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import ipaddress
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,6 +24,9 @@ from ansible._internal._datatag._tags import Origin  # type: ignore[import-untyp
 from ansible.errors import AnsibleError  # type: ignore[import-untyped]
 from ansible.plugins.action import ActionBase  # type: ignore[import-untyped]
 from ansible.template import Templar  # type: ignore[import-untyped]
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 PROJECT = Path(__file__).parents[2]
 
@@ -232,6 +237,73 @@ def find_ca_problems(files: Iterable[str]) -> Iterator[Problem]:
             yield Problem(where, f"is {quote(name)}, which is not a certificate in PEM form")
 
 
+def find_tls_problems(variables: Variables) -> Iterator[Problem]:
+    """What is provided is read here, so that a wrong file never reaches a host."""
+    directory = str(variables.get("imaging_acme_directory", "https://"))
+    if not directory.startswith("https://"):
+        takes = "the address of an ACME directory, which begins with https://"
+        yield Problem("imaging_acme_directory", f"is {quote(directory)}. It takes {takes}")
+    if variables.get("imaging_tls_mode") != "provided":
+        return
+    chain_file, key_file = "imaging_tls_certificate_file", "imaging_tls_key_file"
+    contents = {}
+    for name, what in ((chain_file, "the certificate with its intermediates"), (key_file, "the certificate's key")):
+        path = Path(str(variables.get(name) or ""))
+        if not variables.get(name):
+            yield Problem(
+                name, f"is empty, but imaging_tls_mode is provided. It takes the path of {what}, on this machine"
+            )
+        elif not path.is_absolute() or not path.is_file():
+            yield Problem(name, f"is {quote(str(path))}, which is not a file on this machine. Write its whole path")
+        elif name == key_file and path.resolve().is_relative_to(PROJECT):
+            yield Problem(name, f"is {quote(str(path))}, inside the repository. Keep a key outside of it")
+        else:
+            contents[name] = path.read_bytes()
+
+    chain, key = None, None
+    if chain_file in contents:
+        try:
+            chain = x509.load_pem_x509_certificates(contents[chain_file])
+        except ValueError:
+            yield Problem(chain_file, "names a file that holds no certificate in PEM form")
+    if key_file in contents:
+        try:
+            key = load_pem_private_key(contents[key_file], password=None)
+        except (ValueError, TypeError):
+            yield Problem(key_file, "names a file that holds no private key in PEM form without a passphrase")
+    if chain and key and chain[0].public_key() != key.public_key():
+        told = "names a key that is not the one of the first certificate in imaging_tls_certificate_file"
+        yield Problem(key_file, f"{told}. The host's own certificate comes first there, then its intermediates")
+    if chain:
+        domain = str(variables.get("imaging_domain", ""))
+        yield from (Problem(chain_file, told) for told in find_chain_problems(chain, domain))
+
+
+def find_chain_problems(chain: list[x509.Certificate], domain: str) -> Iterator[str]:
+    now = datetime.datetime.now(datetime.UTC)
+    for certificate in chain:
+        subject = quote(certificate.subject.rfc4514_string())
+        if certificate.not_valid_after_utc < now:
+            yield f"holds a certificate that ended on {certificate.not_valid_after_utc:%Y-%m-%d}: {subject}"
+        elif certificate.not_valid_before_utc > now:
+            yield f"holds a certificate that is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}: {subject}"
+    for certificate, issuer in itertools.pairwise(chain):
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature):
+            subjects = [quote(one.subject.rfc4514_string()) for one in (certificate, issuer)]
+            yield f"is no chain: {subjects[0]} is not issued by {subjects[1]}, which follows it"
+    try:
+        alternative = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = alternative.get_values_for_type(x509.DNSName)
+    except x509.ExtensionNotFound:
+        names = []
+    # A wildcard stands for exactly one label (RFC 6125 section 6.4.3).
+    if not {domain, f"*.{domain.partition('.')[2]}"} & {name.lower() for name in names}:
+        covered = ", ".join(names) or "no name at all (browsers do not read the common name)"
+        yield f"holds a certificate that is not for {domain}, but for {covered}"
+
+
 def find_clinic_problems(clinics: Iterable[Mapping[str, str]]) -> Iterator[Problem]:
     seen: dict[str, int] = {}
     for index, clinic in enumerate(clinics):
@@ -291,6 +363,7 @@ def find_platform_problems(variables: Variables) -> Iterator[Problem]:
         yield from find_domain_problems(str(variables["imaging_domain"]))
     yield from find_path_problems(variables)
     yield from find_ca_problems(variables.get("imaging_extra_ca_files") or [])
+    yield from find_tls_problems(variables)
     yield from find_alert_problems(variables)
     clinics = variables.get("imaging_clinics") or []
     yield from find_clinic_problems(clinics)

@@ -59,10 +59,13 @@ def test_it_speaks_tls_1_3_and_http_2(platform, offered, spoken):
         assert (encrypted.version(), encrypted.selected_alpn_protocol()) == ("TLSv1.3", spoken)
 
 
-def test_it_speaks_nothing_older(platform):
+def test_tls_1_2_is_spoken_with_clients_that_know_no_better_and_only_with_forward_secrecy(platform):
+    host = str(urlsplit(platform.url).hostname)
     context = ssl.create_default_context(cafile=platform.ca_file)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    host = str(urlsplit(platform.url).hostname)
+    with create_connection((host, 443), 30) as plain, context.wrap_socket(plain, server_hostname=host) as encrypted:
+        assert encrypted.version() == "TLSv1.2"
+    context.set_ciphers("ECDHE+AES+SHA:RSA")
     with create_connection((host, 443), 30) as plain, pytest.raises(ssl.SSLError):
         context.wrap_socket(plain, server_hostname=host)
 

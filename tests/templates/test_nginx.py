@@ -19,6 +19,7 @@ def nginx() -> Directive:
         **yaml.safe_load((ROLE / "defaults" / "main.yml").read_text()),
         **yaml.safe_load((ROLE / "vars" / "main.yml").read_text()),
         "nginx_domain": "imaging.example.org",
+        "__nginx_certificate": {"chain": "/etc/imaging/tls/fullchain.pem", "key": "/etc/imaging/tls/privkey.pem"},
         "nginx_orthanc_password": "not-in-this-file",
         "nginx_importer_secret": "not-in-this-file",
         "__nginx_viewer_release": "/opt/imaging/viewer/3.13.2-abcdef01",

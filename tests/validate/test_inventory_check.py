@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
 
 from .conftest import PROJECT
 
@@ -133,6 +144,7 @@ def test_a_wrong_domain_is_told_with_what_it_takes(find: Find, domain: str, told
         ({"imaging_inbox_path": 7}, "imaging_inbox_path", "takes a path"),
         # choices
         ({"imaging_tls_mode": "selfsigned"}, "imaging_tls_mode", "takes one of self-signed"),
+        ({"imaging_acme_directory": "acme.denscan.kz"}, "imaging_acme_directory", "begins with https://"),
         # environment
         ({"imaging_environment": "../etc"}, "imaging_environment", "a short name"),
         ({"imaging_environment": "Production"}, "imaging_environment", "a short name"),
@@ -218,6 +230,108 @@ def test_a_variable_without_a_default_must_be_set(find: Find, name: str) -> None
 def test_a_file_named_like_a_certificate_must_hold_one(find: Find, tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_bytes(b"0\x82\x03 binary DER")
     assert "PEM" in find(imaging_extra_ca_files=[str(tmp_path / "ca.crt")])["imaging_extra_ca_files[0]"]
+
+
+# --- a certificate of the operator's own ------------------------------------------------------------------------------
+
+NOW = datetime.datetime.now(datetime.UTC)
+DOMAIN = str(GOOD["imaging_domain"])
+
+
+class Authority:
+    """Issues certificates, and writes what an operator would have in files."""
+
+    def __init__(self, name: str, issuer: Authority | None = None) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.certificate = (issuer or self).issue(self.name, self.key.public_key(), [])
+
+    def issue(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, names: list[str], start: int = -1, end: int = 90
+    ) -> x509.Certificate:
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key)
+        builder = builder.serial_number(x509.random_serial_number())
+        builder = builder.not_valid_before(NOW + datetime.timedelta(start))
+        builder = builder.not_valid_after(NOW + datetime.timedelta(end))
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(n) for n in names]), False)
+        return builder.sign(self.key, hashes.SHA256())
+
+
+@pytest.fixture(scope="module")
+def authorities() -> tuple[Authority, Authority]:
+    root = Authority("Hospital root")
+    return Authority("Hospital issuer", root), root
+
+
+@pytest.fixture
+def provide(find: Find, authorities: tuple[Authority, Authority], tmp_path: Path) -> Find:
+    """What is told of a certificate for these names, of this time, with these certificates behind it."""
+    issuer, _ = authorities
+
+    def provide(
+        names: list[str], start: int = -1, end: int = 90, after: list[x509.Certificate] | None = None, **changed: Any
+    ) -> dict[str, str]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, DOMAIN)])
+        chain = [issuer.issue(subject, key.public_key(), names, start, end)]
+        chain += [issuer.certificate] if after is None else after
+        (tmp_path / "chain.pem").write_bytes(b"".join(one.public_bytes(Encoding.PEM) for one in chain))
+        (tmp_path / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        files = {
+            "imaging_tls_certificate_file": str(tmp_path / "chain.pem"),
+            "imaging_tls_key_file": str(tmp_path / "key.pem"),
+        }
+        return find(imaging_tls_mode="provided", **(files | changed))
+
+    return provide
+
+
+@pytest.mark.parametrize("names", [[DOMAIN], ["*.denscan.kz"], ["denscan.kz", DOMAIN.upper()]])
+def test_a_sound_certificate_is_taken(provide: Find, names: list[str]) -> None:
+    assert provide(names) == {}
+
+
+@pytest.mark.parametrize("names", [["denscan.kz"], ["*.imaging.denscan.kz"], ["*.kz"], []])
+def test_a_certificate_for_another_name_is_refused(provide: Find, names: list[str]) -> None:
+    assert f"is not for {DOMAIN}" in provide(names)["imaging_tls_certificate_file"]
+
+
+def test_a_certificate_of_another_time_is_refused(provide: Find) -> None:
+    assert "ended on" in provide([DOMAIN], start=-9, end=-1)["imaging_tls_certificate_file"]
+    assert "not valid before" in provide([DOMAIN], start=1)["imaging_tls_certificate_file"]
+
+
+def test_a_chain_in_the_wrong_order_is_refused(provide: Find, authorities: tuple[Authority, Authority]) -> None:
+    issuer, root = (one.certificate for one in authorities)
+    assert provide([DOMAIN], after=[issuer, root]) == {}
+    assert "is no chain" in provide([DOMAIN], after=[root, issuer])["imaging_tls_certificate_file"]
+
+
+def test_a_key_of_another_certificate_is_refused(provide: Find, tmp_path: Path) -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "other.pem").write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    problems = provide([DOMAIN], imaging_tls_key_file=str(tmp_path / "other.pem"))
+    assert "is not the one of the first certificate" in problems["imaging_tls_key_file"]
+
+
+def test_a_key_behind_a_passphrase_is_refused(provide: Find, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    hidden = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open sesame"))
+    (tmp_path / "hidden.pem").write_bytes(hidden)
+    assert "passphrase" in provide([DOMAIN], imaging_tls_key_file=str(tmp_path / "hidden.pem"))["imaging_tls_key_file"]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [("", "is empty"), ("/nowhere.pem", "not a file"), ("key.pem", "whole path"), (__file__, "inside the repository")],
+)
+def test_a_key_that_is_not_there_or_in_the_wrong_place_is_refused(provide: Find, value: str, told: str) -> None:
+    assert told in provide([DOMAIN], imaging_tls_key_file=value)["imaging_tls_key_file"]
+
+
+def test_what_is_no_certificate_is_refused(provide: Find) -> None:
+    assert "PEM" in provide([DOMAIN], imaging_tls_certificate_file=__file__)["imaging_tls_certificate_file"]
 
 
 def test_all_problems_are_told_at_once(find: Find) -> None:

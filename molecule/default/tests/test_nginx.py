@@ -75,7 +75,7 @@ def test_keys_and_credentials_are_roots_alone_and_the_authoritys_certificate_is_
     assert (cache.user, cache.mode) == ("www-data", 0o700)
 
 
-def test_tls_is_modern_and_the_certificate_is_for_this_name_by_the_authority(host: Host) -> None:
+def test_tls_is_the_newest_and_the_certificate_is_for_this_name_by_the_authority(host: Host) -> None:
     assert get(host, "/").tls == "TLSv1.3"
 
 
