@@ -74,6 +74,26 @@ add-clinic: .venv/deploy ## CLINIC_ID=… CLINIC_NAME=…: add a clinic
 add-user: .venv/deploy ## USERNAME=… EMAIL=… CLINIC=… [ROLE=physician]: add a user
 	$(PLAYBOOK) playbooks/add-user.yml -e '{"username": "$(USERNAME)", "email": "$(EMAIL)", "clinic": "$(CLINIC)", "roles": "$(or $(ROLE),physician)"}'
 
+.PHONY: reset-password
+reset-password: .venv/deploy ## USERNAME=…: give a user another password and end their sessions
+	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "reset-password"}'
+
+.PHONY: logout
+logout: .venv/deploy ## USERNAME=…: end all sessions of a user
+	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "logout"}'
+
+.PHONY: disable-user
+disable-user: .venv/deploy ## USERNAME=…: shut a user out, and keep the account
+	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "disable"}'
+
+.PHONY: enable-user
+enable-user: .venv/deploy ## USERNAME=…: let a disabled user in again
+	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "enable"}'
+
+.PHONY: remove-user
+remove-user: .venv/deploy ## USERNAME=…: remove a user; the access log keeps what they did
+	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "remove"}'
+
 .PHONY: add-client
 add-client: .venv/deploy ## CLIENT_ID=… CLINIC=… [ROLE=physician]: let a clinic's own software in
 	$(PLAYBOOK) playbooks/add-client.yml -e '{"client_id": "$(CLIENT_ID)", "clinic": "$(CLINIC)", "roles": "$(or $(ROLE),physician)"}'

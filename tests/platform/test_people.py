@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import pytest
-from platform_client import ROOT, state_path
+from keycloak_admin import ask_keycloak
+from platform_client import ROOT, Platform, User, state_path
 
 CLINIC = "added-clinic"
 
@@ -37,10 +39,90 @@ def test_a_new_physician_gets_a_password_that_is_not_shown(clinic):
         (["add-user", "USERNAME=good.name", "EMAIL=a@example.org", "CLINIC="], "clinic"),
         (["add-user", "USERNAME=good.name", "EMAIL=a@example.org", f"CLINIC={CLINIC}", "ROLE=boss"], "roles"),
         (["add-clinic", "CLINIC_ID=Bad_Id", "CLINIC_NAME=x"], "clinic_id"),
+        (["disable-user", "USERNAME="], "username"),
+        (["remove-user", "USERNAME=physician-denscan-central"], "is kept by the inventory"),
+        (["logout", "USERNAME=nobody.here"], "there is no user 'nobody.here'"),
     ],
 )
 def test_what_is_wrong_is_named_before_anything_changes(arguments, named):
     refused = make(*arguments)
     assert refused.returncode != 0
-    assert f"{named} " in refused.stdout
+    assert named in " ".join(refused.stdout.split())
     assert "changed=1" not in refused.stdout
+
+
+@pytest.fixture
+def leaver(platform: Platform, clinic: str) -> User:
+    """A physician with a password of their own, as after the first login."""
+    name = "leaving.physician"
+    added = make("add-user", f"USERNAME={name}", "EMAIL=leaving@example.org", f"CLINIC={clinic}")
+    assert added.returncode == 0, added.stdout[-2000:]
+    user = User(name, "Leaving-Horse-79-battery", ("physician",), (clinic,))
+    own = {"type": "password", "value": user.password, "temporary": False}
+    ask_keycloak(platform, "PUT", f"imaging/users/{identity(platform, name)}/reset-password", own)
+    names = {"firstName": "Leaving", "lastName": "Physician", "email": "leaving@example.org", "enabled": True}
+    ask_keycloak(platform, "PUT", f"imaging/users/{identity(platform, name)}", names)
+    return user
+
+
+def identity(platform: Platform, username: str) -> str:
+    (found,) = json.loads(ask_keycloak(platform, "GET", f"imaging/users?username={username}&exact=true")[0])
+    return str(found["id"])
+
+
+def renewed(platform: Platform, tokens: dict[str, str]) -> int:
+    """The status of the answer when the viewer renews its token."""
+    form = {"grant_type": "refresh_token", "client_id": "ohif", "refresh_token": tokens["refresh_token"]}
+    return platform.session().post(f"{platform.realm_url}/protocol/openid-connect/token", data=form).status_code
+
+
+def test_a_user_is_logged_out_disabled_given_another_password_and_removed(platform: Platform, leaver: User) -> None:
+    tokens = platform.login(leaver)
+    assert renewed(platform, tokens) == 200
+    assert make("logout", f"USERNAME={leaver.username}").returncode == 0
+    assert renewed(platform, tokens) == 400
+
+    tokens = platform.login(leaver)
+    assert make("disable-user", f"USERNAME={leaver.username}").returncode == 0
+    assert renewed(platform, tokens) == 400
+    with pytest.raises(AssertionError, match="was not let in"):
+        platform.login(leaver)
+
+    assert make("enable-user", f"USERNAME={leaver.username}").returncode == 0
+    tokens = platform.login(leaver)
+    reset = make("reset-password", f"USERNAME={leaver.username}")
+    kept = state_path() / f"secrets/users/{leaver.username}"
+    assert kept.read_text().strip() not in reset.stdout + reset.stderr
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert renewed(platform, tokens) == 400
+    with pytest.raises(AssertionError, match="was not let in"):
+        platform.login(leaver)
+
+    assert make("remove-user", f"USERNAME={leaver.username}").returncode == 0
+    assert not kept.exists()
+    assert json.loads(ask_keycloak(platform, "GET", f"imaging/users?username={leaver.username}&exact=true")[0]) == []
+
+
+def test_the_inventorys_password_is_put_back_where_it_no_longer_opens_the_account(platform: Platform) -> None:
+    """As after a restore onto a host whose controller has made new secrets."""
+    user = platform.user("physician", "partner-clinic")
+    other = {"type": "password", "value": "Restored-Horse-80-battery", "temporary": False}
+    # Keycloak refuses the last five passwords: the account is one that never had the inventory's.
+    path = f"imaging/users/{identity(platform, user.username)}"
+    email = json.loads(ask_keycloak(platform, "GET", path)[0])["email"]
+    groups = [group["path"] for group in json.loads(ask_keycloak(platform, "GET", f"{path}/groups")[0])]
+    ask_keycloak(platform, "DELETE", path)
+    ask_keycloak(
+        platform, "POST", "imaging/users",
+        {"username": user.username, "email": email, "firstName": "Physician", "lastName": "Partner", "enabled": True,
+         "groups": groups, "credentials": [other]},
+    )  # fmt: skip
+    role = json.loads(ask_keycloak(platform, "GET", "imaging/roles/physician")[0])
+    ask_keycloak(
+        platform, "POST", f"imaging/users/{identity(platform, user.username)}/role-mappings/realm", [role]
+    )  # fmt: skip
+
+    reset = make("reset-password", f"USERNAME={user.username}")
+
+    assert "again the one of the inventory" in " ".join(reset.stdout.split()), reset.stdout[-2000:]
+    assert platform.api(user).get(f"{platform.url}/dicom-web/studies", timeout=30).status_code in (200, 204)

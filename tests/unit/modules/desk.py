@@ -17,6 +17,7 @@ keycloak_realm = load("keycloak_realm")
 clinic = load("clinic")
 clinic_user = load("clinic_user")
 clinic_client = load("clinic_client")
+user_account = load("user_account")
 Keycloak = clinic.Keycloak
 
 PASSWORD = "Correct-Horse-77-battery"
@@ -71,6 +72,10 @@ class Desk:
     def users(self, *users: dict[str, Any], check: bool = False) -> Outcome:
         arguments = {"users": list(users), "implied_roles": IMPLIED_ROLES}
         return run(clinic_user, {**self.server.arguments(self.realm_name), **arguments}, check=check)
+
+    def account(self, username: str, action: str, *, check: bool = False, **other: Any) -> Outcome:
+        arguments = {"username": username, "action": action, **other}
+        return run(user_account, {**self.server.arguments(self.realm_name), **arguments}, check=check)
 
     def software(self, *, check: bool = False, **software: Any) -> Outcome:
         return run(clinic_client, {**self.server.arguments(self.realm_name), **software}, check=check)

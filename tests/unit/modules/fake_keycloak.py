@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -363,6 +364,10 @@ def password_(realm: Realm, method: str, query: Any, body: Any, key: str) -> Any
     realm.users[key]["requiredActions"] = ["UPDATE_PASSWORD"] if body["temporary"] else []
 
 
+def user_logout_(realm: Realm, method: str, query: Any, body: Any, key: str) -> Any:
+    find(realm.users, key, "User not found")["notBefore"] = int(time.time())
+
+
 def check_password(realm: Realm, value: str) -> None:
     least = re.search(r"length\((\d+)\)", realm.representation.get("passwordPolicy", ""))
     if least and len(value) < int(least[1]):
@@ -425,6 +430,7 @@ ROUTES = [
     ("users", users_),
     (f"users/{ID}", user_),
     (f"users/{ID}/reset-password", password_),
+    (f"users/{ID}/logout", user_logout_),
     (f"users/{ID}/groups", user_groups_),
     (f"users/{ID}/groups/{ID}", user_groups_),
     (f"users/{ID}/role-mappings/realm", user_roles_),

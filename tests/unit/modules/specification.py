@@ -548,6 +548,78 @@ def test_an_unknown_clinic_or_an_unusable_id_is_named_before_anything_is_written
     assert desk.api.get("/clients", clientId=software["client_id"]) == []
 
 
+# --- the account of a user who exists --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ["disable", "remove", "logout", "reset-password"])
+def test_what_happens_to_an_account_is_predicted_exactly_and_check_mode_writes_nothing(
+    desk: Desk, person: dict[str, Any], action: str
+) -> None:
+    desk.users(person)
+    before = desk.user(person["username"])
+    password = {"password": "Another-Horse-78-battery"} if action == "reset-password" else {}
+
+    predicted = desk.account(person["username"], action, **password, check=True)
+    assert desk.user(person["username"]) == before
+    done = desk.account(person["username"], action, **password)
+
+    assert done.changed
+    assert done.diff == predicted.diff
+    assert "Another-Horse-78-battery" not in predicted.printed + done.printed
+
+
+def test_a_disabled_user_keeps_everything_else_and_can_be_enabled_again(desk: Desk, person: dict[str, Any]) -> None:
+    desk.users(person)
+    before = desk.user(person["username"])
+
+    desk.account(person["username"], "disable")
+    disabled = desk.user(person["username"])
+    assert not desk.account(person["username"], "disable").changed
+    desk.account(person["username"], "enable")
+
+    assert not disabled["enabled"]
+    assert {**disabled, "enabled": True, "notBefore": 0} == {**before, "notBefore": 0}
+    assert desk.user(person["username"])["enabled"]
+    assert not desk.account(person["username"], "enable").changed
+    assert desk.groups_of(person["username"]) == {"/clinics/denscan-central"}
+    assert desk.roles_of(person["username"]) == {"physician"}
+
+
+@pytest.mark.parametrize("action", ["disable", "logout", "reset-password"])
+def test_whatever_shuts_out_makes_earlier_tokens_invalid(desk: Desk, person: dict[str, Any], action: str) -> None:
+    desk.users(person)
+    assert not desk.user(person["username"]).get("notBefore")
+
+    desk.account(person["username"], action, **({"password": PASSWORD + "2"} if action == "reset-password" else {}))
+
+    assert desk.user(person["username"])["notBefore"] > 0
+
+
+def test_a_reset_password_is_temporary_unless_said_otherwise(desk: Desk, person: dict[str, Any]) -> None:
+    desk.users({**person, "temporary": False})
+
+    desk.account(person["username"], "reset-password", password=PASSWORD + "2")
+    assert desk.user(person["username"])["requiredActions"] == ["UPDATE_PASSWORD"]
+    desk.account(person["username"], "reset-password", password=PASSWORD + "3", temporary=False)
+    assert desk.user(person["username"])["requiredActions"] == []
+
+
+def test_a_removed_user_is_gone(desk: Desk, person: dict[str, Any]) -> None:
+    desk.users(person)
+
+    desk.account(person["username"], "remove")
+
+    assert desk.api.get("/users", username=person["username"], exact="true") == []
+
+
+@pytest.mark.parametrize("action", ["disable", "enable", "logout", "remove"])
+def test_nobody_of_that_name_is_told_and_not_passed_over(desk: Desk, action: str) -> None:
+    outcome = desk.account("nobody.here", action)
+
+    assert outcome.result["failed"]
+    assert "there is no user 'nobody.here', so nothing was changed" in outcome.result["msg"]
+
+
 # --- reaching Keycloak -----------------------------------------------------------------------------------------------
 
 

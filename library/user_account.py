@@ -1,0 +1,122 @@
+#!/usr/bin/python
+"""Ansible module: what happens to the account of a user who exists."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: user_account
+short_description: Resets a password, logs out, disables, enables or removes a user
+description:
+  - Works on one user who exists and is named by username alone; clinics, roles and profile stay as they are.
+    A name that nobody has is refused, so that a slip of the pen does not pass for done.
+  - Whatever shuts somebody out ends the user's sessions too. An access token that was issued before lives on until it
+    ends by itself (accessTokenLifespan of the realm).
+options:
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
+  keycloak_client_secret: {type: str, required: true, description: Its secret.}
+  realm: {type: str, default: imaging, description: Name of the realm.}
+  username: {type: str, required: true, description: Name to log in with.}
+  action:
+    type: str
+    required: true
+    choices: [reset-password, logout, disable, enable, remove]
+    description: What is to happen.
+  password: {type: str, description: The new password; required by C(reset-password).}
+  temporary: {type: bool, default: true, description: Whether the next login asks for another password.}
+author: [The imaging platform's authors]
+"""
+
+EXAMPLES = r"""
+- name: Shut somebody out who left
+  user_account:
+    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_client_id: imaging-ansible
+    keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
+    username: aigerim
+    action: disable
+"""
+
+RETURN = r"""
+username:
+  description: Name of the user.
+  returned: success
+  type: str
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
+    CONNECTION,
+    HIDDEN,
+    Keycloak,
+    KeycloakError,
+    Plan,
+    carry_out,
+    merged,
+)
+
+
+def plan_action(keycloak: Keycloak, plan: Plan, asked: dict[str, Any]) -> None:
+    """Plan what is asked of the user, who must exist."""
+    name = asked["username"].lower()
+    found = keycloak.get("/users", username=name, exact="true", briefRepresentation="false")
+    if not found:
+        if keycloak.absent:
+            return
+        raise KeycloakError(f"there is no user '{name}', so nothing was changed; is the name spelt right?")
+    user = found[0]
+    path = f"/users/{user['id']}"
+
+    def log_out() -> None:
+        keycloak.create(f"{path}/logout", {})
+
+    def set_enabled(enabled: bool) -> None:
+        # A PUT drops every profile field and attribute that it does not list: it carries what is there.
+        keycloak.put(path, merged(user, {"enabled": enabled}))
+
+    if asked["action"] == "reset-password":
+        credential = {"type": "password", "value": asked["password"], "temporary": asked["temporary"]}
+        shown = {"password": HIDDEN, "temporary": asked["temporary"]}
+        plan.add(
+            *(f"user {name}: password", {"password": HIDDEN}, shown),
+            lambda: keycloak.put(f"{path}/reset-password", credential),
+        )
+    if asked["action"] in ("disable", "enable") and user["enabled"] != (asked["action"] == "enable"):
+        enabled = not user["enabled"]
+        plan.add(f"user {name}", {"enabled": not enabled}, {"enabled": enabled}, lambda: set_enabled(enabled))
+    if asked["action"] in ("reset-password", "logout") or (asked["action"] == "disable" and user["enabled"]):
+        plan.add(f"user {name}: sessions", {"sessions": "whatever there are"}, {"sessions": "none"}, log_out)
+    if asked["action"] == "remove":
+        plan.add(f"user {name}", {"username": name}, None, lambda: keycloak.delete(path))
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            **CONNECTION,
+            "username": {"type": "str", "required": True},
+            "action": {
+                "type": "str",
+                "required": True,
+                "choices": ["reset-password", "logout", "disable", "enable", "remove"],
+            },
+            "password": {"type": "str", "no_log": True},
+            "temporary": {"type": "bool", "default": True},
+        },
+        required_if=[("action", "reset-password", ("password",))],
+        supports_check_mode=True,
+    )
+    keycloak = Keycloak.of(module)
+    plan = Plan()
+    try:
+        plan_action(keycloak, plan, module.params)
+        carry_out(module, keycloak, plan, username=module.params["username"].lower())
+    except KeycloakError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()
