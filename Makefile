@@ -40,10 +40,13 @@ restart: ## restart every service of the sandbox host
 	$(ON_HOST) systemctl restart imaging.target
 
 .PHONY: status
-status: ## show the state of every service of the sandbox host
-	@$(ON_HOST) systemctl list-dependencies --plain --no-pager imaging.target
-	@$(ON_HOST) imaging-importer status
-	@python3 sandbox/summary.py $(STATE)/credentials.json --notices
+status: ## say on one screen whether the host is well, and fail if it is not: [JSON=1]
+ifeq ($(INVENTORY),inventories/sandbox)
+	@$(if $(JSON),,python3 sandbox/summary.py $(STATE)/credentials.json --notices)
+	@$(ON_HOST) imaging-status $(if $(JSON),--json)
+else
+	@.venv/bin/ansible -i $(INVENTORY) imaging --become -m ansible.builtin.command -a 'imaging-status $(if $(JSON),--json)'
+endif
 
 .PHONY: logs
 logs: ## follow the log of every service of the sandbox host
@@ -156,12 +159,13 @@ lint: .venv/test ## lint playbooks, Python and shell
 	mypy files/importer/src
 	mypy files/gateway/src
 	mypy files/backup/src
+	mypy files/status/imaging_status.py
 	shellcheck .ci/run tests/packages.sh
 
 .PHONY: test-unit
 test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
-	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests
+	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests
 	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore --ignore=tests/upgrade \
 	  --ignore=tests/certificates --ignore=tests/hardening
 
