@@ -17,8 +17,9 @@ DOTS = re.compile(r"\.+")
 PARAMETER = re.compile(r"[A-Za-z0-9-]{1,64}")
 ESCAPES = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# PS3.5 9.1: digits and dots, at most 64. Leading zeros are taken, since some scanners write them.
-UID = r"(?=[0-9.]{1,64}(?![0-9.]))[0-9]+(?:\.[0-9]+)*"
+# PS3.5 9.1: digits and dots, at most 64. Leading zeros are taken, since some scanners write them. Possessive, so that a
+# rule that does not fit gives up at once, instead of trying the UID again with every digit less.
+UID = r"(?=[0-9.]{1,64}(?![0-9.]))[0-9]++(?:\.[0-9]++)*+"
 
 
 class RefusedError(Exception):
