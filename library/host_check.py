@@ -151,10 +151,10 @@ def free_gb(path: str) -> float:
 
 
 def output(*command: str) -> str:
-    """What a command prints; nothing when it is not there or fails."""
+    """What a command prints; nothing when it is not there, fails or hangs."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout  # noqa: S603 # constants
-    except OSError:
+    except (OSError, subprocess.TimeoutExpired):
         return ""
 
 

@@ -87,6 +87,8 @@ class FrontDoor(http.client.HTTPSConnection):
 
     def __init__(self, host: str, ca_file: str) -> None:
         self.context = ssl.create_default_context(cafile=ca_file or None)
+        # Authorities of hospitals exist that lack key identifiers; browsers and curl take them.
+        self.context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         super().__init__(host, timeout=TIMEOUT, context=self.context)
 
 

@@ -302,6 +302,11 @@ def test_certificates_of_an_authority_come_back_with_their_links_and_mix_with_no
     for number in (9, 10):
         (place / "archive" / name).mkdir(parents=True, exist_ok=True)
         (place / "archive" / name / f"fullchain{number}.pem").write_text(f"certificate {number}")
+    (place / "archive" / name / "fullchain.pem").write_text("a copy that somebody left")
+    hook = place / "renewal-hooks" / "deploy" / "tell"
+    hook.parent.mkdir(parents=True)
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0o755)
     (place / "live" / name).mkdir(parents=True)
     (place / "live" / name / "fullchain.pem").symlink_to(f"../../archive/{name}/fullchain10.pem")
     path = create.create(lived_in.config, include_images=True)
@@ -313,6 +318,7 @@ def test_certificates_of_an_authority_come_back_with_their_links_and_mix_with_no
     assert (place / "live" / name / "fullchain.pem").read_text() == "certificate 10"
     assert not (place / "archive" / name / "fullchain11.pem").exists()
     assert (place / "archive" / name / "fullchain9.pem").stat().st_mode & 0o077 == 0
+    assert hook.stat().st_mode & 0o777 == 0o700
     assert {entry.name for entry in lived_in.config.path.iterdir()} == {".lock", path.name}
     assert not lived_in.config.arriving.exists()
 

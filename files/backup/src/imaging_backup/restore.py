@@ -212,10 +212,11 @@ def _put_back_certificates(kept: Path, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     shutil.move(kept, place)
     for file in place.rglob("*"):
-        file.chmod(0o700 if file.is_dir() else 0o600)
+        # Hooks are the administrator's programs.
+        file.chmod(0o700 if file.is_dir() or "renewal-hooks" in file.parts else 0o600)
     # An archive holds files only: each link of certbot's leads to the newest of its kind.
     for newest in sorted(
-        (place / "archive").glob("*/*.pem"), key=lambda file: int("".join(filter(str.isdigit, file.stem)))
+        (place / "archive").glob("*/*[0-9].pem"), key=lambda file: int("".join(filter(str.isdigit, file.stem)))
     ):
         link = place / "live" / newest.parent.name / (newest.stem.rstrip("0123456789") + ".pem")
         link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
