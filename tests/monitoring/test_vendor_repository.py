@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import subprocess
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from loading import load
 
 SOURCE = Path(__file__).parents[2] / "library/vendor_repository.py"
 
 
 @pytest.fixture(scope="module")
 def module() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("vendor_repository", SOURCE)
-    assert specification
-    assert specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    return load(SOURCE)
 
 
 @pytest.fixture(scope="module")

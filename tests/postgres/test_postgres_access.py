@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from loading import load
 
 SOURCE = Path(__file__).parents[2] / "roles/postgres/library/postgres_access.py"
 PASSWORD = "specification"
@@ -19,17 +17,7 @@ VERIFIER = (
 )
 
 
-def load() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("postgres_access", SOURCE)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module
-    specification.loader.exec_module(module)
-    return module
-
-
-access = load()
+access = load(SOURCE)
 
 
 def role(**changes: Any) -> dict[str, Any]:

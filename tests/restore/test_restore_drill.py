@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
+from loading import load
 from platform_client import ROOT, Platform, state_path
 
 MEASURED = "/var/lib/prometheus/node-exporter/imaging-restore-drill.prom"
@@ -22,14 +21,7 @@ def platform() -> Platform:
 
 @pytest.fixture(scope="module")
 def front_door_visit() -> ModuleType:
-    path = ROOT / "library/front_door_visit.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
+    return load(ROOT / "library/front_door_visit.py")
 
 
 def drill(*arguments: str) -> subprocess.CompletedProcess[str]:

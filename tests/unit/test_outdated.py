@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import yaml
+from loading import load
 
 ROOT = Path(__file__).parents[2]
 PINNED = yaml.safe_load((ROOT / "vars/versions.yml").read_text())
@@ -22,11 +22,7 @@ nginx/stable-security 1.26.3-3+deb13u2 amd64 [upgradable from: 1.26.3-3+deb13u1]
 
 @pytest.fixture
 def outdated(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("outdated", ROOT / "vars/outdated.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(ROOT / "vars/outdated.py")
     monkeypatch.setattr(sys, "argv", ["outdated", "inventories/production"])
     return module
 
