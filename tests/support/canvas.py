@@ -18,10 +18,18 @@ CANVAS = "[data-cy=viewport-pane] canvas.cornerstone-canvas"
 
 
 def shown(page: Page) -> Grey:
-    """The grey values (0 to 255) of the first viewport."""
+    """The grey values (0 to 255) of the first viewport: rows x columns."""
+    return np.asarray(_picture(page).convert("L"), dtype=np.float64)
+
+
+def shown_in_colour(page: Page) -> Grey:
+    """The same in red, green and blue: rows x columns x 3."""
+    return np.asarray(_picture(page).convert("RGB"), dtype=np.float64)
+
+
+def _picture(page: Page) -> Image.Image:
     url: str = page.locator(CANVAS).first.evaluate("canvas => canvas.toDataURL('image/png')")
-    image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("L")
-    return np.asarray(image, dtype=np.float64)
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
 
 
 def expected(file: Path, canvas: Grey) -> Grey:
@@ -30,16 +38,17 @@ def expected(file: Path, canvas: Grey) -> Grey:
     values = dataset.pixel_array * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
     center, width = (float(np.atleast_1d(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
     grey = np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1) * 255
-    height, across = canvas.shape
-    rows, columns = grey.shape
-    scale = min(height / rows, across / columns)
-    size = (round(columns * scale), round(rows * scale))
-    fitted = np.asarray(
-        Image.fromarray(grey.astype(np.uint8)).resize(size, Image.Resampling.BILINEAR), dtype=np.float64
-    )
-    whole = np.zeros_like(canvas)
-    top, left = (height - size[1]) // 2, (across - size[0]) // 2
-    whole[top : top + size[1], left : left + size[0]] = fitted[: height - top, : across - left]
+    return fitted(grey.astype(np.uint8), (canvas.shape[0], canvas.shape[1]))
+
+
+def fitted(picture: NDArray[np.uint8], canvas: tuple[int, int]) -> Grey:
+    """A picture (rows x columns, or x 3) as large as a canvas of so many rows and columns lets it be, in its middle."""
+    scale = min(canvas[0] / picture.shape[0], canvas[1] / picture.shape[1])
+    rows, columns = round(picture.shape[0] * scale), round(picture.shape[1] * scale)
+    resized = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BILINEAR)
+    whole = np.zeros((*canvas, *picture.shape[2:]))
+    top, left = (canvas[0] - rows) // 2, (canvas[1] - columns) // 2
+    whole[top : top + rows, left : left + columns] = np.asarray(resized, dtype=np.float64)
     return whole
 
 
