@@ -37,8 +37,13 @@ def expected(file: Path, canvas: Grey) -> Grey:
     dataset = pydicom.dcmread(file)
     values = dataset.pixel_array * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
     center, width = (float(np.atleast_1d(dataset[name].value)[0]) for name in ("WindowCenter", "WindowWidth"))
-    grey = np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1) * 255
-    return fitted(grey.astype(np.uint8), (canvas.shape[0], canvas.shape[1]))
+    return fitted(windowed(values, center, width), (canvas.shape[0], canvas.shape[1]))
+
+
+def windowed(values: NDArray[np.generic], center: float, width: float) -> NDArray[np.uint8]:
+    """Values as grey levels (0 to 255): VOI LUT function LINEAR."""
+    grey: Grey = np.clip((values - (center - 0.5)) / (width - 1) + 0.5, 0, 1) * 255
+    return grey.astype(np.uint8)
 
 
 def fitted(picture: NDArray[np.uint8], canvas: tuple[int, int]) -> Grey:
