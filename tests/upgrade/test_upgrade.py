@@ -21,7 +21,7 @@ from platform_client import ROOT, Platform, User, state_path
 from pydicom.data import get_testdata_file
 
 # The commit that was landed before this release was begun. A release moves it to the one before.
-PREVIOUS = "2f7c089"
+PREVIOUS = "0b5f56f"
 SOURCE = "98892003"
 BY_HAND = "added-by-hand"
 OHIF = {"client_id": "ohif", "grant_type": "refresh_token"}
@@ -92,8 +92,13 @@ class Before:
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The previous release, checked out beside this one."""
-    known = subprocess.run(["git", "cat-file", "-e", f"{PREVIOUS}^{{commit}}"], cwd=ROOT, check=False)
-    assert known.returncode == 0, f"the previous release, {PREVIOUS}, is not in this clone: git fetch --unshallow"
+    known = subprocess.run(
+        ["git", "cat-file", "-e", f"{PREVIOUS}^{{commit}}"], cwd=ROOT, check=False, capture_output=True
+    )
+    if known.returncode != 0:
+        pytest.fail(
+            f"The previous release, {PREVIOUS}, is not here: a clone with its history is needed (git fetch --unshallow)."
+        )
     directory = tmp_path_factory.mktemp("releases") / "previous"
     subprocess.run(["git", "worktree", "add", "--detach", str(directory), PREVIOUS], cwd=ROOT, check=True)
     yield directory
