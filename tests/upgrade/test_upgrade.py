@@ -97,7 +97,7 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     )
     if known.returncode != 0:
         pytest.fail(
-            f"The previous release, {PREVIOUS}, is not here: a clone with its history is needed (git fetch --unshallow)."
+            f"The previous release, {PREVIOUS}, is not here: a clone with its history is needed: git fetch --unshallow"
         )
     directory = tmp_path_factory.mktemp("releases") / "previous"
     subprocess.run(["git", "worktree", "add", "--detach", str(directory), PREVIOUS], cwd=ROOT, check=True)
