@@ -269,11 +269,13 @@ def main() -> None:
     try:
         with connect("postgres") as server:
             actions = plan_access(server, roles, databases)
+        told = [action.told for action in actions]
     except ConnectionError as error:
         if not module.check_mode:
             module.fail_json(msg=str(error))
-        actions = [action for role in roles for action in plan_role(role, None, None)]
-        actions += [action for database in databases for action in plan_database(database, None)]
+        # Before the first run there is neither a server nor the library that puts statements together.
+        told = [f"create role {role['name']}" for role in roles]
+        told += [f"create database {database['name']}" for database in databases]
 
     if not module.check_mode:
         for action in actions:
@@ -283,7 +285,6 @@ def main() -> None:
             except psycopg.Error as error:
                 module.fail_json(msg=f"PostgreSQL refused to {action.told}: {error}")
 
-    told = [action.told for action in actions]
     module.exit_json(
         changed=bool(told), actions=told, diff={"before": "", "after": "".join(f"{line}\n" for line in told)}
     )
