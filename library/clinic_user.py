@@ -33,13 +33,8 @@ options:
         type: dict
         default: {}
         description: Values of attributes that the realm declares (user_attributes of keycloak_realm). Others stay.
-      password: {type: str, description: Password to begin with; required for a user who is to be created.}
+      password: {type: str, description: Password to begin with; required for a new user and never set again.}
       temporary: {type: bool, default: true, description: Whether the first login asks for another password.}
-      update_password:
-        type: str
-        choices: [on_create, always]
-        default: on_create
-        description: C(always) sets the password at each run and reports a change, because nobody can read the old one.
   implied_roles:
     type: dict
     default: {}
@@ -100,7 +95,6 @@ USER = {
     "attributes": {"type": "dict", "default": {}},
     "password": {"type": "str", "no_log": True},
     "temporary": {"type": "bool", "default": True},
-    "update_password": {"type": "str", "choices": ["on_create", "always"], "default": "on_create", "no_log": False},
 }
 USERNAME = re.compile(r"[a-z0-9][a-z0-9._@-]{2,254}")
 CLINICS = "/clinics/"
@@ -157,17 +151,9 @@ def plan_user(realm: Realm, plan: Plan, user: dict[str, Any], implied_roles: dic
         body = {"username": name, **wanted, "credentials": [credential(user)]}
         shown = {"username": name, **wanted, "password": HIDDEN}
         plan.add(f"user {name}", None, shown, lambda: keycloak.create("/users", body))
-    else:
-        if after:
-            # A PUT drops every profile field and attribute that it does not list: it carries what is there.
-            plan.add(f"user {name}", before, after, lambda: keycloak.put(path(), merged(current, after)))
-        if user["update_password"] == "always" and user["password"]:  # noqa: S105 - a choice, not a password
-            plan.add(
-                f"user {name}: password",
-                {"password": HIDDEN},
-                {"password": HIDDEN, "temporary": user["temporary"]},
-                lambda: keycloak.put(f"{path()}/reset-password", credential(user)),
-            )
+    elif after:
+        # A PUT drops every profile field and attribute that it does not list: it carries what is there.
+        plan.add(f"user {name}", before, after, lambda: keycloak.put(path(), merged(current, after)))
 
     groups = keycloak.get(f"/users/{current['id']}/groups", max="1000") if current else []
     plan.members(

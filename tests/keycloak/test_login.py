@@ -190,7 +190,7 @@ def test_a_temporary_password_must_be_changed_before_anything_is_seen(
 
 def test_the_events_keycloak_keeps_do_not_hold_passwords(desk: Desk, person: Any) -> None:
     desk.users(person)
-    desk.users({**person, "update_password": "always"})
+    desk.account(person["username"], "reset-password", password=PASSWORD)
 
     events = json.dumps(desk.api.get("/admin-events", max="200"))
 

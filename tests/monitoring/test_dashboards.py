@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from loading import load
 from monitoring_files import PROJECT, alerts, dashboard_sources, panel_expressions, run
 
 SOURCES = dashboard_sources()
@@ -23,12 +23,7 @@ each_dashboard = pytest.mark.parametrize("name", SOURCES)
 
 
 def build(name: str) -> dict[str, Any]:
-    path = PROJECT / "roles/grafana/filter_plugins/dashboards.py"
-    specification = importlib.util.spec_from_file_location("dashboards", path)
-    assert specification
-    assert specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = load(PROJECT / "roles/grafana/filter_plugins/dashboards.py")
     made: dict[str, Any] = module.dashboard(SOURCES[name], "https://example.org/troubleshooting")
     return made
 

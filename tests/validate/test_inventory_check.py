@@ -19,8 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from cryptography.x509.oid import NameOID
-
-from .conftest import PROJECT
+from platform_client import ROOT
 
 Find = Callable[..., dict[str, str]]
 
@@ -55,7 +54,7 @@ GOOD: dict[str, Any] = {
 @pytest.fixture
 def find(inventory_check: ModuleType) -> Find:
     """Compare GOOD with some variables changed, against the platform's schema alone; answers {path: what is told}."""
-    full = inventory_check.load_specification(PROJECT)
+    full = inventory_check.load_specification(ROOT)
     options = {name: option for name, option in full.options.items() if name.startswith("imaging_")}
     specification = inventory_check.Specification(options, full.prefixes, full.internal)
 
@@ -157,8 +156,8 @@ def test_a_wrong_domain_is_told_with_what_it_takes(find: Find, domain: str, told
         ({"imaging_failed_path": "/data/inbox/failed"}, "imaging_failed_path", "one lies inside the other"),
         ({"imaging_storage_path": "/data"}, "imaging_storage_path", "one lies inside the other"),
         ({"imaging_secrets_path": "secrets"}, "imaging_secrets_path", "absolute path"),
-        ({"imaging_secrets_path": str(PROJECT / "secrets")}, "imaging_secrets_path", "inside the repository"),
-        ({"imaging_artifacts_path": str(PROJECT)}, "imaging_artifacts_path", "inside the repository"),
+        ({"imaging_secrets_path": str(ROOT / "secrets")}, "imaging_secrets_path", "inside the repository"),
+        ({"imaging_artifacts_path": str(ROOT)}, "imaging_artifacts_path", "inside the repository"),
         # CA certificates
         ({"imaging_extra_ca_files": ["/nowhere/ca.crt"]}, "imaging_extra_ca_files[0]", "not a file"),
         ({"imaging_extra_ca_files": [__file__]}, "imaging_extra_ca_files[0]", "end in .crt"),
@@ -383,7 +382,7 @@ def test_a_long_value_is_cut(find: Find) -> None:
 
 
 def test_every_role_s_public_variables_are_known(inventory_check: ModuleType) -> None:
-    specification = inventory_check.load_specification(PROJECT)
+    specification = inventory_check.load_specification(ROOT)
     assert "base_open_tcp_ports" in specification.options
     assert {"imaging", "base", "postgres"} <= specification.prefixes
     assert "imaging_secret_postgres_orthanc_password" in specification.internal

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-
-from .conftest import PROJECT
+from platform_client import ROOT
 
 
 class Inventory:
@@ -27,7 +26,7 @@ class Inventory:
         group = self.directory / "group_vars" / "all"
         group.mkdir(parents=True)
         # Whatever an inventory of the project links to, this one does too.
-        for link in (PROJECT / "inventories" / "production" / "group_vars" / "all").iterdir():
+        for link in (ROOT / "inventories" / "production" / "group_vars" / "all").iterdir():
             if link.is_symlink():
                 (group / link.name).symlink_to(link.resolve())
         host = {"ansible_host": "192.0.2.1", "ansible_ssh_executable": str(self.ssh)}
@@ -43,7 +42,7 @@ class Inventory:
         playbook = Path(sys.executable).with_name("ansible-playbook")
         command = [playbook, "playbooks/validate.yml", "-i", self.directory, *arguments]
         environment = os.environ | {"HOME": str(self.home), "ANSIBLE_NOCOLOR": "1"}
-        return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
     @property
     def secrets(self) -> list[Path]:
@@ -110,8 +109,8 @@ def test_no_secret_is_made_where_it_must_not_lie(inventory: Inventory) -> None:
     assert "imaging_secrets_path" in result.stdout
     assert "has one problem" in result.stdout
     assert not inventory.contacts.exists()
-    assert not (PROJECT / "secrets").exists()
-    assert not (PROJECT / "playbooks" / "secrets").exists()
+    assert not (ROOT / "secrets").exists()
+    assert not (ROOT / "playbooks" / "secrets").exists()
 
 
 def test_no_secret_is_shown_however_loud_the_run(inventory: Inventory) -> None:

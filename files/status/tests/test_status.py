@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
+from loading import load
 
 ROOT = Path(__file__).parents[3]
-specification = importlib.util.spec_from_file_location("imaging_status", ROOT / "files/status/imaging_status.py")
-assert specification
-assert specification.loader
-status = importlib.util.module_from_spec(specification)
-sys.modules["imaging_status"] = status
-specification.loader.exec_module(status)
+status = load(ROOT / "files/status/imaging_status.py")
 
 NOW = 1_800_000_000
 LISTENING = """\

@@ -11,13 +11,14 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-from support import IMPLIED_ROLES, Outcome, declared_realm, load, run
+from loading import load
+from support import IMPLIED_ROLES, ROOT, Outcome, declared_realm, run
 
-keycloak_realm = load("keycloak_realm")
-clinic = load("clinic")
-clinic_user = load("clinic_user")
-clinic_client = load("clinic_client")
-user_account = load("user_account")
+keycloak_realm = load(ROOT / "library/keycloak_realm.py")
+clinic = load(ROOT / "library/clinic.py")
+clinic_user = load(ROOT / "library/clinic_user.py")
+clinic_client = load(ROOT / "library/clinic_client.py")
+user_account = load(ROOT / "library/user_account.py")
 Keycloak = clinic.Keycloak
 
 PASSWORD = "Correct-Horse-77-battery"
