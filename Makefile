@@ -45,7 +45,8 @@ ifeq ($(INVENTORY),inventories/sandbox)
 	@$(if $(JSON),,python3 sandbox/summary.py $(STATE)/credentials.json --notices)
 	@$(ON_HOST) imaging-status $(if $(JSON),--json)
 else
-	@.venv/bin/ansible -i $(INVENTORY) imaging --become -m ansible.builtin.command -a 'imaging-status $(if $(JSON),--json)'
+	@ANSIBLE_CALLBACK_PLUGINS=playbooks/callback_plugins ANSIBLE_STDOUT_CALLBACK=said_by_host ANSIBLE_LOAD_CALLBACK_PLUGINS=1 \
+	  ANSIBLE_CALLBACKS_ENABLED=said_by_host .venv/bin/ansible -i $(INVENTORY) imaging --become -m ansible.builtin.command -a 'imaging-status $(if $(JSON),--json)'
 endif
 
 .PHONY: logs
@@ -155,7 +156,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 	ruff check .
 	ruff format --check .
 	mypy sandbox library module_utils files/viewer vars
-	mypy playbooks/action_plugins roles/grafana/filter_plugins
+	mypy playbooks/action_plugins playbooks/callback_plugins roles/grafana/filter_plugins
 	mypy files/importer/src
 	mypy files/gateway/src
 	mypy files/backup/src
