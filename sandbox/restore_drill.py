@@ -2,7 +2,8 @@
 """Restore the newest backup into a throw-away host on this controller, log in there, and tell the platform how it went.
 
 The host is deployed from the platform's own inventory under the platform's own name, with passwords of its own, and
-nobody is told of its alerts. Whatever happens, it and everything that was fetched are removed.
+nobody is told of its alerts. Whatever happens, it and everything that was fetched are removed, also when the drill is
+stopped by a signal; of a drill that was stopped the platform hears nothing, because it says nothing of the backup.
 """
 
 from __future__ import annotations
@@ -11,18 +12,31 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAYBOOKS = ROOT / "playbooks/restore-drill"
 SANDBOX = [sys.executable, str(ROOT / "sandbox/sandbox.py")]
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class DrillError(Exception):
     """Why the backup did not come back."""
+
+
+class Stopped(BaseException):
+    """Somebody does not want to wait for the drill's end; its argument is the signal's number."""
+
+
+def stop(number: int, _: FrameType | None) -> NoReturn:
+    """End the drill: what it waits for, and then itself. Raises Stopped."""
+    raise Stopped(number)
 
 
 def say(text: str) -> None:
@@ -32,9 +46,16 @@ def say(text: str) -> None:
 def run(*command: str) -> None:
     """Run a command whose output people see. Raises DrillError."""
     try:
-        code = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode
+        # In a session of its own, so that what it has started ends with it when the drill is stopped.
+        started = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, start_new_session=True)
     except FileNotFoundError as error:
         raise DrillError(f"{command[0]} is not installed on this controller") from error
+    try:
+        code = started.wait()
+    except Stopped:
+        os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+        raise
     if code:
         raise DrillError(f"`{' '.join(command[:4])} …` failed; the reason is above")
 
@@ -45,9 +66,18 @@ def play(playbook: str, inventory: Path, **variables: str) -> None:
     run(*command, "--inventory", str(inventory), "--extra-vars", json.dumps(variables))
 
 
-def write_inventory(state: Path, inventory: Path, name: str, domain: str) -> Path:
-    """An inventory of the throw-away host alone, with the variables of the platform's; its directory."""
-    host = {
+def variables_of(inventory: Path, host: str) -> dict[str, object]:
+    """What the inventory says of the platform's host, wherever it does: not evaluated, what is encrypted stays so."""
+    command = [str(Path(sys.executable).with_name("ansible-inventory")), "--inventory", str(inventory), "--host", host]
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DrillError(f"the inventory {inventory} cannot be read: {done.stderr.strip()}")
+    return {name: value for name, value in json.loads(done.stdout).items() if not name.startswith("ansible_")}
+
+
+def write_inventory(state: Path, variables: dict[str, object], name: str, domain: str) -> Path:
+    """An inventory of the throw-away host alone, with the variables of the platform's host; its file."""
+    host = variables | {
         "ansible_host": domain,
         "ansible_user": "root",
         "ansible_become": False,
@@ -61,11 +91,9 @@ def write_inventory(state: Path, inventory: Path, name: str, domain: str) -> Pat
         "imaging_alert_webhook_urls": [],
         "grafana_required": False,
     }
-    directory = state / "inventory"
-    directory.mkdir(mode=0o700)
-    (directory / "group_vars").symlink_to((ROOT / inventory / "group_vars").resolve())
-    (directory / "hosts.json").write_text(json.dumps({"imaging": {"hosts": {"drill": host}}}))
-    return directory
+    file = state / "hosts.json"
+    file.write_text(json.dumps({"imaging": {"hosts": {"drill": host}}}))
+    return file
 
 
 def drill(state: Path, inventory: Path, name: str, domain: str, key: Path | None) -> str:
@@ -80,7 +108,7 @@ def drill(state: Path, inventory: Path, name: str, domain: str, key: Path | None
         archive.unlink()
         archive = archive.with_suffix("")
     run(*SANDBOX, "up", "--name", name, "--domain", domain)
-    own = write_inventory(state, inventory, name, domain)
+    own = write_inventory(state, variables_of(inventory, platform["host"]), name, domain)
     on_host = Path(platform["backups"], archive.name)
     variables = {"archive": str(on_host), "drill_archive": str(archive), "confirmed": "1", "every_image": "1"}
     play("deploy.yml", own)
@@ -98,6 +126,8 @@ def main() -> int:
     domain = options.name.replace("-", ".", 1) + ".test"
     state = Path.home() / ".local/share/imaging-platform" / options.name.removeprefix("imaging-")
 
+    for each in STOPPING:
+        signal.signal(each, stop)
     begun = time.monotonic()
     restored = ""
     try:
@@ -108,7 +138,13 @@ def main() -> int:
         restored = drill(state, options.inventory, options.name, domain, options.key)
     except DrillError as error:
         say(str(error))
+    except Stopped as stopped:
+        say("stopped. The platform is told nothing, and is as it was")
+        return 128 + int(stopped.args[0])
     finally:
+        # Nothing interrupts the removal.
+        for each in STOPPING:
+            signal.signal(each, signal.SIG_IGN)
         seconds = time.monotonic() - begun
         subprocess.run([*SANDBOX, "down", "--name", options.name, "--domain", domain], check=False)
         shutil.rmtree(state, ignore_errors=True)
