@@ -230,8 +230,9 @@ bench-gateway: .venv/test ## measure the platform against raw Orthanc: [QUICK=1]
 	QUICK=$(QUICK) python bench/gateway.py
 
 .PHONY: docs
-docs: .venv/deploy ## write docs/ACCESS.md from the gateway's allow-list
+docs: .venv/deploy ## write docs/ACCESS.md from the gateway's allow-list and docs/VARIABLES.md from the variables' specifications
 	.venv/bin/python tests/support/access_document.py > docs/ACCESS.md
+	.venv/bin/python tests/support/variables_document.py > docs/VARIABLES.md
 
 .PHONY: outdated
 outdated: .venv/deploy ## say what is newer than what is pinned, and than what the hosts have
