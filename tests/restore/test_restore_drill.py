@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 from loading import load
 from platform_client import ROOT, Platform, state_path
+from time_lapse import wait_for
 
 MEASURED = "/var/lib/prometheus/node-exporter/imaging-restore-drill.prom"
 
@@ -78,6 +80,21 @@ def test_a_backup_that_does_not_come_back_fails_and_is_told(platform, damaged):
     assert values["imaging_restore_drill_success"] == 0
     assert values["imaging_restore_drill_unproven_since_timestamp_seconds"] == before
     assert_nothing_is_left(platform)
+
+
+def test_a_drill_that_is_stopped_leaves_nothing_behind_and_tells_nothing(platform):
+    before = platform.on_host("cat", MEASURED)
+    throw_away = platform.container.replace("imaging-", "imaging-drill-", 1)
+    drilling = subprocess.Popen(
+        ["make", "restore-drill"], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    inspect = ["docker", "inspect", throw_away]
+    wait_for("its host is there", lambda: subprocess.run(inspect, capture_output=True).returncode == 0, 180)
+    time.sleep(10)
+    drilling.terminate()
+    assert drilling.wait(60) != 0
+    assert_nothing_is_left(platform)
+    assert platform.on_host("cat", MEASURED) == before
 
 
 def test_who_is_not_let_in_has_not_visited(platform, front_door_visit):
