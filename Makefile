@@ -168,7 +168,7 @@ test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests
 	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore --ignore=tests/upgrade \
-	  --ignore=tests/certificates --ignore=tests/hardening
+	  --ignore=tests/certificates --ignore=tests/hardening --ignore=tests/ssh
 
 # A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
 .PHONY: test-recovery
@@ -210,6 +210,12 @@ test-upgrade: export SANDBOX := upgrade
 test-upgrade: .check .venv/test ## deploy the previous release, use it, deploy this one over it: nothing is lost
 	pytest -s tests/upgrade
 	python3 sandbox/sandbox.py down --name imaging-upgrade
+
+# Not part of `make test`: it takes a deployment.
+.PHONY: test-ssh
+test-ssh: export SANDBOX := ssh
+test-ssh: .check .venv/test ## the production inventory on a fresh host: by ssh, as a user who may sudo
+	pytest -s tests/ssh
 
 .PHONY: test-molecule
 test-molecule: .venv/test ## converge, check, idempotence and testinfra on a host of its own

@@ -253,7 +253,10 @@ def name_host(domain: str, address: str | None, name: str) -> None:
             lines.append(f"{address} {domain} {mark}")
         new = "\n".join(lines) + "\n"
         if new != old:
-            HOSTS.write_text(new)  # not replaced: in a container /etc/hosts is a mount
+            # Not replaced, because in a container the file is a mount, and never empty: others look names up meanwhile.
+            with HOSTS.open("r+") as hosts:
+                hosts.write(new)
+                hosts.truncate()
 
 
 def admit_controller(name: str, domain: str) -> None:

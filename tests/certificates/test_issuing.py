@@ -128,14 +128,15 @@ class Visitors:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         while not self._ended.is_set():
             try:
-                connection = http.client.HTTPSConnection(self.host.name, timeout=20, context=context)
+                connection = http.client.HTTPConnection(self.host.name)
+                plain = socket.create_connection((self.host.address, 443), timeout=20)
+                connection.sock = tls = context.wrap_socket(plain, server_hostname=self.host.name)
                 connection.request("GET", "/")
                 answer = connection.getresponse()
                 if answer.status != 200 or not answer.read():
                     self.failures.append(f"{answer.status} {answer.reason}")
-                shown = connection.sock.getpeercert(binary_form=True) if connection.sock else None
-                if shown:
-                    self.serials.add(x509.load_der_x509_certificate(shown).serial_number)
+                shown = tls.getpeercert(binary_form=True) or b""
+                self.serials.add(x509.load_der_x509_certificate(shown).serial_number)
                 connection.close()
                 self.answers += 1
             except (OSError, http.client.HTTPException) as error:

@@ -53,7 +53,7 @@ def test_audit_tells_who_opened_a_study(platform: Platform, deliver: Callable[[s
     assert session.get(f"{platform.url}/dicom-web/studies/{study.study_uid}/metadata", timeout=60).status_code == 200
 
     def entries() -> list[dict[str, object]]:
-        return json.loads(make("audit", f"STUDY={study.study_uid}", "FORMAT=json"))
+        return json.loads(make("audit", f"STUDY={study.study_uid}", "FORMAT=json"))["entries"]
 
     wait_for("the access log has it", entries, 30)
     assert entries()[0]["user"] == "physician-denscan-central"
