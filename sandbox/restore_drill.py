@@ -53,8 +53,11 @@ def run(*command: str) -> None:
     try:
         code = started.wait()
     except Stopped:
-        os.killpg(started.pid, signal.SIGKILL)
-        started.wait()
+        os.killpg(started.pid, signal.SIGTERM)
+        try:
+            started.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
         raise
     if code:
         raise DrillError(f"`{' '.join(command[:4])} …` failed; the reason is above")

@@ -83,7 +83,9 @@ def make(inventory: Path, *arguments: str) -> str:
 
 
 def test_the_platform_is_deployed_and_a_second_run_changes_nothing(inventory):
-    play(inventory, "site.yml")
+    deployed = play(inventory, "site.yml")
+    assert "RUNNING HANDLER [nginx : Restart nginx]" in deployed
+    assert "RUNNING HANDLER [nginx : Reload nginx]" not in deployed, "what has just been started is reloaded"
     assert re.search(rf"^{re.escape(DOMAIN)} .*changed=0 .*failed=0", play(inventory, "site.yml"), re.MULTILINE)
 
 
