@@ -130,7 +130,9 @@ def main() -> int:
     state = Path.home() / ".local/share/imaging-platform" / options.name.removeprefix("imaging-")
 
     for each in STOPPING:
-        signal.signal(each, stop)
+        # nohup has it ignore the terminal's end.
+        if signal.getsignal(each) != signal.SIG_IGN:
+            signal.signal(each, stop)
     begun = time.monotonic()
     restored = ""
     try:
