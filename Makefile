@@ -83,8 +83,8 @@ reset-password: .venv/deploy ## USERNAME=…: give a user another password and e
 	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "reset-password"}'
 
 .PHONY: logout
-logout: .venv/deploy ## USERNAME=…: end all sessions of a user
-	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "logout"}'
+logout: .venv/deploy ## USERNAME=…: end all sessions of a user, or with ALL=1 of everybody
+	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "logout$(if $(filter 1,$(ALL)),-all)"}'
 
 .PHONY: disable-user
 disable-user: .venv/deploy ## USERNAME=…: shut a user out, and keep the account

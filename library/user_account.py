@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: what happens to the account of a user who exists."""
+"""Ansible module: what happens to the account of a user who exists, or to the sessions of all of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ short_description: Resets a password, logs out, disables, enables or removes a u
 description:
   - Works on one user who exists and is named by username alone; clinics, roles and profile stay as they are.
     A name that nobody has is refused, so that a slip of the pen does not pass for done.
+  - C(logout-all) alone names nobody; it ends every session of the realm.
   - Whatever shuts somebody out ends the user's sessions too. An access token that was issued before lives on until it
     ends by itself (accessTokenLifespan of the realm).
 options:
@@ -16,11 +17,11 @@ options:
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
-  username: {type: str, required: true, description: Name to log in with.}
+  username: {type: str, description: Name to log in with; required by every action but C(logout-all).}
   action:
     type: str
     required: true
-    choices: [reset-password, logout, disable, enable, remove]
+    choices: [reset-password, logout, logout-all, disable, enable, remove]
     description: What is to happen.
   password: {type: str, description: The new password; required by C(reset-password).}
   temporary: {type: bool, default: true, description: Whether the next login asks for another password.}
@@ -39,7 +40,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 username:
-  description: Name of the user.
+  description: Name of the user; null after C(logout-all).
   returned: success
   type: str
 """
@@ -92,16 +93,22 @@ def plan_action(keycloak: Keycloak, plan: Plan, asked: dict[str, Any]) -> None:
         plan.add(f"user {name}", {"username": name}, None, lambda: keycloak.delete(path))
 
 
+def plan_logout_of_all(keycloak: Keycloak, plan: Plan) -> None:
+    """Plan the end of every session of the realm, those of administrators and of clinics' own software with them."""
+    before, after = {"sessions": "whatever there are"}, {"sessions": "none"}
+    plan.add("sessions of all users", before, after, lambda: keycloak.create("/logout-all", {}))
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
             **CONNECTION,
-            "username": {"type": "str", "required": True},
+            "username": {"type": "str"},
             "action": {
                 "type": "str",
                 "required": True,
-                "choices": ["reset-password", "logout", "disable", "enable", "remove"],
+                "choices": ["reset-password", "logout", "logout-all", "disable", "enable", "remove"],
             },
             "password": {"type": "str", "no_log": True},
             "temporary": {"type": "bool", "default": True},
@@ -109,11 +116,17 @@ def main() -> None:
         required_if=[("action", "reset-password", ("password",))],
         supports_check_mode=True,
     )
+    username = module.params["username"]
+    if (username is None) != (module.params["action"] == "logout-all"):
+        module.fail_json(msg="logout-all is for all users and takes no username; every other action takes one.")
     keycloak = Keycloak.of(module)
     plan = Plan()
     try:
-        plan_action(keycloak, plan, module.params)
-        carry_out(module, keycloak, plan, username=module.params["username"].lower())
+        if username is None:
+            plan_logout_of_all(keycloak, plan)
+        else:
+            plan_action(keycloak, plan, module.params)
+        carry_out(module, keycloak, plan, username=username and username.lower())
     except KeycloakError as error:
         module.fail_json(msg=str(error))
 

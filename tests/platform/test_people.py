@@ -41,6 +41,8 @@ def test_a_new_physician_gets_a_password_that_is_not_shown(clinic):
         (["add-clinic", "CLINIC_ID=Bad_Id", "CLINIC_NAME=x"], "clinic_id"),
         (["disable-user", "USERNAME="], "username"),
         (["remove-user", "USERNAME=physician-denscan-central"], "is kept by the inventory"),
+        (["logout", "ALL=1", "USERNAME=nobody.here"], "logout-all ends the sessions of everybody"),
+        (["logout", "ALL=yes"], "username is missing"),
         (["logout", "USERNAME=nobody.here"], "there is no user 'nobody.here'"),
     ],
 )
@@ -101,6 +103,19 @@ def test_a_user_is_logged_out_disabled_given_another_password_and_removed(platfo
     assert make("remove-user", f"USERNAME={leaver.username}").returncode == 0
     assert not kept.exists()
     assert json.loads(ask_keycloak(platform, "GET", f"imaging/users?username={leaver.username}&exact=true")[0]) == []
+
+
+def test_everybody_is_logged_out_at_once_and_may_come_back(platform: Platform) -> None:
+    people = [platform.user("physician", "denscan-central"), platform.user("physician", "denscan-almaty")]
+    tokens = [platform.login(user) for user in people]
+    assert [renewed(platform, one) for one in tokens] == [200, 200]
+
+    everybody = make("logout", "ALL=1")
+
+    assert everybody.returncode == 0, everybody.stdout[-2000:]
+    assert "ends within five minutes" in " ".join(everybody.stdout.split())
+    assert [renewed(platform, one) for one in tokens] == [400, 400]
+    assert renewed(platform, platform.login(people[0])) == 200
 
 
 def test_the_inventorys_password_is_put_back_where_it_no_longer_opens_the_account(platform: Platform) -> None:

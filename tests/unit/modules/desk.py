@@ -74,7 +74,7 @@ class Desk:
         arguments = {"users": list(users), "implied_roles": IMPLIED_ROLES}
         return run(clinic_user, {**self.server.arguments(self.realm_name), **arguments}, check=check)
 
-    def account(self, username: str, action: str, *, check: bool = False, **other: Any) -> Outcome:
+    def account(self, username: str | None, action: str, *, check: bool = False, **other: Any) -> Outcome:
         arguments = {"username": username, "action": action, **other}
         return run(user_account, {**self.server.arguments(self.realm_name), **arguments}, check=check)
 

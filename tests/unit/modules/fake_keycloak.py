@@ -368,6 +368,10 @@ def user_logout_(realm: Realm, method: str, query: Any, body: Any, key: str) -> 
     find(realm.users, key, "User not found")["notBefore"] = int(time.time())
 
 
+def logout_all_(realm: Realm, method: str, query: Any, body: Any) -> Any:
+    return None
+
+
 def check_password(realm: Realm, value: str) -> None:
     least = re.search(r"length\((\d+)\)", realm.representation.get("passwordPolicy", ""))
     if least and len(value) < int(least[1]):
@@ -426,6 +430,7 @@ ROUTES = [
     (f"clients/{ID}/protocol-mappers/models/{ID}", mappers_),
     (f"clients/{ID}/scope-mappings/realm", client_role_scope_),
     ("client-scopes", scopes_),
+    ("logout-all", logout_all_),
     ("users/profile", profile_),
     ("users", users_),
     (f"users/{ID}", user_),

@@ -617,6 +617,11 @@ def test_nobody_of_that_name_is_told_and_not_passed_over(desk: Desk, action: str
     assert "there is no user 'nobody.here', so nothing was changed" in outcome.result["msg"]
 
 
+@pytest.mark.parametrize(("username", "action"), [("somebody", "logout-all"), (None, "logout"), (None, "remove")])
+def test_who_is_meant_is_said_once(desk: Desk, username: str | None, action: str) -> None:
+    assert "logout-all is for all users and takes no username" in desk.account(username, action).result["msg"]
+
+
 # --- reaching Keycloak -----------------------------------------------------------------------------------------------
 
 

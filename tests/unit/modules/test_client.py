@@ -37,6 +37,18 @@ def test_check_mode_writes_nothing(desk: Desk, fake: FakeKeycloak, person: dict[
     assert writes(fake) == []
 
 
+def test_everybody_is_logged_out_by_one_request(desk: Desk, fake: FakeKeycloak) -> None:
+    fake.requests.clear()
+    predicted = desk.account(None, "logout-all", check=True)
+    assert writes(fake) == []
+
+    done = desk.account(None, "logout-all")
+
+    assert done.changed
+    assert done.diff == predicted.diff
+    assert [write.rpartition("/")[2] for write in writes(fake)] == ["logout-all"]
+
+
 def test_thirteen_users_share_one_token(desk: Desk, fake: FakeKeycloak, person: dict[str, Any]) -> None:
     users = [{**person, "username": f"u-{person['username']}-{n}", "email": f"{n}{person['email']}"} for n in range(13)]
     fake.tokens.clear()
