@@ -74,6 +74,14 @@ shell-db: ## psql on the study registry
 add-clinic: .venv/deploy ## CLINIC_ID=… CLINIC_NAME=…: add a clinic
 	$(PLAYBOOK) add-clinic.yml -e '{"clinic_id": "$(CLINIC_ID)", "clinic_name": "$(CLINIC_NAME)"}'
 
+.PHONY: list-clinics
+list-clinics: .venv/deploy ## the clinics, with the number of their studies, users and clients: [FORMAT=json]
+	@.venv/bin/python playbooks/list_people.py clinics --inventory '$(INVENTORY)' --format '$(or $(FORMAT),text)'
+
+.PHONY: list-users
+list-users: .venv/deploy ## the users, with clinics, roles, second factor: [CLINIC=…] [FORMAT=json]
+	@.venv/bin/python playbooks/list_people.py users --inventory '$(INVENTORY)' --clinic '$(CLINIC)' --format '$(or $(FORMAT),text)'
+
 .PHONY: add-user
 add-user: .venv/deploy ## USERNAME=… EMAIL=… CLINIC=… [ROLE=physician]: add a user
 	$(PLAYBOOK) playbooks/add-user.yml -e '{"username": "$(USERNAME)", "email": "$(EMAIL)", "clinic": "$(CLINIC)", "roles": "$(or $(ROLE),physician)"}'
@@ -155,7 +163,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 	ansible-lint --offline --profile production
 	ruff check .
 	ruff format --check .
-	mypy sandbox library module_utils files/viewer vars
+	mypy sandbox library module_utils files/viewer vars playbooks/list_people.py
 	mypy playbooks/action_plugins playbooks/callback_plugins roles/grafana/filter_plugins
 	mypy files/importer/src
 	mypy files/gateway/src

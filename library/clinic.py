@@ -54,7 +54,6 @@ clinics:
 """
 
 import re
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
@@ -66,52 +65,15 @@ from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyp
     differing,
     merged,
 )
-
-try:
-    import psycopg
-except ImportError:
-    psycopg = None  # type: ignore[assignment]
+from ansible.module_utils.imaging.registry import (  # type: ignore[import-untyped]
+    REGISTRY,
+    Registry,
+    RegistryError,
+)
 
 # A slash or an upper case letter in a group name could forge another clinic's path.
 CLINIC_ID = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
 PARENT = "clinics"
-CONNECT_TIMEOUT_SECONDS = 10
-
-
-class Registry:
-    """The registry's clinics, through its functions. Raises RegistryError when it refuses or does not answer."""
-
-    def __init__(self, parameters: dict[str, Any]) -> None:
-        self._parameters = parameters
-
-    def names(self) -> dict[str, str]:
-        """Every clinic's name by id."""
-        return dict(self._query("SELECT clinic_id, name FROM registry.list_clinics()", ()))
-
-    def upsert(self, clinic_id: str, name: str) -> None:
-        """Make the clinic known under this name."""
-        self._query("SELECT registry.upsert_clinic(%s, %s)", (clinic_id, name))
-
-    def _query(self, statement: str, values: tuple[str, ...]) -> list[Any]:
-        try:
-            with psycopg.connect(
-                host=self._parameters["registry_host"],
-                port=self._parameters["registry_port"],
-                dbname=self._parameters["registry_name"],
-                user=self._parameters["registry_user"],
-                password=self._parameters["registry_password"],
-                connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            ) as connection:
-                return connection.execute(statement, values).fetchall()
-        except psycopg.Error as error:
-            raise RegistryError(
-                f"The registry '{self._parameters['registry_name']}' on {self._parameters['registry_host']} refuses "
-                f"'{self._parameters['registry_user']}': {str(error).strip()}"
-            ) from None
-
-
-class RegistryError(Exception):
-    """The registry refused or did not answer."""
 
 
 def plan_group(keycloak: Keycloak, plan: Plan, clinic_id: str, name: str) -> None:
@@ -155,10 +117,7 @@ def main() -> None:
                 "required": True,
                 "options": {"id": {"type": "str", "required": True}, "name": {"type": "str", "required": True}},
             },
-            "registry_host": {"type": "str", "required": True},
-            "registry_port": {"type": "int", "default": 5432},
-            "registry_name": {"type": "str", "required": True},
-            "registry_user": {"type": "str", "required": True},
+            **REGISTRY,
             "registry_password": {"type": "str", "required": True, "no_log": True},
         },
         supports_check_mode=True,
@@ -180,8 +139,6 @@ def main() -> None:
         groups = Plan()
         for clinic in module.params["clinics"]:
             plan_group(keycloak, groups, clinic["id"], clinic["name"])
-        if not keycloak.absent and psycopg is None:
-            module.fail_json(msg="The host lacks the Python library of PostgreSQL: apt-get install python3-psycopg")
         rows = {} if keycloak.absent else registry.names()
         for clinic in module.params["clinics"]:
             plan_row(registry, plan, rows, clinic["id"], clinic["name"])

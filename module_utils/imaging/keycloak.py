@@ -1,4 +1,4 @@
-"""What the modules keycloak_realm, clinic and clinic_user share: Keycloak's Admin REST API and the plan of changes.
+"""What the modules that speak to Keycloak share: its Admin REST API and the plan of changes.
 
 A module first reads everything it manages, then plans every write, and only then applies the plan. Check mode stops
 before the last step, so what it predicts is what a real run does. Hosts have nothing but the standard library.

@@ -53,6 +53,51 @@ def test_what_is_wrong_is_named_before_anything_changes(arguments, named):
     assert "changed=1" not in refused.stdout
 
 
+def listed(*arguments: str) -> list[dict[str, object]]:
+    done = make(*arguments, "FORMAT=json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows: list[dict[str, object]] = json.loads(done.stdout)
+    return rows
+
+
+def test_the_clinics_are_listed_with_what_they_have(platform: Platform, clinic: str) -> None:
+    assert make("add-user", "USERNAME=listed.physician", "EMAIL=listed@example.org", f"CLINIC={clinic}").returncode == 0
+    count = "SELECT count(*) FROM registry.study WHERE clinic_id = 'denscan-central' AND revision > 0"
+    studies = int(platform.on_host("runuser", "-u", "postgres", "--", "psql", "-tAc", count, "registry"))
+
+    clinics = {one["id"]: one for one in listed("list-clinics")}
+
+    assert clinics["denscan-central"]["studies"] == studies
+    assert (clinics["denscan-central"]["last_received"] is None) == (studies == 0)
+    assert clinics[clinic]["name"] == "An added clinic"
+    assert (clinics[clinic]["studies"], clinics[clinic]["last_received"]) == (0, None)
+    assert clinics[clinic]["users"] == len(listed("list-users", f"CLINIC={clinic}"))
+
+
+def test_the_users_of_a_clinic_are_listed_and_nobody_else(platform: Platform, clinic: str) -> None:
+    assert make("add-user", "USERNAME=listed.physician", "EMAIL=listed@example.org", f"CLINIC={clinic}").returncode == 0
+
+    users = {one["username"]: one for one in listed("list-users", f"CLINIC={clinic}")}
+
+    assert users["listed.physician"] == {
+        "username": "listed.physician", "name": users["listed.physician"]["name"], "email": "listed@example.org",
+        "clinics": [clinic], "roles": ["physician"], "enabled": True, "second_factor": False,
+    }  # fmt: skip
+    assert platform.user("physician", "denscan-central").username not in users
+    everybody = {str(one["username"]) for one in listed("list-users")}
+    assert platform.user("physician", "denscan-central").username in everybody
+    assert not [name for name in everybody if name.startswith("service-account-")]
+    table = make("list-users", f"CLINIC={clinic}").stdout.splitlines()
+    assert table[0].split()[:3] == ["USERNAME", "NAME", "EMAIL"]
+    assert len(table) == 1 + len(users)
+
+
+def test_users_of_a_clinic_that_is_not_there_are_refused() -> None:
+    refused = make("list-users", "CLINIC=nowhere")
+    assert refused.returncode != 0
+    assert "there is no clinic 'nowhere'" in refused.stderr
+
+
 @pytest.fixture
 def leaver(platform: Platform, clinic: str) -> User:
     """A physician with a password of their own, as after the first login."""

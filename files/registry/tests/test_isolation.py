@@ -92,6 +92,8 @@ def test_a_claimed_study_is_invisible_until_it_is_recorded(importer, gateway):
         ("registry_importer", "SELECT * FROM registry.search_studies('{}', 1, 0)"),
         ("registry_importer", "SELECT registry.log_access('[]')"),
         ("registry_importer", "SELECT registry.upsert_clinic('evil', 'x')"),
+        ("registry_gateway", "SELECT * FROM registry.count_studies()"),
+        ("registry_importer", "SELECT * FROM registry.count_studies()"),
         ("registry_operator", "SELECT * FROM registry.study"),
         ("registry_operator", "SELECT registry.claim_study('1.1', 'north')"),
         ("registry_operator", "SELECT * FROM registry.locate_study('1.1')"),
@@ -242,3 +244,12 @@ class TestClinics:
             with registry.connect(role) as connection:
                 listed = connection.execute("SELECT clinic_id FROM registry.list_clinics()").fetchall()
             assert [row[0] for row in listed] == ["north", "south", "west"]
+
+    def test_the_operator_counts_what_each_clinic_has_but_not_what_is_only_claimed(self, registry, importer):
+        importer.add("1.1", "north")
+        importer.add("1.2", "north")
+        importer.connection.execute("SELECT registry.claim_study('1.3', 'south')")
+        importer.connection.commit()
+        with registry.connect("registry_operator") as operator:
+            rows = operator.execute("SELECT clinic_id, studies, last_received IS NULL FROM registry.count_studies()")
+            assert rows.fetchall() == [("north", 2, False), ("south", 0, True), ("west", 0, True)]

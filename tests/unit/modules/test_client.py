@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-from desk import Desk, clinic
+from ansible.module_utils.imaging import registry as registry_utils
+from desk import Desk
 from fake_keycloak import FakeKeycloak
 from support import IMPLIED_ROLES, ROOT, declared_realm
 
@@ -106,7 +107,7 @@ def test_a_registry_that_refuses_is_named_without_its_password(desk: Desk, monke
             raise RuntimeError("password authentication failed")
 
     monkeypatch.undo()
-    monkeypatch.setattr(clinic, "psycopg", Refusing)
+    monkeypatch.setattr(registry_utils, "psycopg", Refusing)
 
     outcome = desk.clinics({"id": "denscan", "name": "DenScan"})
 
@@ -115,7 +116,8 @@ def test_a_registry_that_refuses_is_named_without_its_password(desk: Desk, monke
 
 
 def test_without_the_library_of_postgresql_the_package_is_named(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clinic, "psycopg", None)
+    monkeypatch.undo()
+    monkeypatch.setattr(registry_utils, "psycopg", None)
 
     assert "apt-get install python3-psycopg" in desk.clinics({"id": "denscan", "name": "DenScan"}).result["msg"]
 

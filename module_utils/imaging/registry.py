@@ -1,0 +1,64 @@
+"""What the modules clinic and people_info share: the registry's clinics, through the functions of the registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+try:
+    import psycopg
+except ImportError:
+    psycopg = None  # type: ignore[assignment]
+
+CONNECT_TIMEOUT_SECONDS = 10
+
+# How a module reaches the registry; documented in each module. Each declares the password itself, so that whoever reads
+# the module sees that it is hidden.
+REGISTRY: dict[str, dict[str, Any]] = {
+    "registry_host": {"type": "str", "required": True},
+    "registry_port": {"type": "int", "default": 5432},
+    "registry_name": {"type": "str", "required": True},
+    "registry_user": {"type": "str", "required": True},
+}
+
+
+class RegistryError(Exception):
+    """The registry refused or did not answer."""
+
+
+class Registry:
+    """The registry's clinics, through its functions. Raises RegistryError when it refuses or does not answer."""
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        self._parameters = parameters
+
+    def names(self) -> dict[str, str]:
+        """Every clinic's name by id."""
+        return dict(self._query("SELECT clinic_id, name FROM registry.list_clinics()", ()))
+
+    def holdings(self) -> dict[str, tuple[int, str | None]]:
+        """By clinic id the number of its studies and when the newest was recorded (ISO 8601, UTC), for every clinic."""
+        rows = self._query("SELECT clinic_id, studies, last_received FROM registry.count_studies()", ())
+        return {clinic: (studies, last) for clinic, studies, last in rows}
+
+    def upsert(self, clinic_id: str, name: str) -> None:
+        """Make the clinic known under this name."""
+        self._query("SELECT registry.upsert_clinic(%s, %s)", (clinic_id, name))
+
+    def _query(self, statement: str, values: tuple[str, ...]) -> list[Any]:
+        if psycopg is None:
+            raise RegistryError("The host lacks the Python library of PostgreSQL: apt-get install python3-psycopg")
+        try:
+            with psycopg.connect(
+                host=self._parameters["registry_host"],
+                port=self._parameters["registry_port"],
+                dbname=self._parameters["registry_name"],
+                user=self._parameters["registry_user"],
+                password=self._parameters["registry_password"],
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            ) as connection:
+                return connection.execute(statement, values).fetchall()
+        except psycopg.Error as error:
+            raise RegistryError(
+                f"The registry '{self._parameters['registry_name']}' on {self._parameters['registry_host']} refuses "
+                f"'{self._parameters['registry_user']}': {str(error).strip()}"
+            ) from None
