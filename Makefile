@@ -137,6 +137,10 @@ restore: .venv/deploy ## BACKUP_FILE=…: put the platform back to what a backup
 restore-drill: .venv/deploy ## restore the newest backup into a throw-away host, log in, measure: [KEY=… of encrypted ones]
 	.venv/bin/python sandbox/restore_drill.py $(INVENTORY) --name imaging-drill-$(SANDBOX) $(if $(KEY),--key '$(KEY)')
 
+.PHONY: uninstall
+uninstall: .venv/deploy ## take the platform off the host, data stays: [PURGE=1 CONFIRM=<imaging_domain>] removes that too
+	$(PLAYBOOK) playbooks/uninstall.yml -e purge=$(filter 1,$(PURGE)) -e confirm='$(CONFIRM)'
+
 .PHONY: .check
 .check:
 	@python3 sandbox/sandbox.py check
