@@ -41,6 +41,8 @@ RUN = {
     "make shell-db": ("tests/platform/test_commands.py", '"shell-db"'),
     "make shell-orthanc": ("tests/platform/test_commands.py", '"shell-orthanc"'),
     "make add-clinic": ("tests/platform/test_people.py", 'make("add-clinic"'),
+    "make list-clinics": ("tests/platform/test_people.py", 'listed("list-clinics")'),
+    "make list-users": ("tests/platform/test_people.py", 'listed("list-users")'),
     "make add-user": ("tests/platform/test_people.py", 'make("add-user"'),
     "make reset-password": ("tests/platform/test_people.py", 'make("reset-password"'),
     "make logout": ("tests/platform/test_people.py", 'make("logout"'),
@@ -71,6 +73,7 @@ NOT_RUN = {
     "make bench": "measures, and is right by definition",
     "make bench-import": "measures, and is right by definition",
     "make bench-gateway": "measures, and is right by definition",
+    "make uninstall": "leaves nothing to test; tests/policy/test_uninstall.py holds what it takes away to the roles",
     "make outdated": "asks package registries; what it makes of their answers is in tests/unit/test_outdated.py",
     "make requirements": "asks a package registry",
 }

@@ -22,8 +22,8 @@ DOMAIN = f"{NAME.replace('-', '.', 1)}.test"
 ADMIT_THE_USER_ALONE = """
 set -e
 useradd --create-home --shell /bin/bash debian
-install -d -o debian -g debian -m 0700 /home/debian/.ssh
-install -o debian -g debian -m 0600 /root/.ssh/authorized_keys /home/debian/.ssh/authorized_keys
+install -d -o debian -g debian -m 0700 ~debian/.ssh
+install -o debian -g debian -m 0600 /root/.ssh/authorized_keys ~debian/.ssh/authorized_keys
 rm /root/.ssh/authorized_keys
 echo 'debian ALL=(ALL) NOPASSWD:ALL' > /etc/sudoers.d/debian
 """
