@@ -180,7 +180,7 @@ test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests
 	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore --ignore=tests/upgrade \
-	  --ignore=tests/certificates --ignore=tests/hardening --ignore=tests/ssh
+	  --ignore=tests/certificates --ignore=tests/hardening --ignore=tests/ssh --ignore=tests/reboot
 
 # A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
 .PHONY: test-recovery
@@ -228,6 +228,11 @@ test-upgrade: .check .venv/test ## deploy the previous release, use it, deploy t
 test-ssh: export SANDBOX := ssh
 test-ssh: .check .venv/test ## the production inventory on a fresh host: by ssh, as a user who may sudo
 	pytest -s tests/ssh
+
+# Not part of `make test`: it reboots your sandbox.
+.PHONY: test-reboot
+test-reboot: .venv/test ## reboot the sandbox host during an import: everything is back within two minutes, nothing is lost (SANDBOX=)
+	pytest -s tests/reboot
 
 .PHONY: test-molecule
 test-molecule: .venv/test ## converge, check, idempotence and testinfra on a host of its own
