@@ -9,7 +9,7 @@ import pytest
 from .conftest import PROJECT, files_in_git
 
 FILES = files_in_git()
-TEXTS = {path: path.read_text() for path in FILES if path.suffix not in {".png", ".dcm", ".gz"}}
+TEXTS = {path: path.read_text() for path in FILES if path.suffix not in {".png", ".dcm", ".gz", ".mp4"}}
 MAKEFILE = (PROJECT / "Makefile").read_text()
 README = (PROJECT / "README.md").read_text()
 
