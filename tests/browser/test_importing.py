@@ -34,7 +34,9 @@ def test_what_a_technician_uploads_in_the_viewer_is_in_the_list_and_on_the_impor
     reader.log_in(platform.user("technician", CLINIC))
     reader.page.get_by_role("button", name="Upload").first.click()
     reader.page.locator("input[type=file]").first.set_input_files(files)
-    expect(reader.page.get_by_text(f"{len(files)} files completed")).to_be_visible(timeout=PATIENCE_MS)
+    # Exactly: on the way it says "0 of 5 files completed."
+    completed = reader.page.get_by_text(f"{len(files)} files completed.", exact=True)
+    expect(completed).to_be_visible(timeout=PATIENCE_MS)
     reader.screenshot("uploaded")
     answers = platform.api(platform.user("physician", CLINIC)).get(
         f"{platform.url}/dicom-web/studies", params={"PatientName": f"{patient}*"}, timeout=30
