@@ -180,7 +180,7 @@ test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests
 	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore --ignore=tests/upgrade \
-	  --ignore=tests/certificates --ignore=tests/hardening --ignore=tests/ssh --ignore=tests/reboot
+	  --ignore=tests/certificates --ignore=tests/hardening --ignore=tests/ssh --ignore=tests/reboot --ignore=tests/uninstall
 
 # A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
 .PHONY: test-recovery
@@ -228,6 +228,13 @@ test-upgrade: .check .venv/test ## deploy the previous release, use it, deploy t
 test-ssh: export SANDBOX := ssh
 test-ssh: .check .venv/test ## the production inventory on a fresh host: by ssh, as a user who may sudo
 	pytest -s tests/ssh
+
+# Not part of `make test`: it takes two deployments.
+.PHONY: test-uninstall
+test-uninstall: export SANDBOX := uninstall
+test-uninstall: .check .venv/test ## take the platform off a host in use, bring it back with its data, take it and its data off
+	pytest -s tests/uninstall
+	python3 sandbox/sandbox.py down --name imaging-uninstall
 
 # Not part of `make test`: it reboots your sandbox.
 .PHONY: test-reboot

@@ -55,6 +55,7 @@ RUN = {
     "make backup": ("tests/restore/test_restore.py", '"backup", "INCLUDE_DICOM=1"'),
     "make restore": ("tests/restore/test_restore.py", 'timed("restore", f"BACKUP_FILE={archive}"'),
     "make restore-drill": ("tests/restore/test_restore_drill.py", '"restore-drill"'),
+    "make uninstall": ("tests/uninstall/test_uninstall.py", 'make("uninstall")'),
     "make docs": ("tests/docs/test_variables.py", "render()"),
     "ansible-playbook site.yml": ("tests/certificates/test_issuing.py", 'play("site.yml")'),
     "ansible-playbook add-clinic.yml": ("Makefile", "$(PLAYBOOK) add-clinic.yml"),
@@ -73,7 +74,6 @@ NOT_RUN = {
     "make bench": "measures, and is right by definition",
     "make bench-import": "measures, and is right by definition",
     "make bench-gateway": "measures, and is right by definition",
-    "make uninstall": "leaves nothing to test; tests/policy/test_uninstall.py holds what it takes away to the roles",
     "make outdated": "asks package registries; what it makes of their answers is in tests/unit/test_outdated.py",
     "make requirements": "asks a package registry",
 }
