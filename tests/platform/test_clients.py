@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import jwt
+import platform_client
 import pytest
 import requests
 from deliveries import Study
@@ -19,8 +21,7 @@ CLIENT, CLINIC = "ris-almaty", "denscan-almaty"
 SECRET = state_path() / "secrets/clients" / CLIENT
 
 
-def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+make = partial(platform_client.make, timeout=120)
 
 
 @pytest.fixture(scope="module")

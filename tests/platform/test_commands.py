@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import platform_client
 import pytest
 from deliveries import Study
 from platform_client import ROOT, Platform
@@ -17,7 +18,7 @@ from time_lapse import wait_for
 
 
 def make(*arguments: str) -> str:
-    done = subprocess.run(["make", "-s", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = platform_client.make("-s", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

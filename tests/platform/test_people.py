@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
+from functools import partial
 
+import platform_client
 import pytest
 from keycloak_admin import ask_keycloak
-from platform_client import ROOT, Platform, User, state_path
+from platform_client import Platform, User, state_path
 
 CLINIC = "added-clinic"
 
 
-def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+make = partial(platform_client.make, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,7 @@ def test_what_is_wrong_is_named_before_anything_changes(arguments, named):
 
 
 def listed(*arguments: str) -> list[dict[str, object]]:
-    # Within a make, another one says where it is.
-    done = make("--no-print-directory", *arguments, "FORMAT=json")
+    done = make(*arguments, "FORMAT=json")
     assert done.returncode == 0, done.stderr[-2000:]
     rows: list[dict[str, object]] = json.loads(done.stdout)
     return rows
@@ -88,7 +87,7 @@ def test_the_users_of_a_clinic_are_listed_and_nobody_else(platform: Platform, cl
     everybody = {str(one["username"]) for one in listed("list-users")}
     assert platform.user("physician", "denscan-central").username in everybody
     assert not [name for name in everybody if name.startswith("service-account-")]
-    table = make("--no-print-directory", "list-users", f"CLINIC={clinic}").stdout.splitlines()
+    table = make("list-users", f"CLINIC={clinic}").stdout.splitlines()
     assert table[0].split()[:3] == ["USERNAME", "NAME", "EMAIL"]
     assert len(table) == 1 + len(users)
 

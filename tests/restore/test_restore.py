@@ -10,19 +10,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import platform_client
 import pytest
 from deliveries import Study, copy_with_new_uids
-from platform_client import ROOT, Platform, User, state_path
+from platform_client import Platform, User, state_path
 from pydicom.data import get_testdata_file
 
 SOURCE = "98892003"
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run make as somebody who is not at the keyboard; its output is shown when it fails."""
-    done = subprocess.run(
-        ["make", *arguments], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    """Run make and say how it ended."""
+    done = platform_client.make(*arguments)
     print(f"make {' '.join(arguments)}: exit code {done.returncode}")
     return done
 

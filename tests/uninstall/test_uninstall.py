@@ -11,7 +11,7 @@ import pytest
 import requests
 import yaml
 from deliveries import Study, copy_with_new_uids
-from platform_client import ROOT, Platform, state_path
+from platform_client import ROOT, Platform, make, state_path
 from pydicom.data import get_testdata_file
 
 LISTS = yaml.safe_load((ROOT / "vars/uninstall.yml").read_text())
@@ -26,11 +26,6 @@ OF_DEBIAN = (
     *("/var/cache/apt", "/var/cache/debconf", "/var/cache/ldconfig", "/var/cache/man"),
     *("/etc/ssl/certs", "/usr/local/lib/python3"),
 )
-
-
-def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = ["make", *arguments]
-    return subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
 def on_host(script: str) -> list[str]:
