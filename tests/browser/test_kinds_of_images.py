@@ -15,7 +15,6 @@ from deliveries import copy_with_new_uids
 from PIL import Image
 from platform_client import ROOT, Platform
 from pydicom.pixels import apply_color_lut
-from pydicom.uid import generate_uid
 from reader import PATIENCE_MS, Reader
 from real_files import real_files
 from special_files import pdf, segmentation, video
@@ -43,25 +42,20 @@ def studies(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Stu
     folder = tmp_path_factory.mktemp("delivery") / "kinds"
     folder.mkdir()
     found = {
-        "pdf": pdf(folder / "pdf", **PATIENT),
-        "video": video(folder / "video", ROOT / "tests/data/red.mp4", **PATIENT),
+        "pdf": pdf(folder / "pdf", **PATIENT).StudyInstanceUID,
+        "video": video(folder / "video", ROOT / "tests/data/red.mp4", **PATIENT).StudyInstanceUID,
     }
     for name in (PALETTE, ENHANCED_CT, ECG):
-        dataset = pydicom.dcmread(real_files()[name])
-        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = generate_uid(), generate_uid()
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        dataset.PatientID = PATIENT["PatientID"]
-        dataset.save_as(folder / Path(name).stem)
-        found[name] = dataset
+        copy = copy_with_new_uids(real_files()[name], folder / Path(name).stem, PatientID=PATIENT["PatientID"])
+        found[name] = copy.study_uid
     series = real_files()[PALETTE].parent / "dicomdirtests" / "98892001" / "CT5N"
-    copy_with_new_uids(series, folder / "ct", **PATIENT)
-    images = [pydicom.dcmread(file) for file in sorted((folder / "ct").iterdir())]
-    found["segmentation"] = segmentation(folder / "ct" / "segmentation", images)
+    found["segmentation"] = copy_with_new_uids(series, folder / "ct", **PATIENT).study_uid
+    segmentation(folder / "segmentation", [pydicom.dcmread(file) for file in sorted((folder / "ct").iterdir())])
     platform.deliver(CLINIC, folder, f"kinds-{time.time_ns()}")
     session = platform.api(platform.user("physician", CLINIC))
-    for dataset in found.values():
-        platform.wait_for_study(session, str(dataset.StudyInstanceUID))
-    return {kind: str(dataset.StudyInstanceUID) for kind, dataset in found.items()}
+    for study in found.values():
+        platform.wait_for_study(session, study)
+    return found
 
 
 def look(platform: Platform, open_browser: OpenBrowser, study: str) -> Reader:

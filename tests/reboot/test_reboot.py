@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from deliveries import Study, copy_with_new_uids
 from platform_client import ROOT, Platform
 from pydicom.data import get_testdata_file
+from time_lapse import wait_for
 
 LIMIT_SECONDS = 120
 CLINIC = "denscan-central"
 STUDIES = 12
+SOURCE = Path(str(get_testdata_file("DICOMDIR"))).parent / "98892003"
 # Who is started only when the other is there.
 ORDER = (
     ("nftables.service", "nginx.service"),
@@ -23,13 +24,6 @@ ORDER = (
     ("postgresql@17-main.service", "imaging-gateway.service"),
     ("imaging-orthanc.service", "imaging-importer.service"),
 )
-
-
-def until(done: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, f"after {seconds:.0f} s still not: {what}"
-        time.sleep(0.5)
 
 
 def started(platform: Platform, unit: str) -> int:
@@ -51,12 +45,11 @@ def spooled(platform: Platform) -> list[str]:
 @pytest.fixture(scope="module")
 def studies(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> list[Study]:
     """Studies of which some are imported and some are not at the moment of the reboot."""
-    source = Path(str(get_testdata_file("DICOMDIR"))).parent / "98892003"
     folders = [tmp_path_factory.mktemp("delivery") / "study" for _ in range(STUDIES)]
-    delivered = [copy_with_new_uids(source, folder) for folder in folders]
+    delivered = [copy_with_new_uids(SOURCE, folder) for folder in folders]
     for number, folder in enumerate(folders):
         platform.deliver(CLINIC, folder, f"reboot-{int(time.time())}-{number}")
-    until(lambda: bool(spooled(platform)), 60, "the importer has taken a delivery")
+    wait_for("the importer has taken a delivery", lambda: spooled(platform), 60)
     return delivered
 
 
@@ -68,7 +61,7 @@ def seconds(platform: Platform, studies: list[Study]) -> float:
     subprocess.run(["docker", "restart", platform.container], check=True, capture_output=True)
     # Its address may be another one now. It starts nothing: a host that runs is only named.
     subprocess.run(["python3", "sandbox/sandbox.py", "up", "--name", platform.container], cwd=ROOT, check=True)
-    until(lambda: healthy(platform), 2 * LIMIT_SECONDS, "every service is healthy")
+    wait_for("every service is healthy", lambda: healthy(platform), 2 * LIMIT_SECONDS)
     took = time.monotonic() - begun
     print(f"healthy {took:.0f} s after the order to reboot, with {len(before)} of {STUDIES} deliveries under way")
     assert before, "nothing was being imported, so the test says nothing"
@@ -99,9 +92,8 @@ def test_the_import_goes_on_and_every_image_arrives(platform: Platform, studies:
     session = platform.api(platform.user("physician", CLINIC))
     for study in studies:
         platform.wait_for_study(session, study.study_uid)
-    until(lambda: not spooled(platform), 60, "every delivery has left the spool")
-    source = Path(str(get_testdata_file("DICOMDIR"))).parent / "98892003"
-    images = sum(1 for path in source.rglob("*") if path.is_file())
+    wait_for("every delivery has left the spool", lambda: not spooled(platform), 60)
+    images = sum(1 for path in SOURCE.rglob("*") if path.is_file())
     for study in studies:
         found = session.get(f"{platform.url}/dicom-web/studies/{study.study_uid}/instances", timeout=60).json()
         assert len(found) == images

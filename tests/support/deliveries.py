@@ -20,10 +20,11 @@ class Study:
 
 
 def copy_with_new_uids(source: Path, target: Path, **attributes: str) -> Study:
-    """Write the study below `source` to `target` as a new study of the same images, with these attributes."""
+    """Write the study in or below `source` to `target` as a new study of the same images, with these attributes."""
     target.mkdir(parents=True)
     study_uid, series_uids, first = generate_uid(), {}, None
-    for number, path in enumerate(sorted(p for p in source.rglob("*") if p.is_file())):
+    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    for number, path in enumerate(files):
         dataset = pydicom.dcmread(path)
         dataset.StudyInstanceUID = study_uid
         dataset.SeriesInstanceUID = series_uids.setdefault(dataset.SeriesInstanceUID, generate_uid())
@@ -32,5 +33,5 @@ def copy_with_new_uids(source: Path, target: Path, **attributes: str) -> Study:
             setattr(dataset, keyword, value)
         dataset.save_as(target / f"IM{number:04d}")
         first = first or Study("", study_uid, dataset.SeriesInstanceUID, dataset.SOPInstanceUID)
-    assert first is not None, f"no DICOM file below {source}"
+    assert first is not None, f"no DICOM file in {source}"
     return first
