@@ -145,11 +145,14 @@ def mend(www: Path, name: str) -> None:
 def mend_arrays(www: Path) -> None:
     """Have the bundles make ndarray's views without `new Function`, so that segmentations open under our policy."""
     ours = (Path(__file__).parent / "ndarray.js").read_text()
-    found = [bundle for bundle in www.glob("*.js") if NDARRAY.search(bundle.read_text())]
+    found = False
+    for bundle in www.glob("*.js"):
+        mended, times = NDARRAY.subn(lambda _: ours, bundle.read_text())
+        if times:
+            found = True
+            bundle.write_text(mended)
     if not found:
         raise PreparationError("no bundle of this OHIF has ndarray: read what changed, then drop or mend ndarray.js")
-    for bundle in found:
-        bundle.write_text(NDARRAY.sub(lambda _: ours, bundle.read_text()))
 
 
 def inline_script_hashes(page: str) -> list[str]:
