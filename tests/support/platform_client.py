@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def make(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Run make as somebody who is not at the keyboard. Within another make it would print where it is: not here."""
-    command = ["make", "--no-print-directory", *arguments]
+    """Run make as somebody who is not at the keyboard."""
+    command = ["make", *arguments]
     return subprocess.run(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=timeout
     )
