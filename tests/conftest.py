@@ -7,7 +7,7 @@ import os
 import pytest
 from platform_client import Platform
 
-# `make test` would hand its own options down, and the make that a test runs would print its directory among its answers.
+# `make test` would hand its options down, and the make that a test runs would print its directory among its answers.
 for name in ("MAKEFLAGS", "MAKELEVEL"):
     os.environ.pop(name, None)
 
