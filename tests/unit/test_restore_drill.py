@@ -102,9 +102,10 @@ def test_an_inventory_that_cannot_be_read_is_said(tmp_path):
 
 
 def fetch(source: Path, destination: Path) -> subprocess.CompletedProcess[str]:
+    """As the drill's own playbook does, from where it lies."""
     arguments = json.dumps({"src": str(source), "dest": str(destination)})
     command = ["ansible", "-i", "localhost,", "-c", "local", "localhost", "-m", "fetch_large", "-a", arguments]
-    command += ["--playbook-dir", str(ROOT / "playbooks")]
+    command += ["--playbook-dir", str(ROOT / "playbooks/restore-drill")]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
