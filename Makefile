@@ -205,8 +205,8 @@ test-alerts: .venv/test ## cause every fault of tests/faults on the sandbox host
 test-certs: .venv/test ## issue, renew and fail to renew certificates by a real ACME server on the sandbox host (SANDBOX=)
 	pytest -s tests/certificates
 
-.PHONY: test-tls
-test-tls: .venv/test ## let testssl.sh judge the sandbox host's front door (SANDBOX=)
+.PHONY: test-hardening
+test-hardening: .venv/test ## let testssl.sh and lynis judge the sandbox host (SANDBOX=)
 	pytest tests/hardening
 
 # Not part of `make test`: it takes two deployments.
