@@ -71,8 +71,12 @@ shell-db: ## psql on the study registry
 	docker exec --interactive --tty $(HOST) runuser --user postgres -- psql registry
 
 .PHONY: add-clinic
-add-clinic: .venv/deploy ## CLINIC_ID=… CLINIC_NAME=…: add a clinic
-	$(PLAYBOOK) add-clinic.yml -e '{"clinic_id": "$(CLINIC_ID)", "clinic_name": "$(CLINIC_NAME)"}'
+add-clinic: .venv/deploy ## CLINIC_ID=… CLINIC_NAME=…: add a clinic; [TAKE_OVER=1] with the studies that it kept when it was removed
+	$(PLAYBOOK) add-clinic.yml -e '{"clinic_id": "$(CLINIC_ID)", "clinic_name": "$(CLINIC_NAME)", "take_over": "$(filter 1,$(TAKE_OVER))"}'
+
+.PHONY: remove-clinic
+remove-clinic: .venv/deploy ## CLINIC_ID=… [STUDIES=keep or delete] [CONFIRM=<clinic id>]: remove a clinic
+	$(PLAYBOOK) playbooks/remove-clinic.yml -e '{"clinic_id": "$(CLINIC_ID)", "studies": "$(STUDIES)", "confirm": "$(CONFIRM)"}'
 
 .PHONY: list-clinics
 list-clinics: .venv/deploy ## the clinics, with the number of their studies, users and clients: [FORMAT=json]

@@ -9,7 +9,7 @@ short_description: Keeps clinics in Keycloak and in the study registry
 description:
   - A clinic is the group /clinics/ID in Keycloak, whose members see its studies, and a row in the registry.
   - The clinic's name is the description of the group. What else hangs on the group (attributes, members) stays.
-  - Clinics that are not listed stay too. Removing one is not offered, because its studies would have no owner.
+  - Clinics that are not listed stay too. The module clinic_removal removes one.
 options:
   keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
@@ -23,6 +23,13 @@ options:
     options:
       id: {type: str, required: true, description: "2 to 63 lower case letters, digits, hyphens; never changed later."}
       name: {type: str, required: true, description: Name that people read.}
+  readmit:
+    type: str
+    choices: [nobody, empty, with_studies]
+    default: nobody
+    description:
+      - Whether a listed clinic that was removed becomes one again. C(empty) refuses where studies were kept, because
+        every member would see them; C(with_studies) means just that.
   registry_host: {type: str, required: true, description: Host of the registry's PostgreSQL.}
   registry_port: {type: int, default: 5432, description: Its port.}
   registry_name: {type: str, required: true, description: Name of the database.}
@@ -69,6 +76,7 @@ from ansible.module_utils.imaging.registry import (  # type: ignore[import-untyp
     REGISTRY,
     Registry,
     RegistryError,
+    Removed,
 )
 
 # A slash or an upper case letter in a group name could forge another clinic's path.
@@ -99,11 +107,35 @@ def plan_group(keycloak: Keycloak, plan: Plan, clinic_id: str, name: str) -> Non
         )
 
 
-def plan_row(registry: Registry, plan: Plan, rows: dict[str, str], clinic_id: str, name: str) -> None:
+def refuse_removed(removed: dict[str, Removed], clinic_ids: list[str], readmit: str) -> None:
+    """Raise RegistryError for a clinic that was removed and does not come back without being asked for."""
+    for clinic_id in clinic_ids:
+        if clinic_id not in removed or readmit == "with_studies":
+            continue
+        was, studies = f"the clinic '{clinic_id}' was removed on {removed[clinic_id].at}", removed[clinic_id].studies
+        if readmit == "nobody":
+            raise RegistryError(
+                f"{was}. Delete the entry `id: {clinic_id}` from imaging_clinics, or bring it back with "
+                f"`make add-clinic CLINIC_ID={clinic_id} CLINIC_NAME=…`. Nothing was changed here."
+            )
+        if studies:
+            raise RegistryError(
+                f"{was} and {studies} of its studies were kept, which every member would see. If it is the same, "
+                "say TAKE_OVER=1 (-e take_over=1). If it is another, give it another id, or first delete the studies: "
+                f"make remove-clinic CLINIC_ID={clinic_id} STUDIES=delete. Nothing was changed."
+            )
+
+
+def plan_row(
+    registry: Registry, plan: Plan, rows: dict[str, str], removed: dict[str, Removed], clinic_id: str, name: str
+) -> None:
     """The clinic's row in the registry."""
-    if rows.get(clinic_id) != name:
-        before = {"name": rows[clinic_id]} if clinic_id in rows else None
-        plan.add(f"registry row {clinic_id}", before, {"name": name}, lambda: registry.upsert(clinic_id, name))
+    if clinic_id in removed:
+        before = {"name": removed[clinic_id].name, "removed": removed[clinic_id].at}
+        plan.add(f"registry row {clinic_id}", before, {"name": name}, lambda: registry.readmit(clinic_id, name))
+    elif rows.get(clinic_id) != name:
+        known = {"name": rows[clinic_id]} if clinic_id in rows else None
+        plan.add(f"registry row {clinic_id}", known, {"name": name}, lambda: registry.upsert(clinic_id, name))
 
 
 def main() -> None:
@@ -117,6 +149,7 @@ def main() -> None:
                 "required": True,
                 "options": {"id": {"type": "str", "required": True}, "name": {"type": "str", "required": True}},
             },
+            "readmit": {"type": "str", "choices": ["nobody", "empty", "with_studies"], "default": "nobody"},
             **REGISTRY,
             "registry_password": {"type": "str", "required": True, "no_log": True},
         },
@@ -140,8 +173,10 @@ def main() -> None:
         for clinic in module.params["clinics"]:
             plan_group(keycloak, groups, clinic["id"], clinic["name"])
         rows = {} if keycloak.absent else registry.names()
+        removed = {} if keycloak.absent else registry.removed()
+        refuse_removed(removed, [clinic["id"] for clinic in module.params["clinics"]], module.params["readmit"])
         for clinic in module.params["clinics"]:
-            plan_row(registry, plan, rows, clinic["id"], clinic["name"])
+            plan_row(registry, plan, rows, removed, clinic["id"], clinic["name"])
         plan.changes += groups.changes
         carry_out(module, keycloak, plan, clinics=[clinic["id"] for clinic in module.params["clinics"]])
     except (KeycloakError, RegistryError) as error:

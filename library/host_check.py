@@ -37,6 +37,11 @@ options:
     description: Newest revision of Orthanc's index that the plugin to be deployed knows; 0, when that is not known.
     type: int
     default: 0
+  clinics:
+    description: Ids of the clinics that the inventory names.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
@@ -50,6 +55,7 @@ EXAMPLES = r"""
     paths: [/data/inbox, /data/dicom]
     keycloak_version: 26.7.3
     orthanc_index_revision: 1
+    clinics: [denscan-almaty]
 """
 
 RETURN = r"""
@@ -70,6 +76,7 @@ KEYCLOAK_HOME = Path("/opt/imaging/keycloak")
 # What Keycloak notes of each migration; Orthanc's property 4, the revision of its index.
 KEYCLOAK_MIGRATIONS = "SELECT version FROM migration_model"
 ORTHANC_REVISION = "SELECT value FROM globalproperties WHERE property = 4"
+REMOVED_CLINICS = "SELECT clinic_id FROM registry.clinic WHERE removed_at IS NOT NULL"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -118,6 +125,16 @@ def find_downgrades(host: Host, release: Release) -> list[str]:
             "restore a backup of before"
         )
     return problems
+
+
+def find_removed(clinics: list[str], removed: list[str]) -> list[str]:
+    """Which clinics of the inventory were removed from the host, in words."""
+    return [
+        f"imaging_clinics names {clinic}, which was removed with remove-clinic. Delete the entry `id: {clinic}` from "
+        f"imaging_clinics, or bring the clinic back with `make add-clinic CLINIC_ID={clinic} CLINIC_NAME=…`"
+        for clinic in clinics
+        if clinic in removed
+    ]
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -195,6 +212,7 @@ def main() -> None:
             "keycloak_version": {"type": "str", "required": True},
             "orthanc_below": {"type": "str", "default": ""},
             "orthanc_index_revision": {"type": "int", "default": 0},
+            "clinics": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -203,6 +221,7 @@ def main() -> None:
     release = Release(parameters["keycloak_version"], parameters["orthanc_below"], parameters["orthanc_index_revision"])
     problems = find_problems(host, parameters["minimum_memory_mb"], parameters["minimum_disk_gb"])
     problems += find_downgrades(host, release)
+    problems += find_removed(parameters["clinics"], query("registry", REMOVED_CLINICS))
     if problems:
         module.fail_json(msg="The host cannot carry the platform: " + "; ".join(problems))
     module.exit_json(changed=False)

@@ -46,7 +46,8 @@ RETURN = r"""
 clinics:
   description: >-
     By id, each as C(id), C(name), C(studies), C(last_received) (ISO 8601, UTC; null before the first study), C(users)
-    and C(clients), the latter two numbers.
+    and C(clients), the latter two numbers, and C(removed), when it was removed (null otherwise). Removed ones are
+    listed while they own studies.
   returned: success
   type: list
   elements: dict
@@ -95,15 +96,18 @@ def members_of_clinics(keycloak: Keycloak, clinics: list[str]) -> dict[str, set[
 def listing(keycloak: Keycloak, registry: Registry, roles: list[str]) -> dict[str, list[dict[str, Any]]]:
     """Clinics and users as RETURN says."""
     names, holdings = registry.names(), registry.holdings()
+    removed = {clinic: one for clinic, one in registry.removed().items() if holdings[clinic][0]}
     members = members_of_clinics(keycloak, sorted(names))
     holders = {role: usernames(keycloak, f"/roles/{role}/users") for role in roles}
     clinics = []
-    for clinic in sorted(names):
-        software = {one for one in members[clinic] if one.startswith(SOFTWARE)}
+    for clinic in sorted([*names, *removed]):
+        software = {one for one in members.get(clinic, ()) if one.startswith(SOFTWARE)}
         studies, last_received = holdings[clinic]
         clinics.append({
-            "id": clinic, "name": names[clinic], "studies": studies, "last_received": last_received,
-            "users": len(members[clinic] - software), "clients": len(software),
+            "id": clinic, "name": names[clinic] if clinic in names else removed[clinic].name,
+            "studies": studies, "last_received": last_received,
+            "users": len(members.get(clinic, set()) - software), "clients": len(software),
+            "removed": removed[clinic].at if clinic in removed else None,
         })  # fmt: skip
     users = [
         {

@@ -13,7 +13,7 @@ from typing import Any
 
 PLAYBOOK = Path(__file__).with_name("list-people.yml")
 COLUMNS = {
-    "clinics": ["id", "name", "studies", "last_received", "users", "clients"],
+    "clinics": ["id", "name", "studies", "last_received", "users", "clients", "removed"],
     "users": ["username", "name", "email", "clinics", "roles", "enabled", "second_factor"],
 }
 

@@ -41,6 +41,7 @@ RUN = {
     "make shell-db": ("tests/platform/test_commands.py", '"shell-db"'),
     "make shell-orthanc": ("tests/platform/test_commands.py", '"shell-orthanc"'),
     "make add-clinic": ("tests/platform/test_people.py", 'make("add-clinic"'),
+    "make remove-clinic": ("tests/platform/test_removing_clinics.py", 'done("remove-clinic"'),
     "make list-clinics": ("tests/platform/test_people.py", 'listed("list-clinics")'),
     "make list-users": ("tests/platform/test_people.py", 'listed("list-users")'),
     "make add-user": ("tests/platform/test_people.py", 'make("add-user"'),

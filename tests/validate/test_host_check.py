@@ -101,3 +101,10 @@ def test_a_path_that_does_not_exist_yet_is_measured_at_its_nearest_parent(host_c
 def test_the_look_at_this_machine_sees_its_memory(host_check: ModuleType) -> None:
     total_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     assert host_check.look(["/"]).memory_mb == pytest.approx(total_mb, rel=0.01)
+
+
+def test_a_clinic_that_was_removed_does_not_come_back_by_an_old_inventory(host_check: ModuleType) -> None:
+    (problem,) = host_check.find_removed(["north", "south"], ["south", "west"])
+    assert "imaging_clinics names south" in problem
+    assert "Delete the entry `id: south`" in problem
+    assert host_check.find_removed(["north"], []) == []

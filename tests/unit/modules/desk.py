@@ -116,6 +116,9 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         def names(self) -> dict[str, str]:
             return dict(rows)
 
+        def removed(self) -> dict[str, Any]:
+            return {}
+
         def upsert(self, clinic_id: str, name: str) -> None:
             rows[clinic_id] = name
 
