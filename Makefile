@@ -129,11 +129,11 @@ certs: .venv/deploy ## renew the certificate if it is due and tell how long it i
 	$(PLAYBOOK) playbooks/certificates.yml -e renew=$(filter 1,$(RENEW))
 
 .PHONY: backup
-backup: ## back the sandbox host up and print the archive's path there: [INCLUDE_DICOM=1]
-	@$(ON_HOST) imaging-backup create $(if $(filter 1,$(INCLUDE_DICOM)),--include-images)
+backup: ## back the sandbox host up and print the archive's path there: [INCLUDE_DICOM=1]; or REPOSITORY=1
+	@$(ON_HOST) imaging-backup $(if $(filter 1,$(REPOSITORY)),push,create $(if $(filter 1,$(INCLUDE_DICOM)),--include-images))
 
 .PHONY: restore
-restore: .venv/deploy ## BACKUP_FILE=…: put the platform back to what a backup holds; [YES=1] [VERIFY=all] [ALLOW_MISSING=1]
+restore: .venv/deploy ## BACKUP_FILE=…|repository[:ID]: put the platform back to what a backup holds; [YES=1] [VERIFY=all] [ALLOW_MISSING=1]
 	$(PLAYBOOK) playbooks/restore.yml -e archive='$(BACKUP_FILE)' -e confirmed=$(filter 1,$(YES)) \
 	  -e every_image=$(filter all,$(VERIFY)) -e allow_missing=$(filter 1,$(ALLOW_MISSING))
 

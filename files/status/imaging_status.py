@@ -29,6 +29,7 @@ TIMEOUT = 10
 CERTIFICATE_DAYS = 14
 DISK_FREE = 0.2
 BACKUP_HOURS = 36
+REPOSITORY_MINUTES = 120
 UNPROVEN_DAYS = 100
 PENDING_SECONDS = 3600
 
@@ -227,6 +228,18 @@ def backup(samples: dict[str, float], failed: bool, now: float) -> Fact:
     return Fact("backup", f"{hours:.0f} hours ago", {"age_seconds": round(now - at)}, trouble)
 
 
+def repository(samples: dict[str, float], failed: bool, now: float) -> list[Fact]:
+    """When everything last went into the repository; nothing where there is none."""
+    at = samples.get("imaging_backup_repository_last_success_timestamp_seconds")
+    trouble = "the repository takes nothing in: journalctl -u imaging-backup-push" if failed else ""
+    if at is None:
+        return [Fact("repository", "nothing yet", {"age_seconds": None}, trouble)] if failed else []
+    minutes = (now - at) / 60
+    if minutes > REPOSITORY_MINUTES:
+        trouble = trouble or f"what is in the repository is {minutes:.0f} minutes old"
+    return [Fact("repository", f"{minutes:.0f} minutes ago", {"age_seconds": round(now - at)}, trouble)]
+
+
 def restore_drill(samples: dict[str, float], now: float) -> Fact:
     """When a backup was last restored to see whether it can be."""
     unproven = (now - samples.get("imaging_restore_drill_unproven_since_timestamp_seconds", now)) / 86400
@@ -270,11 +283,13 @@ def look_at_the_rest(configuration: dict[str, Any]) -> list[Fact]:
     """Everything that is no service."""
     now = time.time()
     samples = textfile_samples(Path(configuration["metrics"]))
-    failed = unit_states(["imaging-backup.service"])["imaging-backup.service"] == "failed"
+    makes, pushes = "imaging-backup.service", "imaging-backup-push.service"
+    states = unit_states([makes, pushes])
     return [
         certificate(configuration["domain"], configuration["ca_file"]),
         *disk(configuration["paths"]),
-        backup(samples, failed, now),
+        backup(samples, states[makes] == "failed", now),
+        *repository(samples, states[pushes] == "failed", now),
         restore_drill(samples, now),
         imports(configuration["importer"]),
     ]

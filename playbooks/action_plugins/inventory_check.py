@@ -355,6 +355,28 @@ def find_alert_problems(variables: Variables) -> Iterator[Problem]:
             yield Problem(f"imaging_alert_webhook_urls[{index}]", "does not begin with http:// or https://")
 
 
+def find_repository_problems(variables: Variables) -> Iterator[Problem]:
+    name = "imaging_backup_repository"
+    repository = str(variables.get(name) or "")
+    if not repository:
+        return
+    if not re.fullmatch(r"/[^\s]+|sftp:[^\s:/]+:[^\s]+|s3:https?://[^\s/]+/[^\s]+", repository):
+        takes = "an absolute path, sftp:user@host:/path or s3:https://host/bucket"
+        yield Problem(name, f"is {quote(repository)}. It takes {takes}")
+        return
+    kind = repository.partition(":")[0]
+    needed = {
+        "s3": ("imaging_backup_s3_access_key", "imaging_backup_s3_secret_key"),
+        "sftp": ("imaging_backup_sftp_key_file", "imaging_backup_sftp_known_hosts"),
+    }
+    for missing in needed.get(kind, ()):
+        if missing in variables and not variables[missing]:
+            yield Problem(missing, f"is empty, and {name} cannot be reached without it")
+    key_file = str(variables.get("imaging_backup_sftp_key_file") or "")
+    if kind == "sftp" and key_file and not Path(key_file).is_file():
+        yield Problem("imaging_backup_sftp_key_file", f"is {quote(key_file)}, which is not a file on this machine")
+
+
 def find_platform_problems(variables: Variables) -> Iterator[Problem]:
     """Checks beyond types; `variables` holds only those whose type is right."""
     if "imaging_environment" in variables:
@@ -365,6 +387,7 @@ def find_platform_problems(variables: Variables) -> Iterator[Problem]:
     yield from find_ca_problems(variables.get("imaging_extra_ca_files") or [])
     yield from find_tls_problems(variables)
     yield from find_alert_problems(variables)
+    yield from find_repository_problems(variables)
     clinics = variables.get("imaging_clinics") or []
     yield from find_clinic_problems(clinics)
     # Without a readable list of clinics every user's clinic would seem unknown.

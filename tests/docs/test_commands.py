@@ -68,6 +68,8 @@ RUN = {
     "imaging-importer retry": ("tests/platform/test_commands.py", '"imaging-importer", "retry"'),
     "imaging-importer rebuild": ("files/importer/tests/test_rebuild.py", 'main(["rebuild"])'),
     "imaging-backup create": ("tests/restore/test_restore_drill.py", '"imaging-backup", "create"'),
+    "imaging-backup push": ("tests/platform/test_repository.py", "imaging-backup push"),
+    "imaging-backup tidy": ("tests/platform/test_repository.py", '"imaging-backup", "tidy"'),
     "imaging-backup check": ("playbooks/restore-drill/fetch.yml", "imaging-backup, check"),
 }
 NOT_RUN = {

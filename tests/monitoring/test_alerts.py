@@ -173,6 +173,15 @@ CASES = {
         # Where no backup is configured there is no such series.
         {"imaging_backup_last_failure_timestamp_seconds": f"{-37 * 3600}x60"},
     ),
+    "BackupRepositoryTooOld": Case(
+        {"imaging_backup_repository_last_success_timestamp_seconds": f"{-3 * 3600}x60"},
+        # An hour at the end of the test.
+        {"imaging_backup_repository_last_success_timestamp_seconds": "0x60"},
+    ),
+    "BackupRepositoryNotProven": Case(
+        {"imaging_backup_repository_proven_timestamp_seconds": f"{-16 * 86400}x60"},
+        {"imaging_backup_repository_proven_timestamp_seconds": f"{-14 * 86400}x60"},
+    ),
     "RestoreDrillFailed": Case({"imaging_restore_drill_success": "0x60"}, {"imaging_restore_drill_success": "1x60"}),
     "RestoreDrillTooOld": Case(
         {"imaging_restore_drill_unproven_since_timestamp_seconds": f"{-101 * 86400}x60"},

@@ -208,6 +208,27 @@ def test_a_wrong_domain_is_told_with_what_it_takes(find: Find, domain: str, told
             "imaging_alert_smtp_server",
             "is empty",
         ),
+        # backup
+        ({"imaging_backup_repository": "nas:/backups"}, "imaging_backup_repository", "sftp:user@host:/path"),
+        ({"imaging_backup_repository": "s3:bucket"}, "imaging_backup_repository", "s3:https://host/bucket"),
+        (
+            {
+                "imaging_backup_repository": "s3:https://s3.denscan.kz/imaging",
+                "imaging_backup_s3_access_key": "imaging",
+                "imaging_backup_s3_secret_key": "",
+            },
+            "imaging_backup_s3_secret_key",
+            "cannot be reached without it",
+        ),
+        (
+            {
+                "imaging_backup_repository": "sftp:imaging@nas:/backups",
+                "imaging_backup_sftp_key_file": "/nowhere/key",
+                "imaging_backup_sftp_known_hosts": "nas ssh-ed25519 AAAA",
+            },
+            "imaging_backup_sftp_key_file",
+            "is not a file on this machine",
+        ),
         ({"imaging_alert_webhook_urls": ["chat.denscan.kz"]}, "imaging_alert_webhook_urls[0]", "does not begin with"),
     ],
 )

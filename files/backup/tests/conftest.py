@@ -144,6 +144,8 @@ def host(databases, registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         keep_days=7,
         include_images=False,
         recipients=[],
+        repository="",
+        repository_cache=tmp_path / "cache",
         metrics=tmp_path / "metrics",
         settings=tmp_path / "etc",
         letsencrypt=tmp_path / "letsencrypt",

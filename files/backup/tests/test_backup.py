@@ -14,6 +14,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def test_it_says_what_it_is(lived_in):
 
 def test_it_does_not_wait_for_a_keycloak_that_is_down(lived_in, capsys):
     assert "realm.json" not in members(create.create(lived_in.config, include_images=False))
-    assert "WARNING: the archive has no realm.json" in capsys.readouterr().err
+    assert "WARNING: the backup has no realm.json" in capsys.readouterr().err
 
 
 def test_it_leaves_nothing_but_the_archive(lived_in):
@@ -245,9 +246,24 @@ def test_a_full_disk_is_told_and_leaves_the_older_backups(lived_in, tmp_path):
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_two_at_once_are_refused(lived_in):
+def test_a_backup_waits_for_the_end_of_another(lived_in, capfd):
+    def waiting() -> bool:
+        return "waiting for its end" in capfd.readouterr().err
+
+    with ThreadPoolExecutor(1) as pool:
+        with create.alone(lived_in.config.path):
+            made = pool.submit(create.create, lived_in.config, include_images=False)
+            while not waiting():
+                time.sleep(0.05)
+            assert not made.done()
+        assert made.result(60).exists()
+
+
+def test_a_restore_does_not_wait_for_long(lived_in, monkeypatch):
+    path = create.create(lived_in.config, include_images=True)
+    monkeypatch.setattr(restore, "PATIENCE_SECONDS", 0.1)
     with create.alone(lived_in.config.path), pytest.raises(BackupError, match="another backup or restore is running"):
-        create.create(lived_in.config, include_images=False)
+        restore.restore(lived_in.config, path, lived_in)
 
 
 def test_old_archives_go_when_enough_newer_ones_are_there(tmp_path):

@@ -100,6 +100,19 @@ def test_a_failed_backup_is_wrong_and_a_host_that_made_none_yet_is_not():
     assert status.backup({}, failed=False, now=NOW).trouble == ""
 
 
+@pytest.mark.parametrize(("minutes", "wrong"), [(1, False), (119, False), (121, True)])
+def test_a_repository_that_takes_nothing_in_is_wrong_after_two_hours(minutes, wrong):
+    samples = {"imaging_backup_repository_last_success_timestamp_seconds": NOW - minutes * 60}
+    (fact,) = status.repository(samples, failed=False, now=NOW)
+    assert bool(fact.trouble) is wrong
+
+
+def test_a_repository_that_never_took_anything_in_is_told_only_where_there_is_one():
+    assert status.repository({}, failed=False, now=NOW) == []
+    (fact,) = status.repository({}, failed=True, now=NOW)
+    assert "imaging-backup-push" in fact.trouble
+
+
 @pytest.mark.parametrize(("success", "wrong"), [(1, False), (0, True)])
 def test_a_failed_drill_is_wrong(success, wrong):
     samples = {"imaging_restore_drill_timestamp_seconds": NOW - 86400, "imaging_restore_drill_success": success}

@@ -53,7 +53,7 @@ class Writer:
         # Both live as long as the writer.
         self._tar = tarfile.open(fileobj=stream, mode="w|", bufsize=BLOCK, format=tarfile.PAX_FORMAT)  # noqa: SIM115
         self._manifest = tempfile.TemporaryFile()  # noqa: SIM115
-        self.add_bytes(ABOUT, json.dumps({"format": FORMAT, **about}, indent=2).encode() + b"\n")
+        self.add_bytes(ABOUT, write_about(about))
 
     def add_bytes(self, name: str, content: bytes) -> None:
         """Add a member. Raises OSError when the stream does not take it."""
@@ -227,8 +227,15 @@ def _prove(path: Path, accept: Callable[[About], None], sink: Sink) -> About:
 
 def _about(path: Path, name: str, content: IO[bytes], computed: IO[bytes]) -> About:
     text = content.read(BLOCK)
+    about = read_about(path, text if name == ABOUT else b"null")
+    computed.write(_line(hashlib.sha256(text).hexdigest(), len(text), name))
+    return about
+
+
+def read_about(path: Path, text: bytes) -> About:
+    """Read what a backup says about itself. Raises BackupError when this release does not understand it."""
     try:
-        about = json.loads(text) if name == ABOUT else None
+        about = json.loads(text)
     except ValueError as error:
         raise _damaged(path, f"{ABOUT} is not readable") from error
     if not isinstance(about, dict) or "format" not in about:
@@ -238,8 +245,12 @@ def _about(path: Path, name: str, content: IO[bytes], computed: IO[bytes]) -> Ab
             f"{path} has the format {about['format']}, and this release reads format {FORMAT}. Restore it with the "
             "release of the platform that made it. Nothing was changed"
         )
-    computed.write(_line(hashlib.sha256(text).hexdigest(), len(text), name))
     return about
+
+
+def write_about(about: About) -> bytes:
+    """What a backup says about itself, for `read_about`."""
+    return json.dumps({"format": FORMAT, **about}, indent=2).encode() + b"\n"
 
 
 def _compare_manifest(

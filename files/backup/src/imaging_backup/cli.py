@@ -1,4 +1,4 @@
-"""The command: `imaging-backup create`, `check FILE`, `restore FILE`, and what a restore drill asks and tells."""
+"""The command: `imaging-backup create`, `push`, `check FILE`, `restore FILE`, and what a drill asks and tells."""
 
 import argparse
 import datetime
@@ -6,7 +6,7 @@ import io
 import sys
 from pathlib import Path
 
-from imaging_backup import archive, create, metrics, restore, retention
+from imaging_backup import archive, create, metrics, repository, restore, retention
 from imaging_backup.config import Config, load
 from imaging_backup.errors import BackupError
 
@@ -20,12 +20,14 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     creating = commands.add_parser("create", help="make a backup and print its path")
     creating.add_argument("--include-images", action="store_true", help="with the images, not only the databases")
+    commands.add_parser("push", help="put what is new into the repository and print the snapshot's name")
+    commands.add_parser("tidy", help="forget what is too old in the repository, and prove what is there")
     checking = commands.add_parser("check", help="prove an archive and say what it is; changes nothing")
     restoring = commands.add_parser("restore", help="put the platform back to what an archive holds")
     restoring.add_argument("--verify-all", action="store_true", help="compare every image's MD5, not only a sample's")
     restoring.add_argument("--allow-missing", action="store_true", help="also when images are nowhere to be found")
     for command in (checking, restoring):
-        command.add_argument("file", type=Path)
+        command.add_argument("file", type=Path, help="an archive, or repository[:ID] for a snapshot")
     commands.add_parser("newest", help="print the path of the newest archive")
     drilling = commands.add_parser("record-drill", help="tell the node exporter of a restore drill")
     drilling.add_argument("--restored", type=Path, metavar="FILE", help="the archive that came back, unless it failed")
@@ -36,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
         config = load(options.config)
         if options.command == "create":
             print(create.create(config, options.include_images or config.include_images))
+        elif options.command == "push":
+            print(repository.push(config))
+        elif options.command == "tidy":
+            repository.tidy(config)
         elif options.command == "check":
             print(restore.describe(restore.check(config, options.file)))
         elif options.command == "restore":

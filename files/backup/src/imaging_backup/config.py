@@ -22,6 +22,8 @@ class Config:
     keep_days: int
     include_images: bool  # whether a backup has the images when nobody says otherwise
     recipients: list[str]  # public keys of age; none: archives are not encrypted
+    repository: str  # of restic, in its own words; empty: there is none
+    repository_cache: Path
     metrics: Path  # directory of the node exporter's textfile collector
     settings: Path  # configuration, credentials and certificates of the host
     letsencrypt: Path  # certbot's accounts and certificates, where there are any
@@ -48,10 +50,15 @@ class Config:
 
     def keycloak_secret(self) -> str:
         """The secret of the service account that may export the realm. Raises BackupError."""
-        directory = os.environ.get("CREDENTIALS_DIRECTORY")
-        if not directory:
-            raise BackupError("CREDENTIALS_DIRECTORY is not set; systemd sets it from LoadCredential=")
-        return (Path(directory) / KEYCLOAK_SECRET).read_text("utf-8").strip()
+        return (credentials() / KEYCLOAK_SECRET).read_text("utf-8").strip()
+
+
+def credentials() -> Path:
+    """Where secrets lie, each in a file. Raises BackupError."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        raise BackupError("CREDENTIALS_DIRECTORY is not set; systemd sets it from LoadCredential=")
+    return Path(directory)
 
 
 def load(path: Path) -> Config:
@@ -67,6 +74,8 @@ def load(path: Path) -> Config:
             keep_days=int(settings["keep_days"]),
             include_images=bool(settings["include_images"]),
             recipients=[str(key) for key in settings["recipients"]],
+            repository=str(settings["repository"]),
+            repository_cache=Path(settings["repository_cache"]),
             metrics=Path(settings["metrics"]),
             settings=Path(settings["settings"]),
             letsencrypt=Path(settings["letsencrypt"]),

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import errno
 import fcntl
+import math
 import os
 import platform
 import shutil
@@ -12,15 +13,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from imaging_backup import archive, databases, metrics, realm, retention
 from imaging_backup.config import LETSENCRYPT, Config
 from imaging_backup.databases import Server
 from imaging_backup.errors import BackupError
-from imaging_backup.images import Image, Links, list_images, read_list
+from imaging_backup.images import Image, Links, list_images, place_in, read_list
 
 ATTEMPTS = 20
 SAY_EVERY_SECONDS = 5
+IMAGES, REALM = "images.tsv", "realm.json"
 
 
 def create(config: Config, include_images: bool) -> Path:
@@ -29,9 +32,9 @@ def create(config: Config, include_images: bool) -> Path:
     now = datetime.datetime.now(datetime.UTC)
     name = f"dicom-backup-{now:%Y-%m-%dT%H%M%SZ}.tar.zst" + (".age" if config.recipients else "")
     path = config.path / name
-    with alone(config.path), _workspace(config) as workspace:
+    with alone(config.path), making(config) as workspace:
         try:
-            missing = _write(config, path, workspace, now, include_images)
+            missing = _write(config, path, workspace, include_images)
         except (OSError, BackupError) as error:
             if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or archive.NO_SPACE in str(error).lower():
                 raise BackupError(archive.disk_full(config.path)) from error
@@ -45,17 +48,41 @@ def create(config: Config, include_images: bool) -> Path:
     return path
 
 
-def _write(config: Config, path: Path, workspace: Path, now: datetime.datetime, include_images: bool) -> int:
+def _write(config: Config, path: Path, workspace: Path, include_images: bool) -> int:
     """Write the archive; how many images that the index names are lost on this host's disk."""
+    about, links, missing = collect(config, workspace, include_images)
+    with archive.new_archive(path, about, config.recipients) as writer:
+        for dump in sorted((workspace / "databases").iterdir()):
+            writer.add_file(f"databases/{dump.name}", dump)
+            dump.unlink()
+        writer.add_file(IMAGES, workspace / IMAGES)
+        for place, directory in (("settings", config.settings), (LETSENCRYPT, config.letsencrypt)):
+            for file in sorted(directory.rglob("*")):
+                if file.is_file() and not file.is_symlink():
+                    writer.add_file(f"{place}/{file.relative_to(directory)}", file)
+        if (workspace / REALM).exists():
+            writer.add_file(REALM, workspace / REALM)
+        if include_images:
+            _add_images(writer, links, workspace / IMAGES, about, {image.uuid for image in missing})
+    return len(missing)
+
+
+def collect(config: Config, workspace: Path, include_images: bool) -> tuple[archive.About, Path, list[Image]]:
+    """Bring one moment of everything together in `workspace`: databases, the list of images, the realm.
+
+    What a backup of it says about itself; where the second names of the images are; images that the index names and
+    that are lost on this host's disk. Raises BackupError.
+    """
     server = Server(config)
-    links = Links(config.storage, config.links)
-    images = workspace / "images.tsv"
+    images = workspace / IMAGES
+    links = Links(config.storage, config.links) if include_images else None
+    (workspace / "databases").mkdir(mode=0o700)
     with contextlib.ExitStack() as stack:
-        snapshots, missing = _take(server, links if include_images else None, images, stack)
+        snapshots, missing = _take(server, links, images, stack)
         about: archive.About = {
             "environment": config.environment,
             "domain": config.domain,
-            "created": now.isoformat(timespec="seconds"),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "host": platform.node(),
             "versions": {
                 "postgresql": server.major(),
@@ -70,22 +97,15 @@ def _write(config: Config, path: Path, workspace: Path, now: datetime.datetime, 
         }
         for database, snapshot in snapshots.items():
             about["counts"] |= databases.counts(database, snapshot.connection)
-            size = server.dump(database, snapshot, workspace / database)
+            size = server.dump(database, snapshot, workspace / "databases" / f"{database}.dump")
             about["database bytes"] += size
             say(f"database {database}: {size / 1e6:.1f} MB")
-    with archive.new_archive(path, about, config.recipients) as writer:
-        for database in databases.NAMES:
-            writer.add_file(f"databases/{database}.dump", workspace / database)
-            (workspace / database).unlink()
-        writer.add_file("images.tsv", images)
-        for place, directory in (("settings", config.settings), (LETSENCRYPT, config.letsencrypt)):
-            for file in sorted(directory.rglob("*")):
-                if file.is_file() and not file.is_symlink():
-                    writer.add_file(f"{place}/{file.relative_to(directory)}", file)
-        _add_realm(config, writer)
-        if include_images:
-            _add_images(writer, links, images, about, {image.uuid for image in missing})
-    return len(missing)
+    try:
+        (workspace / REALM).write_bytes(realm.export(config))
+    except BackupError as error:
+        # The database has it all; a backup must not wait for Keycloak.
+        say(f"WARNING: the backup has no {REALM}, which a restore does not need. {error}")
+    return about, config.links, missing
 
 
 def _take(
@@ -115,23 +135,13 @@ def _take(
     )
 
 
-def _add_realm(config: Config, writer: archive.Writer) -> None:
-    try:
-        content = realm.export(config)
-    except BackupError as error:
-        # The database has it all; a backup must not wait for Keycloak.
-        say(f"WARNING: the archive has no realm.json, which a restore does not need. {error}")
-        return
-    writer.add_bytes("realm.json", content)
-
-
-def _add_images(writer: archive.Writer, links: Links, images: Path, about: archive.About, missing: set[str]) -> None:
+def _add_images(writer: archive.Writer, links: Path, images: Path, about: archive.About, missing: set[str]) -> None:
     added = count = 0
     said = time.monotonic()
     for image in read_list(images):
         if image.uuid in missing:
             continue
-        added += writer.add_file(f"images/{image.uuid}", links.path(image))
+        added += writer.add_file(f"images/{image.uuid}", place_in(links, image.uuid))
         count += 1
         if time.monotonic() - said > SAY_EVERY_SECONDS:
             said = time.monotonic()
@@ -147,18 +157,37 @@ def _orthanc_version() -> str:
 
 
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Let one backup or restore run at a time; the kernel forgets the lock when its holder dies. Raises BackupError."""
+def alone(directory: Path, patience: float = math.inf) -> Iterator[None]:
+    """Let one backup or restore run at a time; the kernel forgets the lock when its holder dies.
+
+    Waits `patience` seconds for the end of another. Raises BackupError.
+    """
+    deadline = time.monotonic() + patience
     with (directory / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BackupError("another backup or restore is running on this host. Wait for its end") from error
+        said = False
+        while not _locked(lock):
+            if not said:
+                say("another backup or restore is running on this host: waiting for its end")
+                said = True
+            if time.monotonic() > deadline:
+                raise BackupError(
+                    "another backup or restore is running on this host. Wait for its end, or end it: "
+                    "systemctl stop imaging-backup imaging-backup-push imaging-backup-tidy"
+                )
+            time.sleep(0.5)
         yield
 
 
+def _locked(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
-def _workspace(config: Config) -> Iterator[Path]:
+def making(config: Config) -> Iterator[Path]:
     """A directory for what is in the making. What a backup that was killed left is removed first."""
     links = Links(config.storage, config.links)
     workspace = config.path / ".making"

@@ -3,13 +3,18 @@
 import time
 from pathlib import Path
 
-BACKUP, DRILL = "imaging_backup", "imaging_restore_drill"
+BACKUP, REPOSITORY, DRILL = "imaging_backup", "imaging_backup_repository", "imaging_restore_drill"
 UNPROVEN = f"{DRILL}_unproven_since_timestamp_seconds"
 HELP = {
     f"{BACKUP}_last_success_timestamp_seconds": "When the last good backup ended, in Unix time.",
     f"{BACKUP}_size_bytes": "Size of its archive.",
     f"{BACKUP}_duration_seconds": "How long it took.",
     f"{BACKUP}_missing_images": "Images that the index names and that were not on the disk.",
+    f"{REPOSITORY}_last_success_timestamp_seconds": "When the repository last took in what was new, in Unix time.",
+    f"{REPOSITORY}_added_bytes": "How much that was.",
+    f"{REPOSITORY}_duration_seconds": "How long it took.",
+    f"{REPOSITORY}_missing_images": "Images that the index names and that were not on the disk.",
+    f"{REPOSITORY}_proven_timestamp_seconds": "When the repository was last found whole, else made, in Unix time.",
     f"{DRILL}_success": "Whether the last drill brought the newest backup back (1) or not (0).",
     f"{DRILL}_timestamp_seconds": "When it ended, in Unix time.",
     f"{DRILL}_duration_seconds": "How long it took from nothing until somebody had logged in.",
@@ -29,6 +34,28 @@ def write(directory: Path, size: int, seconds: float, missing_images: int) -> No
     _replace(directory / "imaging-backup.prom", values)
     if not _drill(directory).exists():
         _replace(_drill(directory), {UNPROVEN: time.time()})
+
+
+def write_push(directory: Path, added: int, seconds: float, missing_images: int) -> None:
+    """Tell that the repository has everything."""
+    values = {
+        f"{REPOSITORY}_last_success_timestamp_seconds": time.time(),
+        f"{REPOSITORY}_added_bytes": added,
+        f"{REPOSITORY}_duration_seconds": seconds,
+        f"{REPOSITORY}_missing_images": missing_images,
+    }
+    _replace(directory / "imaging-backup-repository.prom", values)
+    if not _proven(directory).exists():
+        write_check(directory)
+
+
+def write_check(directory: Path) -> None:
+    """Tell that the repository is whole."""
+    _replace(_proven(directory), {f"{REPOSITORY}_proven_timestamp_seconds": time.time()})
+
+
+def _proven(directory: Path) -> Path:
+    return directory / "imaging-backup-proven.prom"
 
 
 def write_drill(directory: Path, seconds: float, backup_age: float) -> None:

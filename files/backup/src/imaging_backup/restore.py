@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from imaging_backup import archive, databases, images
+from imaging_backup import archive, databases, images, repository
 from imaging_backup.config import KEYCLOAK_SECRET, LETSENCRYPT, Config
 from imaging_backup.create import alone, free_bytes, say
 from imaging_backup.databases import Server
@@ -22,6 +22,8 @@ from imaging_backup.errors import BackupError
 # database knows. The rest comes from the inventory and the controller, which lay it down again.
 SETTINGS = ("settings/tls/", f"{LETSENCRYPT}/", f"settings/credentials/backup/{KEYCLOAK_SECRET}")
 RESERVE_BYTES = 1024**3
+# A backup of what is new takes seconds; somebody waits for a restore.
+PATIENCE_SECONDS = 60
 
 
 class Services(Protocol):
@@ -65,6 +67,10 @@ class Systemd:
 
 def check(config: Config, path: Path) -> archive.About:
     """Prove an archive and say whether it can be restored here; what it is. Changes nothing. Raises BackupError."""
+    if repository.is_snapshot(path):
+        about = repository.find(config, path).about()
+        _accept(config, path, about)
+        return about
     return archive.prove(path, lambda about: _accept(config, path, about))
 
 
@@ -84,13 +90,15 @@ def describe(about: archive.About) -> str:
 
 
 def restore(config: Config, path: Path, services: Services, every: bool = False, allow_missing: bool = False) -> None:
-    """Put the platform back to what an archive holds, and verify that it is. Raises BackupError.
+    """Put the platform back to what an archive, or a snapshot of the repository, holds, and verify that it is.
+
+    Raises BackupError.
 
     With `every`, each image's MD5 is compared and not only a sample's. With `allow_missing`, images that are neither in
     the archive nor on this host are told, and no reason to refuse.
     """
     begun = time.monotonic()
-    with alone(config.path), _workspace(config) as workspace:
+    with alone(config.path, PATIENCE_SECONDS), _workspace(config) as workspace:
         about = _unpack(config, path, workspace)
         missing = _missing(config, about, workspace / "images.tsv")
         if missing and not allow_missing:
@@ -154,7 +162,13 @@ def _numbers(version: str) -> list[int]:
 
 
 def _unpack(config: Config, path: Path, workspace: Path) -> archive.About:
-    """Prove the archive and unpack beside what is there."""
+    """Prove the archive and unpack beside what is there, or fetch the snapshot of the repository to there."""
+    if repository.is_snapshot(path):
+        snapshot = repository.find(config, path)
+        about = snapshot.about()
+        _accept(config, path, about)
+        snapshot.fetch(workspace, config.arriving)
+        return about
 
     def sink(name: str) -> BinaryIO | None:
         if name.startswith("images/"):

@@ -1,0 +1,171 @@
+"""The continuous way: the same content as an archive's into a repository of restic, which takes in what is new.
+
+The databases lie there as dumps that are not compressed, so that restic finds again what has not changed in them;
+images under their second names, so that what somebody deletes meanwhile is still there (see `images.Links`). One
+snapshot of restic therefore holds databases and images of one moment, as one archive does.
+"""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from imaging_backup import archive, metrics
+from imaging_backup.config import KEYCLOAK_SECRET, LETSENCRYPT, Config, credentials
+from imaging_backup.create import alone, collect, making, say
+from imaging_backup.errors import BackupError
+
+NAME = re.compile(r"repository(?::(?P<snapshot>latest|[0-9a-f]{8,64}))?")
+TAG = "imaging"
+# Exit codes of restic(1).
+NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 10, 11, 12
+# Of the images themselves, not only of what is known of them; a year of weeks reads all.
+READ_AGAIN = "--read-data-subset=2%"
+
+
+def push(config: Config) -> str:
+    """Put what is there now into the repository, which is made at the first time; the snapshot. Raises BackupError."""
+    begun = time.monotonic()
+    restic = Restic(config)
+    with alone(config.path):
+        restic.make_repository()
+        with making(config) as workspace:
+            about, links, missing = collect(config, workspace, include_images=True)
+            (workspace / archive.ABOUT).write_bytes(archive.write_about(about))
+            paths = [workspace, config.settings, *([config.letsencrypt] if config.letsencrypt.is_dir() else []), links]
+            # Each image gets its second name anew, which is not a change of it.
+            options = ("--ignore-ctime", "--host", config.domain, "--tag", TAG)
+            added, snapshot = restic.backup(*options, *map(str, paths))
+    seconds = time.monotonic() - begun
+    metrics.write_push(config.metrics, added, seconds, len(missing))
+    say(f"done: {added / 1e6:.1f} MB were new, {seconds:.0f} s")
+    return f"repository:{snapshot}"
+
+
+def tidy(config: Config) -> None:
+    """Forget what is too old, and see whether the repository is whole. Raises BackupError."""
+    restic = Restic(config)
+    with alone(config.path):
+        restic.run(
+            *("forget", "--host", config.domain, "--tag", TAG, "--group-by", "host", "--prune"),
+            *("--keep-within", "2d", "--keep-daily", str(config.keep_days), "--keep-monthly", "12"),
+        )
+        restic.run("check", READ_AGAIN)
+    metrics.write_check(config.metrics)
+    say("the repository is whole, and what is too old is gone from it")
+
+
+def is_snapshot(path: Path) -> bool:
+    """Whether this names a snapshot: `repository`, the newest, or `repository:ID`. An archive's path begins with /."""
+    return NAME.fullmatch(str(path)) is not None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment in the repository: the same content as an archive's."""
+
+    restic: "Restic"
+    identifier: str
+    paths: list[str]
+
+    def about(self) -> archive.About:
+        """What it says about itself. Raises BackupError."""
+        text = self.restic.run("dump", self.identifier, f"{self._making}/{archive.ABOUT}")
+        return archive.read_about(Path(f"repository:{self.identifier[:8]}"), text.encode())
+
+    def fetch(self, workspace: Path, arriving: Path) -> None:
+        """Bring databases and settings to `workspace`, images to `arriving`. restic proves each byte that it brings."""
+        settings = workspace / "settings"
+        self._bring(self._making, workspace)
+        self._bring(self._ending("/.backup"), arriving)
+        secret = f"/credentials/backup/{KEYCLOAK_SECRET}"
+        self._bring(self._ending("/imaging"), settings, "--include", "/tls", "--include", secret)
+        with contextlib.suppress(StopIteration):
+            self._bring(self._ending("/letsencrypt"), workspace / LETSENCRYPT)
+
+    @property
+    def _making(self) -> str:
+        return self._ending("/.making")
+
+    def _ending(self, name: str) -> str:
+        return next(path for path in self.paths if path.endswith(name))
+
+    def _bring(self, path: str, target: Path, *options: str) -> None:
+        self.restic.run("restore", f"{self.identifier}:{path}", "--target", str(target), *options)
+
+
+def find(config: Config, path: Path) -> Snapshot:
+    """The snapshot of a name. Raises BackupError."""
+    match = NAME.fullmatch(str(path))
+    restic = Restic(config)
+    found = json.loads(restic.run("snapshots", "--json", "--tag", TAG, (match and match["snapshot"]) or "latest"))
+    if not found:
+        raise BackupError(f"there is no backup in {config.repository}. Nothing was changed")
+    newest = max(found, key=lambda one: str(one["time"]))
+    say(f"snapshot {newest['short_id']} of {newest['time'][:19]}")
+    return Snapshot(restic, newest["id"], newest["paths"])
+
+
+class Restic:
+    """restic(1) with this host's repository. Raises BackupError for whatever keeps it from its work."""
+
+    def __init__(self, config: Config) -> None:
+        if not config.repository:
+            raise BackupError("no repository is configured: imaging_backup_repository in the inventory names one")
+        self._repository = config.repository
+        directory = credentials()
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RESTIC_"))},
+            "RESTIC_REPOSITORY": config.repository,
+            "RESTIC_PASSWORD_FILE": str(directory / "repository-password"),
+            "RESTIC_CACHE_DIR": str(config.repository_cache),
+            "AWS_SHARED_CREDENTIALS_FILE": str(directory / "repository-s3"),
+        }
+        known = f"-o UserKnownHostsFile={directory / 'repository-known-hosts'} -o StrictHostKeyChecking=yes"
+        self._options = (
+            ["-o", f"sftp.args=-i {directory / 'repository-key'} {known} -o BatchMode=yes"]
+            if config.repository.startswith("sftp:")
+            else []
+        )
+
+    def make_repository(self) -> None:
+        """Make the repository unless there is one."""
+        done = self._start("cat", "config")
+        if done.returncode == NO_REPOSITORY:
+            self.run("init")
+            say(f"made the repository {self._repository}")
+        elif done.returncode:
+            raise self._failure("cat", done)
+
+    def backup(self, *arguments: str) -> tuple[int, str]:
+        """Take in files; how many bytes were new, and the snapshot."""
+        summary = json.loads(self.run("backup", "--json", "--quiet", *arguments).splitlines()[-1])
+        return int(summary["data_added"]), str(summary["snapshot_id"])[:8]
+
+    def run(self, *arguments: str) -> str:
+        """Run a command; what it printed."""
+        done = self._start(*arguments, "--retry-lock", "5m")
+        if done.returncode:
+            raise self._failure(arguments[0], done)
+        return done.stdout
+
+    def _start(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["restic", *self._options, *arguments]
+        try:
+            return subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)  # noqa: S603
+        except FileNotFoundError as error:
+            raise BackupError("restic is not installed: deploy with imaging_backup_repository set") from error
+
+    def _failure(self, command: str, done: subprocess.CompletedProcess[str]) -> BackupError:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        why = {
+            NO_REPOSITORY: "there is no repository yet; the first backup makes it",
+            LOCKED: "another program holds it; `restic unlock` removes the lock of one that died",
+            WRONG_PASSWORD: "its password is another one: imaging_secrets_path on the controller must be the one of "
+            "the platform that made it",
+        }.get(done.returncode, lines[-1] if lines else f"exit code {done.returncode}")
+        return BackupError(f"restic {command} with {self._repository} failed: {why}")

@@ -1,0 +1,105 @@
+"""The repository into which everything goes every quarter of an hour: what is new, encrypted, good for a restore."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from deliveries import Study
+from platform_client import Platform, make, state_path
+from time_lapse import wait_for
+
+REPOSITORY = "/var/backups/repository"
+CREDENTIALS = "/etc/imaging/credentials/backup"
+RESTIC = f"restic -r {REPOSITORY} --password-file {CREDENTIALS}/repository-password --no-cache"
+
+
+@pytest.fixture(scope="module")
+def pushed(platform: Platform, central_study: Study) -> str:
+    """The name of a snapshot with a study in it."""
+    made = make("-s", "backup", "REPOSITORY=1")
+    assert made.returncode == 0, made.stderr[-2000:]
+    secrets = {path.read_text().split()[0] for path in (state_path() / "secrets").rglob("*") if path.is_file()}
+    assert not [secret for secret in secrets if secret in made.stdout + made.stderr]
+    return made.stdout.strip()
+
+
+def added(platform: Platform) -> int:
+    """Bytes that the next push finds new."""
+    said = platform.on_host("sh", "-c", "imaging-backup push 2>&1")
+    (megabytes,) = re.findall(r"done: ([0-9.]+) MB were new", said)
+    return int(float(megabytes) * 1e6)
+
+
+def test_a_snapshot_says_what_it_holds_and_can_be_restored_here(platform, pushed):
+    for name in (pushed, "repository"):
+        said = platform.on_host("sh", "-c", f"imaging-backup check {name} 2>&1")
+        assert "backup of " in said
+        assert " 0 registered studies" not in said
+        assert "images: " in said
+
+
+def test_every_image_that_the_index_of_the_snapshot_names_is_in_it(platform, pushed):
+    snapshot = pushed.removeprefix("repository:")
+    listed = platform.on_host("sh", "-c", f"{RESTIC} dump {snapshot} /var/backups/imaging/.making/images.tsv")
+    names = platform.on_host("sh", "-c", f"{RESTIC} ls {snapshot} /data/dicom/.backup --recursive")
+    wanted = {line.split("\t")[0] for line in listed.splitlines()}
+    assert wanted
+    assert wanted <= {line.rsplit("/", 1)[-1] for line in names.splitlines()}
+
+
+def test_only_what_is_new_is_stored(platform, pushed):
+    first = added(platform)
+    assert first < 20e6, "images that have not changed were stored again"
+
+
+def test_it_runs_by_itself_confined_and_is_measured(platform, pushed):
+    platform.on_host("systemctl", "start", "imaging-backup-push.service", "imaging-backup-tidy.service")
+    timers = platform.on_host("systemctl", "list-timers", "--no-pager")
+    assert "imaging-backup-push.timer" in timers
+    assert "imaging-backup-tidy.timer" in timers
+    measured = platform.on_host("sh", "-c", "cat /var/lib/prometheus/node-exporter/imaging-backup-*.prom")
+    assert "imaging_backup_repository_last_success_timestamp_seconds" in measured
+    assert "imaging_backup_repository_proven_timestamp_seconds" in measured
+    assert "\nimaging_backup_repository_missing_images 0\n" in measured
+    told = json.loads(platform.on_host("imaging-status", "--json", check=False))
+    assert told["repository"]["age_seconds"] < 600
+
+
+def test_what_is_there_is_proven_and_tidied_by_hand_too(platform, pushed):
+    platform.on_host("imaging-backup", "tidy")
+    assert pushed.removeprefix("repository:") in platform.on_host("sh", "-c", f"{RESTIC} snapshots --compact")
+
+
+def test_without_the_password_nothing_is_read(platform, pushed):
+    refused = platform.on_host(
+        "sh", "-c", f"echo another | restic -r {REPOSITORY} --no-cache snapshots 2>&1", check=False
+    )
+    assert "wrong password" in refused
+
+
+def test_a_push_waits_for_a_backup_that_runs(platform, pushed):
+    """Both hold images by the same second names, so neither may take the other's away."""
+    platform.on_host("sh", "-c", "systemctl start --no-block imaging-backup.service imaging-backup-push.service")
+
+    def over() -> bool:
+        states = platform.on_host("systemctl", "is-active", "imaging-backup", "imaging-backup-push", check=False)
+        return set(states.split()) <= {"inactive", "failed"}
+
+    wait_for("both have ended", over, seconds=120)
+    assert platform.on_host("systemctl", "is-failed", "imaging-backup", "imaging-backup-push", check=False).split() == [
+        *("inactive", "inactive")
+    ]
+
+
+def test_a_repository_that_is_not_there_is_said_and_nothing_is_changed(platform):
+    configuration = "/run/elsewhere.toml"
+    script = f"sed 's|^repository = .*|repository = \"/run/no-repository\"|' /etc/imaging/backup.toml > {configuration}"
+    platform.on_host("sh", "-c", script)
+    refused = platform.on_host(
+        "sh", "-c", f"imaging-backup --config {configuration} restore repository 2>&1", check=False
+    )
+    platform.on_host("rm", configuration)
+    assert "there is no repository yet" in refused
+    assert "Traceback" not in refused
