@@ -1,4 +1,7 @@
-"""The day after the fire: host and controller's secrets are gone, a fresh host and one archive are there."""
+"""The day after the fire: host and secrets are gone, a fresh host, one archive and the repository are there.
+
+Of the secrets only the repository's password was kept elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from platform_client import Platform, User, state_path
 from pydicom.data import get_testdata_file
 
 SOURCE = "98892003"
+REPOSITORY = "/var/backups/repository"
+PASSWORD = "secrets/backup_repository_password"
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +52,10 @@ class Before:
     """What is remembered of the host that burnt."""
 
     archive: Path
+    repository: Path
+    snapshot: str
     study: Study
+    later: Study  # delivered after the archive was made
     physician: User
     pixels: bytes
     keycloak_secret: str
@@ -73,9 +81,22 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Before:
     subprocess.run(["docker", "cp", f"{platform.container}:{on_host}", str(archive)], check=True, capture_output=True)
     secret = (state_path() / "secrets/keycloak_bootstrap_secret").read_text()
 
+    later = copy_with_new_uids(Path(str(get_testdata_file("DICOMDIR"))).parent / SOURCE, folder.with_name("later"))
+    platform.deliver("denscan-central", folder.with_name("later"), "minutes-before-the-fire")
+    platform.wait_for_study(platform.api(physician), later.study_uid)
+    # As the timer does, within a quarter of an hour.
+    snapshot, seconds = timed("-s", "backup", "REPOSITORY=1")
+    print(f"make backup REPOSITORY=1: {seconds:.1f} s")
+    repository = archive.with_name("repository")
+    subprocess.run(["docker", "cp", f"{platform.container}:{REPOSITORY}", str(repository)], check=True)
+    password = (state_path() / PASSWORD).read_text()
+
     timed("down")
     shutil.rmtree(state_path())
-    return Before(archive, study, physician, pixels, secret)
+    (state_path() / PASSWORD).parent.mkdir(parents=True, mode=0o700)
+    (state_path() / PASSWORD).touch(mode=0o600)
+    (state_path() / PASSWORD).write_text(password)
+    return Before(archive, repository, snapshot.strip(), study, later, physician, pixels, secret)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +107,10 @@ def platform(before: Before) -> Platform:
     platform = Platform()
     target = f"{platform.container}:/var/backups/imaging/"
     subprocess.run(["docker", "cp", str(before.archive), target], check=True, capture_output=True)
+    # Nobody has pushed there yet: the timer waits for the next quarter of an hour.
+    platform.on_host("systemctl", "stop", "imaging-backup-push.timer")
+    platform.on_host("rm", "-rf", REPOSITORY)
+    subprocess.run(["docker", "cp", str(before.repository), f"{platform.container}:{REPOSITORY}"], check=True)
     return platform
 
 
@@ -136,3 +161,13 @@ def test_life_goes_on(platform, before, tmp_path):
 def test_a_second_restore_over_the_living_host_works_too(platform, before, archive):
     timed("restore", f"BACKUP_FILE={archive}", "YES=1")
     assert frame(platform, before.physician, before.study) == before.pixels
+
+
+def test_the_repository_brings_back_what_came_after_the_archive(platform, before):
+    """And over a platform that was at work meanwhile, and may have put its own state there since."""
+    output, seconds = timed("restore", f"BACKUP_FILE={before.snapshot}", "YES=1", "VERIFY=all")
+    print(f"make restore BACKUP_FILE={before.snapshot}: {seconds:.0f} s")
+    print("\n".join(line for line in output.splitlines() if line.strip().startswith("- ")))
+    assert "verified: everything is as it was" in output
+    for study in (before.study, before.later):
+        assert frame(platform, before.physician, study) == before.pixels
