@@ -90,6 +90,7 @@ def write_inventory(state: Path, variables: dict[str, object], name: str, domain
         "imaging_secrets_path": str(state / "secrets"),
         # It is the platform only to itself.
         "imaging_tls_mode": "self-signed",
+        "imaging_backup_repository": "",
         "imaging_alert_email_to": [],
         "imaging_alert_webhook_urls": [],
         "grafana_required": False,

@@ -79,6 +79,18 @@ def test_without_the_password_nothing_is_read(platform, pushed):
     assert "wrong password" in refused
 
 
+def test_a_host_that_did_not_fill_the_repository_is_refused(platform, pushed):
+    """As a fresh one is after a loss: its emptiness must not become the newest state."""
+    mark = "/var/backups/imaging/.repository"
+    platform.on_host("mv", mark, f"{mark}.aside")
+    try:
+        refused = platform.on_host("sh", "-c", "imaging-backup push 2>&1", check=False)
+    finally:
+        platform.on_host("mv", f"{mark}.aside", mark)
+    assert "Restore them first" in refused
+    assert added(platform) >= 0
+
+
 def test_a_push_waits_for_a_backup_that_runs(platform, pushed):
     """Both hold images by the same second names, so neither may take the other's away."""
     platform.on_host("sh", "-c", "systemctl start --no-block imaging-backup.service imaging-backup-push.service")

@@ -107,9 +107,8 @@ def platform(before: Before) -> Platform:
     platform = Platform()
     target = f"{platform.container}:/var/backups/imaging/"
     subprocess.run(["docker", "cp", str(before.archive), target], check=True, capture_output=True)
-    # Nobody has pushed there yet: the timer waits for the next quarter of an hour.
-    platform.on_host("systemctl", "stop", "imaging-backup-push.timer")
-    platform.on_host("rm", "-rf", REPOSITORY)
+    # As a repository on another machine would be there from the first moment on.
+    platform.on_host("rm", "-rf", REPOSITORY, "/var/backups/imaging/.repository")
     subprocess.run(["docker", "cp", str(before.repository), f"{platform.container}:{REPOSITORY}"], check=True)
     return platform
 
@@ -124,6 +123,11 @@ def test_without_a_yes_nothing_is_changed(platform, before, archive):
     assert refused.returncode != 0
     assert "Not confirmed, so nothing was changed" in refused.stdout
     assert (state_path() / "secrets/keycloak_bootstrap_secret").read_text() != before.keycloak_secret
+
+
+def test_an_empty_host_does_not_hide_what_the_lost_one_has_left(platform, before):
+    refused = platform.on_host("sh", "-c", "imaging-backup push 2>&1", check=False)
+    assert "Restore them first" in refused
 
 
 def test_the_archive_comes_back_and_is_verified(platform, before, archive):

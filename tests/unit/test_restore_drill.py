@@ -94,6 +94,8 @@ def test_the_drills_host_has_the_variables_of_the_platforms(written, tmp_path, m
     # It is reached, and shows itself, as the throw-away host that it is.
     assert seen("[ansible_user, ansible_host, imaging_tls_mode]") == ["root", "imaging.drill.test", "self-signed"]
     assert seen("imaging_secrets_path") == str(state / "secrets")
+    # Nor does it put its own backups among the platform's.
+    assert seen("imaging_backup_repository") == ""
 
 
 def test_an_inventory_that_cannot_be_read_is_said(tmp_path):

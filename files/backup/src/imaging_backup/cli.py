@@ -20,7 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     creating = commands.add_parser("create", help="make a backup and print its path")
     creating.add_argument("--include-images", action="store_true", help="with the images, not only the databases")
-    commands.add_parser("push", help="put what is new into the repository and print the snapshot's name")
+    pushing = commands.add_parser("push", help="put what is new into the repository and print the snapshot's name")
+    pushing.add_argument("--adopt", action="store_true", help="also into what another host has filled")
     commands.add_parser("tidy", help="forget what is too old in the repository, and prove what is there")
     checking = commands.add_parser("check", help="prove an archive and say what it is; changes nothing")
     restoring = commands.add_parser("restore", help="put the platform back to what an archive holds")
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "create":
             print(create.create(config, options.include_images or config.include_images))
         elif options.command == "push":
-            print(repository.push(config))
+            print(repository.push(config, options.adopt))
         elif options.command == "tidy":
             repository.tidy(config)
         elif options.command == "check":

@@ -27,12 +27,15 @@ NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 10, 11, 12
 READ_AGAIN = "--read-data-subset=2%"
 
 
-def push(config: Config) -> str:
-    """Put what is there now into the repository, which is made at the first time; the snapshot. Raises BackupError."""
+def push(config: Config, adopt: bool = False) -> str:
+    """Put what is there now into the repository, which is made at the first time; the snapshot. Raises BackupError.
+
+    `adopt`: also into one that another host, lost by now, has filled.
+    """
     begun = time.monotonic()
     restic = Restic(config)
     with alone(config.path):
-        restic.make_repository()
+        _look_whose_it_is(config, restic, adopt)
         with making(config) as workspace:
             about, links, missing = collect(config, workspace, include_images=True)
             (workspace / archive.ABOUT).write_bytes(archive.write_about(about))
@@ -44,6 +47,32 @@ def push(config: Config) -> str:
     metrics.write_push(config.metrics, added, seconds, len(missing))
     say(f"done: {added / 1e6:.1f} MB were new, {seconds:.0f} s")
     return f"repository:{snapshot}"
+
+
+def _look_whose_it_is(config: Config, restic: "Restic", adopt: bool) -> None:
+    """Refuse to put a fresh host's emptiness in front of what a lost one has left. Raises BackupError."""
+    if not restic.exists():
+        restic.run("init")
+        say(f"made the repository {config.repository}")
+    elif not (adopt or _continued(config)) and json.loads(restic.run("snapshots", "--json", "--tag", TAG)):
+        raise BackupError(
+            f"{config.repository} holds backups, and this host is not what they were made of. Restore them first: make "
+            "restore BACKUP_FILE=repository. To go on from what is on this host instead: imaging-backup push --adopt"
+        )
+    continue_from(config)
+
+
+def continue_from(config: Config) -> None:
+    """Remember that what the repository holds, if there is one, is this host's own past."""
+    _mark(config).write_text(config.repository)
+
+
+def _continued(config: Config) -> bool:
+    return _mark(config).exists() and _mark(config).read_text() == config.repository
+
+
+def _mark(config: Config) -> Path:
+    return config.path / ".repository"
 
 
 def tidy(config: Config) -> None:
@@ -132,14 +161,12 @@ class Restic:
             else []
         )
 
-    def make_repository(self) -> None:
-        """Make the repository unless there is one."""
+    def exists(self) -> bool:
+        """Whether there is a repository yet."""
         done = self._start("cat", "config")
-        if done.returncode == NO_REPOSITORY:
-            self.run("init")
-            say(f"made the repository {self._repository}")
-        elif done.returncode:
+        if done.returncode not in (0, NO_REPOSITORY):
             raise self._failure("cat", done)
+        return done.returncode == 0
 
     def backup(self, *arguments: str) -> tuple[int, str]:
         """Take in files; how many bytes were new, and the snapshot."""

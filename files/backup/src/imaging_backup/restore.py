@@ -116,6 +116,7 @@ def restore(config: Config, path: Path, services: Services, every: bool = False,
         try:
             services.stop()
             _change_places(config, server, workspace)
+            repository.continue_from(config)
             _verify(config, server, about, workspace / "images.tsv", every, missing)
         finally:
             services.start()
