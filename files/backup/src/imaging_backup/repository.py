@@ -64,7 +64,8 @@ def _look_whose_it_is(config: Config, restic: "Restic", adopt: bool) -> None:
 
 def continue_from(config: Config) -> None:
     """Remember that what the repository holds, if there is one, is this host's own past."""
-    _mark(config).write_text(config.repository)
+    if config.repository:
+        _mark(config).write_text(config.repository)
 
 
 def _continued(config: Config) -> bool:
