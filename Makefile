@@ -268,6 +268,10 @@ docs: .venv/deploy ## write docs/ACCESS.md from the gateway's allow-list and doc
 	.venv/bin/python tests/support/access_document.py > docs/ACCESS.md
 	.venv/bin/python tests/support/variables_document.py > docs/VARIABLES.md
 
+.PHONY: docs-exposure
+docs-exposure: .venv/deploy ## write how exposed each unit of the sandbox host is into docs/ARCHITECTURE.md
+	.venv/bin/python tests/support/exposure_document.py $(HOST)
+
 .PHONY: outdated
 outdated: .venv/deploy ## say what is newer than what is pinned, and than what the hosts have
 	@.venv/bin/python vars/outdated.py $(INVENTORY)

@@ -57,6 +57,7 @@ RUN = {
     "make restore": ("tests/restore/test_restore.py", 'timed("restore", f"BACKUP_FILE={archive}"'),
     "make restore-drill": ("tests/restore/test_restore_drill.py", '"restore-drill"'),
     "make uninstall": ("tests/uninstall/test_uninstall.py", 'make("uninstall")'),
+    "make docs-exposure": ("molecule/default/tests/test_base.py", "exposure_document.render("),
     "make docs": ("tests/docs/test_variables.py", "render()"),
     "ansible-playbook site.yml": ("tests/certificates/test_issuing.py", 'play("site.yml")'),
     "ansible-playbook add-clinic.yml": ("Makefile", "$(PLAYBOOK) add-clinic.yml"),

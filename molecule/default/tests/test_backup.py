@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from testinfra.host import Host
 
 from .conftest import show
@@ -18,13 +16,6 @@ def test_it_is_made_every_night(host: Host) -> None:
 def test_nobody_but_root_reads_archives(host: Host) -> None:
     directory = host.file("/var/backups/imaging")
     assert (directory.user, directory.group, directory.mode) == ("root", "root", 0o700)
-
-
-def test_it_is_confined(host: Host) -> None:
-    said = host.run("systemd-analyze security --no-pager imaging-backup.service").stdout
-    match = re.search(r"Overall exposure level for .*: ([\d.]+)", said)
-    assert match, said
-    assert float(match.group(1)) < 3.0
 
 
 def test_the_private_key_of_archives_is_not_on_the_host(host: Host) -> None:
