@@ -78,6 +78,10 @@ add-clinic: .venv/deploy ## CLINIC_ID=… CLINIC_NAME=…: add a clinic; [TAKE_O
 remove-clinic: .venv/deploy ## CLINIC_ID=… [STUDIES=keep or delete] [CONFIRM=<clinic id>]: remove a clinic
 	$(PLAYBOOK) playbooks/remove-clinic.yml -e '{"clinic_id": "$(CLINIC_ID)", "studies": "$(STUDIES)", "confirm": "$(CONFIRM)"}'
 
+.PHONY: rename-clinic
+rename-clinic: .venv/deploy ## CLINIC_ID=… NAME=…: give a clinic another name; its id never changes
+	$(PLAYBOOK) playbooks/rename-clinic.yml -e '{"clinic_id": "$(CLINIC_ID)", "clinic_name": "$(NAME)"}'
+
 .PHONY: list-clinics
 list-clinics: .venv/deploy ## the clinics, with the number of their studies, users and clients: [FORMAT=json]
 	@.venv/bin/python playbooks/list_people.py clinics --inventory '$(INVENTORY)' --format '$(or $(FORMAT),text)'
@@ -94,6 +98,14 @@ add-user: .venv/deploy ## USERNAME=… EMAIL=… CLINIC=… [ROLE=physician]: ad
 reset-password: .venv/deploy ## USERNAME=…: give a user another password and end their sessions
 	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "reset-password"}'
 
+.PHONY: reset-totp
+reset-totp: .venv/deploy ## USERNAME=…: remove the one-time password of a lost phone and end the user's sessions
+	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "reset-totp"}'
+
+.PHONY: require-totp
+require-totp: .venv/deploy ## USERNAME=…: have a user set up a one-time password at the next login
+	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "require-totp"}'
+
 .PHONY: logout
 logout: .venv/deploy ## USERNAME=…: end all sessions of a user, or with ALL=1 of everybody
 	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "logout$(if $(filter 1,$(ALL)),-all)"}'
@@ -105,6 +117,10 @@ disable-user: .venv/deploy ## USERNAME=…: shut a user out, and keep the accoun
 .PHONY: enable-user
 enable-user: .venv/deploy ## USERNAME=…: let a disabled user in again
 	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "enable"}'
+
+.PHONY: rename-user
+rename-user: .venv/deploy ## USERNAME=… NEW_USERNAME=…: give a user another name; the access log keeps the old one
+	$(PLAYBOOK) playbooks/account.yml -e '{"username": "$(USERNAME)", "account_action": "rename", "new_username": "$(NEW_USERNAME)"}'
 
 .PHONY: remove-user
 remove-user: .venv/deploy ## USERNAME=…: remove a user; the access log keeps what they did

@@ -9,6 +9,7 @@ short_description: Keeps users in Keycloak with their clinics and roles
 description:
   - Creates, changes and removes users. Clinics and roles are exact - a user leaves the clinics and loses the roles
     that are not listed (the realm's default role stays). Groups outside /clinics and other profile fields stay.
+  - Who gets another role is logged out, because that role may ask for a second factor at the login.
   - Users that are not listed stay as they are.
 options:
   keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
@@ -164,14 +165,20 @@ def plan_user(realm: Realm, plan: Plan, user: dict[str, Any], implied_roles: dic
         lambda clinic: keycloak.put(f"{path()}/groups/{realm.clinic(clinic)['id']}"),
         lambda clinic: keycloak.delete(f"{path()}/groups/{realm.clinic(clinic)['id']}"),
     )
-    roles = keycloak.get(f"/users/{current['id']}/role-mappings/realm") if current else []
+    mappings = keycloak.get(f"/users/{current['id']}/role-mappings/realm") if current else []
+    roles = {role["name"] for role in mappings} - {f"default-roles-{keycloak.realm}"}
+    wanted_roles = {*user["roles"], *(role for one in user["roles"] for role in implied_roles.get(one, []))}
     plan.members(
         f"user {name}: roles",
-        {role["name"] for role in roles} - {f"default-roles-{keycloak.realm}"},
-        {*user["roles"], *(role for one in user["roles"] for role in implied_roles.get(one, []))},
+        roles,
+        wanted_roles,
         lambda role: keycloak.create(f"{path()}/role-mappings/realm", [realm.role(role)]),
         lambda role: keycloak.delete(f"{path()}/role-mappings/realm", [realm.role(role)]),
     )
+    if current is not None and wanted_roles - roles:
+        # A login of before may have passed without the second factor that the new role asks for.
+        before, after = {"sessions": "whatever there are"}, {"sessions": "none"}
+        plan.add(f"user {name}: sessions", before, after, lambda: keycloak.create(f"{path()}/logout", {}))
     if current is None:
         return "created"
     return "updated" if len(plan.changes) > planned else "unchanged"

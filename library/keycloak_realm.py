@@ -36,6 +36,13 @@ options:
         elements: str
         default: []
         description: The roles of the client realm-management that this role includes, exactly.
+  second_factor_roles:
+    type: list
+    elements: str
+    description:
+      - Realm roles whose members log in with a one-time password (TOTP, RFC 6238) besides their password; C(*) means
+        everyone. Who has none yet sets it up at the next login. Everybody else is asked only if they have set one up.
+      - Makes the browser flow of the realm, exactly. Not given, the flow stays as it is.
   groups: {type: list, elements: str, default: [], description: Names of top groups that must exist.}
   clients:
     type: list
@@ -84,7 +91,8 @@ EXAMPLES = r"""
     keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
     realm: imaging
     settings: {accessTokenLifespan: 300, bruteForceProtected: true}
-    roles: [{name: physician, description: Views the studies of their clinics}]
+    roles: [{name: physician, description: Views the studies of their clinics}, {name: admin, description: Everything}]
+    second_factor_roles: [admin]
     groups: [clinics]
     clients:
       - client_id: ohif
@@ -104,6 +112,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 from ansible.module_utils.imaging.clients import MAPPER, find_client, need, plan_client  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.flows import plan_browser_flow  # type: ignore[import-untyped]
 from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
     CONNECTION,
     Keycloak,
@@ -263,6 +272,7 @@ def main() -> None:
             **CONNECTION,
             "settings": {"type": "dict", "default": {}},
             "roles": {"type": "list", "elements": "dict", "default": [], "options": ROLE},
+            "second_factor_roles": {"type": "list", "elements": "str"},
             "groups": {"type": "list", "elements": "str", "default": []},
             "clients": {"type": "list", "elements": "dict", "default": [], "options": CLIENT},
             "disabled_clients": {"type": "list", "elements": "str", "default": []},
@@ -276,6 +286,8 @@ def main() -> None:
         plan_realm(keycloak, plan, module.params["settings"])
         for role in module.params["roles"]:
             plan_role(keycloak, plan, role)
+        if module.params["second_factor_roles"] is not None:
+            plan_browser_flow(keycloak, plan, module.params["second_factor_roles"])
         for group in module.params["groups"]:
             plan_group(keycloak, plan, group)
         for client in module.params["clients"]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: user_account
-short_description: Resets a password, logs out, disables, enables or removes a user
+short_description: Resets a password or a second factor, logs out, disables, enables, renames or removes a user
 description:
   - Works on one user who exists and is named by username alone; clinics, roles and profile stay as they are.
     A name that nobody has is refused, so that a slip of the pen does not pass for done.
   - C(logout-all) alone names nobody; it ends every session of the realm.
+  - C(reset-totp) removes every one-time password that the user has set up; C(require-totp) has the user set one up at
+    the next login, unless there is one.
   - Whatever shuts somebody out ends the user's sessions too. An access token that was issued before lives on until it
     ends by itself (accessTokenLifespan of the realm).
 options:
@@ -21,8 +23,9 @@ options:
   action:
     type: str
     required: true
-    choices: [reset-password, logout, logout-all, disable, enable, remove]
+    choices: [reset-password, reset-totp, require-totp, logout, logout-all, disable, enable, rename, remove]
     description: What is to happen.
+  new_username: {type: str, description: "The new name, lower case; required by C(rename)."}
   password: {type: str, description: The new password; required by C(reset-password).}
   temporary: {type: bool, default: true, description: Whether the next login asks for another password.}
 author: [The imaging platform's authors]
@@ -58,6 +61,8 @@ from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyp
     merged,
 )
 
+SET_UP = "CONFIGURE_TOTP"  # Keycloak's required action
+
 
 def plan_action(keycloak: Keycloak, plan: Plan, asked: dict[str, Any]) -> None:
     """Plan what is asked of the user, who must exist."""
@@ -87,7 +92,31 @@ def plan_action(keycloak: Keycloak, plan: Plan, asked: dict[str, Any]) -> None:
     if asked["action"] in ("disable", "enable") and user["enabled"] != (asked["action"] == "enable"):
         enabled = not user["enabled"]
         plan.add(f"user {name}", {"enabled": not enabled}, {"enabled": enabled}, lambda: set_enabled(enabled))
-    if asked["action"] in ("reset-password", "logout") or (asked["action"] == "disable" and user["enabled"]):
+    codes = [one for one in keycloak.get(f"{path}/credentials") if one["type"] == "otp"]
+    if asked["action"] == "reset-totp":
+        # One change each: what cannot be removed is named.
+        for code in codes:
+            plan.add(
+                *(f"user {name}: one-time password {code.get('userLabel') or code['id']}", {"set up": True}, None),
+                lambda code=code: keycloak.delete(f"{path}/credentials/{code['id']}"),
+            )
+    required = user.get("requiredActions", [])
+    if asked["action"] == "require-totp" and not codes and SET_UP not in required:
+        wanted = {"requiredActions": [*required, SET_UP]}
+        plan.add(
+            *(f"user {name}", {"requiredActions": required}, wanted), lambda: keycloak.put(path, merged(user, wanted))
+        )
+    if asked["action"] == "rename":
+        new_name = asked["new_username"].lower()
+        if keycloak.get("/users", username=new_name, exact="true"):
+            raise KeycloakError(f"there is a user '{new_name}' already, so nothing was changed; take another name")
+        plan.add(
+            *(f"user {name}", {"username": name}, {"username": new_name}),
+            lambda: keycloak.put(path, merged(user, {"username": new_name})),
+        )
+    if asked["action"] in ("reset-password", "reset-totp", "rename", "logout") or (
+        asked["action"] == "disable" and user["enabled"]
+    ):
         plan.add(f"user {name}: sessions", {"sessions": "whatever there are"}, {"sessions": "none"}, log_out)
     if asked["action"] == "remove":
         plan.add(f"user {name}", {"username": name}, None, lambda: keycloak.delete(path))
@@ -108,12 +137,16 @@ def main() -> None:
             "action": {
                 "type": "str",
                 "required": True,
-                "choices": ["reset-password", "logout", "logout-all", "disable", "enable", "remove"],
+                "choices": [
+                    *("reset-password", "reset-totp", "require-totp"),
+                    *("logout", "logout-all", "disable", "enable", "rename", "remove"),
+                ],
             },
+            "new_username": {"type": "str"},
             "password": {"type": "str", "no_log": True},
             "temporary": {"type": "bool", "default": True},
         },
-        required_if=[("action", "reset-password", ("password",))],
+        required_if=[("action", "reset-password", ("password",)), ("action", "rename", ("new_username",))],
         supports_check_mode=True,
     )
     username = module.params["username"]

@@ -15,7 +15,8 @@ print(
 The platform runs.
 
   Viewer          {info["url"]}/
-  Accounts        {info["url"]}/auth/admin/imaging/console/   (a user with the role admin)
+  Accounts        {info["url"]}/auth/admin/imaging/console/   (a user with the role admin, who is asked
+                  to set up an authenticator app on a phone at the first login)
   Authority       {info["ca_file"]}   (import it into the browser, once)
   Passwords       {info["credentials_file"]}   (mode 0600; `make info` prints it)
   Inbox           {info["container"]}:{info["inbox"]}/<clinic>/<study folder>/

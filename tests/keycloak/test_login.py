@@ -8,6 +8,7 @@ import html
 import json
 import re
 import secrets
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -15,6 +16,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import pytest
 from desk import PASSWORD, Desk
+from second_factor import Phones, answer_to
 from support import DOMAIN
 
 CALLBACK = f"https://{DOMAIN}/callback"
@@ -32,8 +34,9 @@ class Stay(HTTPRedirectHandler):
 class Browser:
     """As much of a browser as the login page needs, coming through nginx."""
 
-    def __init__(self, url: str, realm: str) -> None:
+    def __init__(self, url: str, realm: str, phones: Phones) -> None:
         self.url = url
+        self.phones = phones
         self.realm = f"{url}/realms/{realm}/protocol/openid-connect"
         self.cookies: dict[str, str] = {}
         self.opener = build_opener(Stay)
@@ -70,6 +73,10 @@ class Browser:
             action = re.search(r'action="([^"]+)"', page)
             assert action, page
             _, headers, page = self.ask(html.unescape(action[1]), {"username": username, "password": PASSWORD})
+            if "execution=CONFIGURE_TOTP" in headers.get("Location", ""):
+                _, headers, page = self.ask(headers["Location"])
+            if asked := answer_to(page, username, self.phones):
+                _, headers, page = self.ask(*asked)
         returned = urlsplit(headers.get("Location", ""))
         return parse_qs(returned.query or returned.fragment), verifier, page
 
@@ -95,8 +102,8 @@ def claims(token: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def browser(desk: Desk) -> Browser:
-    return Browser(desk.server.url, desk.realm_name)
+def browser(desk: Desk, tmp_path: Path) -> Browser:
+    return Browser(desk.server.url, desk.realm_name, Phones(tmp_path / "phones.json"))
 
 
 def test_a_token_says_which_clinics_and_roles_and_for_whom_it_is(desk: Desk, browser: Browser, person: Any) -> None:
@@ -129,7 +136,8 @@ def test_an_administrators_token_from_the_viewer_does_not_open_the_admin_api(
     assert browser.ask(users, Authorization=f"Bearer {token}")[0] == 403
 
     console = f"{desk.issuer}/auth/admin/{desk.realm_name}/console/"
-    token = Browser(browser.url, desk.realm_name).token(person["username"], "security-admin-console", console)
+    console_browser = Browser(browser.url, desk.realm_name, browser.phones)
+    token = console_browser.token(person["username"], "security-admin-console", console)
     assert browser.ask(users, Authorization=f"Bearer {token}")[0] == 200
     providers = f"{browser.url}/admin/realms/{desk.realm_name}/identity-provider/instances"
     assert browser.ask(providers, Authorization=f"Bearer {token}")[0] == 403
@@ -196,3 +204,32 @@ def test_the_events_keycloak_keeps_do_not_hold_passwords(desk: Desk, person: Any
 
     assert person["username"] in events
     assert PASSWORD not in events
+
+
+@pytest.mark.parametrize(
+    ("asked", "roles"),
+    [(["admin"], ["admin"]), (["*"], ["physician"])],
+)
+def test_who_must_have_a_second_factor_sets_it_up_before_the_login_ends(
+    desk: Desk, browser: Browser, person: Any, asked: list[str], roles: list[str]
+) -> None:
+    desk.users({**person, "roles": roles, "temporary": False})
+    desk.realm(second_factor_roles=asked)
+    try:
+        token = browser.token(person["username"])
+        assert claims(token)["realm_access"] == {"roles": roles}
+        another = Browser(browser.url, desk.realm_name, Phones(browser.phones.path.with_name("nothing.json")))
+        with pytest.raises(AssertionError, match="is asked for a code"):
+            another.token(person["username"])
+    finally:
+        desk.realm(second_factor_roles=["admin", "user-manager"])
+
+
+def test_where_nobody_must_an_administrator_may_go_without(desk: Desk, browser: Browser, person: Any) -> None:
+    desk.users({**person, "roles": ["admin"], "temporary": False})
+    desk.realm(second_factor_roles=[])
+    try:
+        assert browser.token(person["username"])
+        assert not browser.phones.path.exists(), "a phone was asked for"
+    finally:
+        desk.realm(second_factor_roles=["admin", "user-manager"])

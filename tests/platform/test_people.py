@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 
+import jwt
 import platform_client
 import pytest
 from keycloak_admin import ask_keycloak
@@ -41,6 +42,11 @@ def test_a_new_physician_gets_a_password_that_is_not_shown(clinic):
         (["add-clinic", "CLINIC_ID=Bad_Id", "CLINIC_NAME=x"], "clinic_id"),
         (["disable-user", "USERNAME="], "username"),
         (["remove-user", "USERNAME=physician-denscan-central"], "is kept by the inventory"),
+        (["rename-user", "USERNAME=physician-denscan-central", "NEW_USERNAME=other"], "is kept by the inventory"),
+        (["rename-user", "USERNAME=nobody.here", "NEW_USERNAME=x"], "new_username 'x' is not usable"),
+        (["rename-user", "USERNAME=nobody.here", "NEW_USERNAME=other.name"], "there is no user 'nobody.here'"),
+        (["rename-clinic", "CLINIC_ID=denscan-central", "NAME=Another"], "is kept by the inventory"),
+        (["rename-clinic", "CLINIC_ID=added-clinc", "NAME=Another"], "There is no clinic 'added-clinc'"),
         (["logout", "ALL=1", "USERNAME=nobody.here"], "logout-all ends the sessions of everybody"),
         (["logout", "ALL=yes"], "username is missing"),
         (["logout", "USERNAME=nobody.here"], "there is no user 'nobody.here'"),
@@ -98,6 +104,15 @@ def test_users_of_a_clinic_that_is_not_there_are_refused() -> None:
     assert "there is no clinic 'nowhere'" in refused.stderr
 
 
+def test_a_clinic_gets_another_name_and_keeps_its_id(clinic: str) -> None:
+    try:
+        renamed = make("rename-clinic", f"CLINIC_ID={clinic}", "NAME=A renamed clinic")
+        assert renamed.returncode == 0, renamed.stdout[-2000:]
+        assert {one["id"]: one["name"] for one in listed("list-clinics")}[clinic] == "A renamed clinic"
+    finally:
+        make("rename-clinic", f"CLINIC_ID={clinic}", "NAME=An added clinic")
+
+
 @pytest.fixture
 def leaver(platform: Platform, clinic: str) -> User:
     """A physician with a password of their own, as after the first login."""
@@ -148,6 +163,38 @@ def test_a_user_is_logged_out_disabled_given_another_password_and_removed(platfo
     assert make("remove-user", f"USERNAME={leaver.username}").returncode == 0
     assert not kept.exists()
     assert json.loads(ask_keycloak(platform, "GET", f"imaging/users?username={leaver.username}&exact=true")[0]) == []
+
+
+def test_a_renamed_user_is_the_same_with_another_name_and_cannot_do_it_alone(platform: Platform, leaver: User) -> None:
+    tokens = platform.login(leaver)
+    subject = identity(platform, leaver.username)
+    console = platform.login(leaver, "account-console", "/auth/realms/imaging/account/")["access_token"]
+    account = {"url": f"{platform.realm_url}/account/", "timeout": 30}
+    headers = {"Authorization": f"Bearer {console}", "Accept": "application/json"}
+    own = platform.session().get(**account, headers=headers).json()
+    assert own["username"] == leaver.username
+    forged = platform.session().post(**account, headers=headers, json={**own, "username": "physician.forged"})
+    assert (forged.status_code, identity(platform, leaver.username)) == (400, subject), "users can rename themselves"
+
+    assert "is a user 'listed.physician' already" in make(
+        "rename-user", f"USERNAME={leaver.username}", "NEW_USERNAME=listed.physician"
+    ).stdout.replace("\n", " ")
+    renamed = make("rename-user", f"USERNAME={leaver.username}", "NEW_USERNAME=renamed.physician")
+
+    assert renamed.returncode == 0, renamed.stdout[-2000:]
+    try:
+        assert renewed(platform, tokens) == 400
+        with pytest.raises(AssertionError, match="was not let in"):
+            platform.login(leaver)
+        new = User("renamed.physician", leaver.password, leaver.roles, leaver.clinics)
+        claims = jwt.decode(platform.login(new)["access_token"], options={"verify_signature": False})
+        assert (claims["preferred_username"], claims["sub"]) == ("renamed.physician", subject)
+        assert claims["groups"] == [f"/clinics/{CLINIC}"]
+        kept = state_path() / "secrets/users"
+        assert (kept / "renamed.physician").exists()
+        assert not (kept / leaver.username).exists()
+    finally:
+        make("remove-user", "USERNAME=renamed.physician")
 
 
 def test_everybody_is_logged_out_at_once_and_may_come_back(platform: Platform) -> None:

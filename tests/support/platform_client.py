@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import requests
+from second_factor import Phones, answer_to
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +48,7 @@ class Platform:
         self.container: str = self.info["container"]
         self.inbox: str = self.info["inbox"]
         self.realm_url = f"{self.url}/auth/realms/imaging"
+        self.phones = Phones(state_path() / "phones.json")
         self.users = {
             user["username"]: User(user["username"], user["password"], tuple(user["roles"]), tuple(user["clinics"]))
             for user in self.info["users"]
@@ -62,16 +64,39 @@ class Platform:
         return session
 
     def login(self, user: User, client: str = "ohif", page: str = "/callback") -> dict[str, str]:
-        """Log in as the viewer does (authorisation code with PKCE, RFC 7636), or as another client; the tokens."""
-        session = self.session()
-        verifier = secrets.token_urlsafe(48)
+        """Log in as the viewer does (authorisation code with PKCE, RFC 7636), or as another client; the tokens.
+
+        Who is asked for a one-time password gives it, and sets one up first if need be.
+        """
+        session, verifier = self.session(), secrets.token_urlsafe(48)
+        answer = self.give_password(session, user, client, page, verifier)
+        # At most: set up a one-time password, and give one.
+        for _ in range(2):
+            if asked := answer_to(answer.text, user.username, self.phones):
+                answer = self.send(session, *asked)
+        if "code=" not in answer.headers.get("Location", ""):
+            raise AssertionError(f"{user.username} was not let in: {answer.status_code}")
+        form = {
+            "grant_type": "authorization_code",
+            "client_id": client,
+            "code": parse_qs(urlsplit(answer.headers["Location"]).query)["code"][0],
+            "redirect_uri": f"{self.url}{page}",
+            "code_verifier": verifier,
+        }
+        tokens = session.post(f"{self.realm_url}/protocol/openid-connect/token", data=form, timeout=60)
+        tokens.raise_for_status()
+        return dict(tokens.json())
+
+    def give_password(
+        self, session: requests.Session, user: User, client: str, page: str, verifier: str
+    ) -> requests.Response:
+        """Begin a login and send the password: the answer, a page of Keycloak's or the way back to the client."""
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
-        redirect_uri = f"{self.url}{page}"
         query = {
             "client_id": client,
             "response_type": "code",
             "scope": "openid",
-            "redirect_uri": redirect_uri,
+            "redirect_uri": f"{self.url}{page}",
             "state": secrets.token_urlsafe(16),
             "code_challenge": challenge,
             "code_challenge_method": "S256",
@@ -81,25 +106,14 @@ class Platform:
         action = re.search(r'<form[^>]*id="kc-form-login"[^>]*action="([^"]+)"', form_page.text, re.DOTALL)
         if not action:
             raise AssertionError(f"no login form in the answer to the authorisation request: {form_page.text[:500]}")
-        answer = session.post(
-            html.unescape(action[1]),
-            data={"username": user.username, "password": user.password},
-            allow_redirects=False,
-            timeout=60,
-        )
-        if answer.status_code != 302:
-            raise AssertionError(f"{user.username} was not let in: {answer.status_code}")
-        code = parse_qs(urlsplit(answer.headers["Location"]).query)["code"][0]
-        form = {
-            "grant_type": "authorization_code",
-            "client_id": client,
-            "code": code,
-            "redirect_uri": redirect_uri,
-            "code_verifier": verifier,
-        }
-        tokens = session.post(f"{self.realm_url}/protocol/openid-connect/token", data=form, timeout=60)
-        tokens.raise_for_status()
-        return dict(tokens.json())
+        return self.send(session, html.unescape(action[1]), {"username": user.username, "password": user.password})
+
+    def send(self, session: requests.Session, action: str, form: dict[str, str]) -> requests.Response:
+        """Send a form of the login; Keycloak leads on to that of an action that is due."""
+        answer = session.post(action, data=form, allow_redirects=False, timeout=60)
+        if answer.headers.get("Location", "").startswith(f"{self.realm_url}/login-actions/"):
+            answer = session.get(answer.headers["Location"], allow_redirects=False, timeout=60)
+        return answer
 
     def api(self, user: User) -> requests.Session:
         """A session that carries the user's access token, and another one when that is about to end."""

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -29,7 +30,8 @@ REALM_KEYS = {
     "failureFactor",
     "waitIncrementSeconds", "maxFailureWaitSeconds", "accessTokenLifespan", "ssoSessionIdleTimeout",
     "ssoSessionMaxLifespan", "eventsEnabled", "eventsExpiration", "eventsListeners", "adminEventsEnabled",
-    "adminEventsDetailsEnabled", "attributes",
+    "adminEventsDetailsEnabled", "attributes", "browserFlow", "otpPolicyType", "otpPolicyAlgorithm", "otpPolicyDigits",
+    "otpPolicyPeriod", "otpPolicyLookAheadWindow", "otpPolicyCodeReusable",
 }  # fmt: skip
 
 
@@ -53,8 +55,10 @@ class Realm:
         self.representation = {
             "realm": name, "enabled": True, "accessTokenLifespan": 300, "eventsEnabled": False,
             "eventsListeners": ["jboss-logging"], "bruteForceProtected": False, "sslRequired": "external",
-            "attributes": {"parRequestUriLifespan": "60", "cibaInterval": "5"},
+            "attributes": {"parRequestUriLifespan": "60", "cibaInterval": "5"}, "browserFlow": "browser",
         }  # fmt: skip
+        self.flows = {"browser": fresh(alias="browser", topLevel=True, _steps=[])}
+        self.configs: dict[str, dict[str, Any]] = {}
         self.roles = {f"default-roles-{name}": fresh(name=f"default-roles-{name}", composite=True, _includes=set())}
         self.groups: dict[str, dict[str, Any]] = {}
         self.users: dict[str, dict[str, Any]] = {}
@@ -300,6 +304,61 @@ def client_role_scope_(realm: Realm, method: str, query: Any, body: Any, key: st
     return None
 
 
+def flows_(realm: Realm, method: str, query: Any, body: Any, key: str = "") -> Any:
+    if method == "GET":
+        return [shown(flow) for flow in realm.flows.values() if flow["topLevel"]]
+    if method == "DELETE":
+        del realm.flows[next(alias for alias, flow in realm.flows.items() if flow["id"] == key)]
+        return None
+    realm.flows[body["alias"]] = fresh(alias=body["alias"], topLevel=True, _steps=[])
+    return realm.flows[body["alias"]]["id"]
+
+
+def new_step_(realm: Realm, method: str, query: Any, body: Any, alias: str, kind: str) -> Any:
+    step = fresh(requirement="DISABLED")  # habit
+    if kind == "flow":
+        step |= {"displayName": body["alias"], "authenticationFlow": True}
+        realm.flows[body["alias"]] = fresh(alias=body["alias"], topLevel=False, _steps=[])
+    else:
+        step |= {"displayName": "As people read it", "providerId": body["provider"]}
+    realm.flows[alias]["_steps"].append(step)
+    return step["id"]
+
+
+def steps_(realm: Realm, method: str, query: Any, body: Any, alias: str) -> Any:
+    """Habit: the steps of flows inside come along, one level deeper."""
+
+    def flat(name: str, level: int) -> Iterator[dict[str, Any]]:
+        for step in realm.flows[name]["_steps"]:
+            step["level"] = level
+            yield step
+            if step.get("authenticationFlow"):
+                yield from flat(step["displayName"], level + 1)
+
+    if method == "GET":
+        return list(flat(alias, 0)) if alias in realm.flows else None
+    next(step for step in flat(alias, 0) if step["id"] == body["id"])["requirement"] = body["requirement"]
+    return None
+
+
+def config_(realm: Realm, method: str, query: Any, body: Any, key: str) -> Any:
+    if method == "GET":
+        return realm.configs[key]
+    step = next(step for flow in realm.flows.values() for step in flow["_steps"] if step["id"] == key)
+    config = fresh(**body)
+    realm.configs[config["id"]] = config
+    step["authenticationConfig"] = config["id"]
+    return config["id"]
+
+
+def credentials_(realm: Realm, method: str, query: Any, body: Any, key: str, credential: str = "") -> Any:
+    user = find(realm.users, key, "User not found")
+    if method == "GET":
+        return [{"id": "p", "type": "password"}, *user.get("_codes", [])]
+    user["_codes"] = [one for one in user["_codes"] if one["id"] != credential]
+    return None
+
+
 def scopes_(realm: Realm, method: str, query: Any, body: Any) -> Any:
     return list(realm.scopes.values())
 
@@ -339,6 +398,10 @@ def user_(realm: Realm, method: str, query: Any, body: Any, key: str) -> Any:
     elif method == "GET":
         return shown(user)
     else:
+        if body.get("username", user["username"]) != user["username"]:
+            if not realm.representation.get("editUsernameAllowed"):
+                raise RefusedError(400, field="username", errorMessage="error-user-attribute-read-only")  # habit
+            user["username"] = body["username"].lower()
         write_profile(realm, user, body)
         user["requiredActions"] = body.get("requiredActions", user["requiredActions"])
     return None
@@ -412,6 +475,14 @@ def shown(thing: dict[str, Any]) -> dict[str, Any]:
 
 ID = "([^/]+)"
 ROUTES = [
+    ("authentication/flows", flows_),
+    (f"authentication/flows/{ID}", flows_),
+    (f"authentication/flows/{ID}/executions", steps_),
+    (f"authentication/flows/{ID}/executions/(flow|execution)", new_step_),
+    (f"authentication/executions/{ID}/config", config_),
+    (f"authentication/config/{ID}", config_),
+    (f"users/{ID}/credentials", credentials_),
+    (f"users/{ID}/credentials/{ID}", credentials_),
     ("", realm_),
     ("roles", roles_),
     (f"roles/{ID}", roles_),

@@ -60,6 +60,72 @@ def test_a_setting_changed_by_hand_is_set_back_and_nothing_else_is_touched(empty
     assert empty.api.get("")["displayName"] == "Somebody's"
 
 
+def steps(desk: Desk) -> list[tuple[int, str, str]]:
+    """The login that the realm uses: how deep, requirement, authenticator or kind."""
+    flow = desk.api.get("")["browserFlow"]
+    found = desk.api.get(f"/authentication/flows/{flow}/executions")
+    return [(one["level"], one["requirement"], one.get("providerId", "flow")) for one in found]
+
+
+def test_members_of_the_roles_must_pass_a_second_factor_and_the_others_may(empty: Desk) -> None:
+    declared = declared_realm()
+    empty.realm(**declared)
+
+    assert steps(empty) == [
+        (0, "ALTERNATIVE", "auth-cookie"),
+        (0, "ALTERNATIVE", "flow"),
+        (1, "REQUIRED", "auth-username-password-form"),
+        (1, "CONDITIONAL", "flow"),
+        (2, "REQUIRED", "conditional-user-role"),
+        (2, "REQUIRED", "auth-otp-form"),
+        (1, "CONDITIONAL", "flow"),
+        (2, "REQUIRED", "conditional-user-role"),
+        (2, "REQUIRED", "conditional-user-role"),
+        (2, "REQUIRED", "auth-otp-form"),
+        (1, "CONDITIONAL", "flow"),
+        (2, "REQUIRED", "conditional-user-role"),
+        (2, "REQUIRED", "conditional-user-role"),
+        (2, "REQUIRED", "conditional-user-configured"),
+        (2, "REQUIRED", "auth-otp-form"),
+    ]
+
+
+@pytest.mark.parametrize(("roles", "asked"), [(["*"], "REQUIRED"), ([], "CONDITIONAL")])
+def test_the_login_changes_with_what_is_declared_and_leaves_no_old_one_behind(
+    empty: Desk, roles: list[str], asked: str
+) -> None:
+    empty.realm(**declared_realm())
+
+    changed = {"second_factor_roles": roles}
+    predicted = empty.realm(**changed, check=True)
+    done = empty.realm(**changed)
+
+    assert done.diff == predicted.diff
+    assert list(done.diff["after"]) == ["login"]
+    assert not empty.realm(**changed).changed
+    assert steps(empty)[3][:2] == (1, asked)
+    ours = [flow["alias"] for flow in empty.api.get("/authentication/flows") if flow["alias"].startswith("imaging")]
+    assert ours == [empty.api.get("")["browserFlow"]]
+
+
+def test_a_step_of_the_login_that_was_weakened_by_hand_is_set_back(empty: Desk) -> None:
+    empty.realm(**declared_realm())
+    before = steps(empty)
+    path = f"/authentication/flows/{empty.api.get('')['browserFlow']}/executions"
+    must = empty.api.get(path)[3]
+    empty.api.put(path, must | {"requirement": "DISABLED"})
+    assert steps(empty) != before
+
+    assert empty.realm(**declared_realm()).changed
+
+    assert steps(empty) == before
+
+
+def test_without_a_word_on_it_the_login_stays_as_it_is(empty: Desk) -> None:
+    empty.realm(settings={"accessTokenLifespan": 300})
+    assert empty.api.get("")["browserFlow"] == "browser"
+
+
 def test_realm_attributes_that_are_not_named_survive(empty: Desk) -> None:
     empty.realm(settings={})
     before = empty.api.get("")["attributes"]
@@ -340,6 +406,16 @@ def test_clinics_and_roles_are_exact(desk: Desk, person: dict[str, Any]) -> None
     assert desk.roles_of(name) == {"technician"}
 
 
+def test_who_gets_another_role_logs_in_anew_and_who_loses_one_does_not(desk: Desk, person: dict[str, Any]) -> None:
+    desk.users({**person, "roles": ["physician", "technician"]})
+
+    desk.users(person)
+    assert not desk.user(person["username"]).get("notBefore")
+    desk.users({**person, "roles": ["admin"]})
+
+    assert desk.user(person["username"])["notBefore"] > 0
+
+
 def test_a_group_that_is_no_clinic_is_left_alone(desk: Desk, person: dict[str, Any]) -> None:
     desk.users(person)
     committee = f"committee-{next(NUMBERS)}"
@@ -599,6 +675,50 @@ def test_a_reset_password_is_temporary_unless_said_otherwise(desk: Desk, person:
     assert desk.user(person["username"])["requiredActions"] == ["UPDATE_PASSWORD"]
     desk.account(person["username"], "reset-password", password=PASSWORD + "3", temporary=False)
     assert desk.user(person["username"])["requiredActions"] == []
+
+
+def test_a_one_time_password_is_asked_for_once_and_nothing_else_is_touched(desk: Desk, person: dict[str, Any]) -> None:
+    desk.users(person)
+    before = desk.user(person["username"])
+
+    predicted = desk.account(person["username"], "require-totp", check=True)
+    assert desk.user(person["username"]) == before
+    assert desk.account(person["username"], "require-totp").diff == predicted.diff
+
+    after = desk.user(person["username"])
+    assert sorted(after["requiredActions"]) == ["CONFIGURE_TOTP", "UPDATE_PASSWORD"]
+    assert {**after, "requiredActions": []} == {**before, "requiredActions": []}
+    assert not desk.account(person["username"], "require-totp").changed
+
+
+def test_who_has_no_one_time_password_is_only_logged_out_by_its_reset(desk: Desk, person: dict[str, Any]) -> None:
+    desk.users(person)
+
+    reset = desk.account(person["username"], "reset-totp")
+
+    assert list(reset.diff["after"]) == [f"user {person['username']}: sessions"]
+    assert desk.user(person["username"])["notBefore"] > 0
+
+
+def test_a_renamed_user_keeps_everything_else_and_no_name_is_given_twice(desk: Desk, person: dict[str, Any]) -> None:
+    desk.users(person)
+    other = {**person, "username": f"other-{next(NUMBERS)}", "email": f"o{next(NUMBERS)}@example.org"}
+    desk.users(other)
+    name, new = person["username"], f"renamed-{next(NUMBERS)}"
+    before = desk.user(name)
+
+    taken = desk.account(name, "rename", new_username=other["username"])
+    predicted = desk.account(name, "rename", new_username=new, check=True)
+    assert desk.user(name) == before
+    done = desk.account(name, "rename", new_username=new.upper())
+
+    assert "already, so nothing was changed" in taken.result["msg"]
+    assert done.diff == predicted.diff
+    assert {**desk.user(new), "username": name, "notBefore": 0} == {**before, "notBefore": 0}
+    assert desk.user(new)["notBefore"] > 0
+    assert desk.groups_of(new) == {"/clinics/denscan-central"}
+    assert desk.roles_of(new) == {"physician"}
+    assert desk.api.get("/users", username=name, exact="true") == []
 
 
 def test_a_removed_user_is_gone(desk: Desk, person: dict[str, Any]) -> None:

@@ -73,9 +73,11 @@ def declared_realm() -> dict[str, Any]:
     return {
         "settings": render(variables["__identity_settings"]),
         "roles": render(variables["__identity_roles"]),
+        "second_factor_roles": ["admin", "user-manager"],
         "groups": ["clinics"],
         "clients": render(variables["__identity_clients"]),
         "disabled_clients": render(variables["__identity_disabled_clients"]),
+        "user_attributes": render(variables["__identity_user_attributes"]),
     }
 
 
