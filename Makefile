@@ -292,6 +292,10 @@ docs-exposure: .venv/deploy ## write how exposed each unit of the sandbox host i
 outdated: .venv/deploy ## say what is newer than what is pinned, and than what the hosts have
 	@.venv/bin/python vars/outdated.py $(INVENTORY)
 
+.PHONY: audit-dependencies
+audit-dependencies: .venv/test ## say which pinned packages have known vulnerabilities, and fail if any has
+	@.venv/bin/python vars/audit_dependencies.py
+
 .PHONY: requirements
 requirements: ## pin the newest versions of requirements*.in, with hashes (needs uv)
 	for name in requirements requirements-test; do \

@@ -83,6 +83,7 @@ NOT_RUN = {
     "make bench-import": "measures, and is right by definition",
     "make bench-gateway": "measures, and is right by definition",
     "make outdated": "asks package registries; what it makes of their answers is in tests/unit/test_outdated.py",
+    "make audit-dependencies": "asks services elsewhere; tests/unit/test_audit_dependencies.py has stand-ins of them",
     "make requirements": "asks a package registry",
 }
 
