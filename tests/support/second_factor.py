@@ -44,8 +44,10 @@ class Phones:
             )
         phone = phones[username]
         while True:
-            now = int(time.time()) // PERIOD
-            step = next((one for one in (now, now - 1, now + 1) if one not in phone["used"]), None)
+            now, gone = divmod(int(time.time()), PERIOD)
+            # The one before is refused from the end of this period on: only with time left to send it.
+            steps = (now, now + 1, now - 1) if gone < PERIOD - 10 else (now, now + 1)
+            step = next((one for one in steps if one not in phone["used"]), None)
             if step is not None:
                 break
             time.sleep(1)
@@ -63,15 +65,22 @@ class Phones:
         new.replace(self.path)
 
 
+def asked_by(page: str) -> tuple[str, str] | None:
+    """Which form a page of the login shows, `SET_UP` or `ASKED`, and where it goes; None when it asks for no code."""
+    for form in re.findall(r"<form[^>]*>", page):
+        kind, action = re.search(rf'id="({SET_UP}|{ASKED})"', form), re.search(r'action="([^"]+)"', form)
+        if kind and action:
+            return kind[1], html.unescape(action[1])
+    return None
+
+
 def answer_to(page: str, username: str, phones: Phones) -> tuple[str, dict[str, str]] | None:
     """What the page asks for: where the form goes and what it says; None when it asks for no code."""
-    form = re.search(rf'<form[^>]*action="([^"]+)"[^>]*id="({SET_UP}|{ASKED})"', page) or re.search(
-        rf'<form[^>]*id="(?P<id>{SET_UP}|{ASKED})"[^>]*action="(?P<action>[^"]+)"', page
-    )
+    form = asked_by(page)
     if form is None:
         return None
-    action = html.unescape(form["action"] if "action" in form.groupdict() else form[1])
-    if ASKED in form[0]:
+    kind, action = form
+    if kind == ASKED:
         return action, {"otp": phones.code(username)}
     secret = re.search(r'name="totpSecret"[^>]*value="([^"]+)"', page)
     assert secret, "the page to set up a one-time password names no secret"
