@@ -20,8 +20,13 @@ help: ## show the targets
 .PHONY: up
 up: .check .venv/deploy ## set up everything: tools, sandbox host, platform
 	python3 sandbox/sandbox.py up --name $(HOST)
+	@python3 sandbox/develop.py end --name $(HOST)
 	$(PLAYBOOK) site.yml
 	@python3 sandbox/summary.py $(STATE)/credentials.json
+
+.PHONY: up-dev
+up-dev: up ## set up everything, then run gateway and importer from the working tree until Ctrl-C; Prometheus on 127.0.0.1:9090
+	python3 sandbox/develop.py run --name $(HOST)
 
 .PHONY: demo
 demo: .venv/deploy ## drop real MR and CT series into two clinics' inboxes and follow them

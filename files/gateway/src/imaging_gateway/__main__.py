@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -40,7 +41,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", help="default: run the service, as systemd does")
     audit.add_options(commands.add_parser("audit", help="print who opened which study, newest first"))
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    level = os.environ.get("IMAGING_LOG_LEVEL", "INFO")  # set by `make up-dev` alone
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     try:
         config = load(arguments.config)
     except ConfigError as error:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -52,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(config: Config) -> int:
     """Run the service until it is told to stop."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    level = os.environ.get("IMAGING_LOG_LEVEL", "INFO")  # set by `make up-dev` alone
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s")
     App(config, PostgresRegistry(config.registry)).run()
     return 0
 
