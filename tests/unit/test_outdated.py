@@ -44,7 +44,7 @@ def answer(keycloak: str, viewer: str, python: list[dict[str, str]], apt: str):
 def test_what_is_newer_is_named(outdated, monkeypatch, capsys):
     python = [
         {"name": "ansible", "version": "12.3.0", "latest_version": "13.0.0"},
-        {"name": "pip", "version": "23.2.1", "latest_version": "26.3"},  # nobody pins it
+        {"name": "wheel", "version": "0.40.0", "latest_version": "0.46.1"},  # nobody pins it
     ]
     monkeypatch.setattr(outdated, "ask", answer("99.0.0", "98.0.0", python, APT))
     assert outdated.main() == 0
@@ -53,7 +53,7 @@ def test_what_is_newer_is_named(outdated, monkeypatch, capsys):
     assert f"OHIF (@ohif/app) {PINNED['viewer_version']} -> 98.0.0" in said
     assert "ansible 12.3.0 -> 13.0.0" in said
     assert "nginx on hospital 1.26.3-3+deb13u1 -> 1.26.3-3+deb13u2" in said
-    assert not [line for line in said if line.startswith("pip ")]
+    assert not [line for line in said if line.startswith("wheel ")]
 
 
 def test_what_is_the_newest_is_called_so(outdated, monkeypatch, capsys):
