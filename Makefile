@@ -205,7 +205,8 @@ test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests
 	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore --ignore=tests/upgrade \
-	  --ignore=tests/certificates --ignore=tests/hardening --ignore=tests/ssh --ignore=tests/reboot --ignore=tests/uninstall
+	  --ignore=tests/certificates --ignore=tests/hardening --ignore=tests/ssh --ignore=tests/reboot --ignore=tests/uninstall \
+	  --ignore=tests/repository
 
 # A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
 .PHONY: test-recovery
@@ -240,6 +241,11 @@ test-restore: export SANDBOX := restore
 test-restore: .check .venv/test ## lose host and controller's secrets, restore a backup onto a fresh host, log in, compare an image; a drill
 	pytest -s tests/restore
 	python3 sandbox/sandbox.py down --name imaging-restore
+
+# Not part of `make test`: it makes servers on your sandbox, and restores it.
+.PHONY: test-repository
+test-repository: .venv/test ## fill a repository by SFTP and by S3 on the sandbox host, and restore the host from each (SANDBOX=)
+	pytest -s tests/repository
 
 # Not part of `make test`: it takes two deployments, and the history of this repository.
 .PHONY: test-upgrade

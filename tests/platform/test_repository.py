@@ -72,6 +72,11 @@ def test_what_is_there_is_proven_and_tidied_by_hand_too(platform, pushed):
     assert pushed.removeprefix("repository:") in platform.on_host("sh", "-c", f"{RESTIC} snapshots --compact")
 
 
+def test_its_password_is_the_one_that_the_controller_keeps(platform, pushed):
+    kept = (state_path() / "secrets/backup_repository_password").read_text()
+    assert platform.on_host("cat", f"{CREDENTIALS}/repository-password") == kept
+
+
 def test_without_the_password_nothing_is_read(platform, pushed):
     refused = platform.on_host(
         "sh", "-c", f"echo another | restic -r {REPOSITORY} --no-cache snapshots 2>&1", check=False
