@@ -43,7 +43,7 @@ def test_a_snapshot_says_what_it_holds_and_can_be_restored_here(platform, pushed
 def test_every_image_that_the_index_of_the_snapshot_names_is_in_it(platform, pushed):
     snapshot = pushed.removeprefix("repository:")
     listed = platform.on_host("sh", "-c", f"{RESTIC} dump {snapshot} /var/backups/imaging/.making/images.tsv")
-    names = platform.on_host("sh", "-c", f"{RESTIC} ls {snapshot} /data/dicom/.backup --recursive")
+    names = platform.on_host("sh", "-c", f"{RESTIC} ls {snapshot} /data/dicom/.held --recursive")
     wanted = {line.split("\t")[0] for line in listed.splitlines()}
     assert wanted
     assert wanted <= {line.rsplit("/", 1)[-1] for line in names.splitlines()}

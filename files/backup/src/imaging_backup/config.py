@@ -44,6 +44,11 @@ class Config:
         return self.storage / ".backup"
 
     @property
+    def held(self) -> Path:
+        """Second names of what the repository holds, kept from push to push: a new one would be a change to restic."""
+        return self.storage / ".held"
+
+    @property
     def arriving(self) -> Path:
         """Images that are being restored, until all are proven: below the store, so that moving them is a rename."""
         return self.storage / ".restore"

@@ -19,7 +19,7 @@ from imaging_backup import archive, databases, metrics, realm, retention
 from imaging_backup.config import LETSENCRYPT, Config
 from imaging_backup.databases import Server
 from imaging_backup.errors import BackupError
-from imaging_backup.images import Image, Links, list_images, place_in, read_list
+from imaging_backup.images import Image, Links, list_images, read_list
 
 ATTEMPTS = 20
 SAY_EVERY_SECONDS = 5
@@ -50,7 +50,8 @@ def create(config: Config, include_images: bool) -> Path:
 
 def _write(config: Config, path: Path, workspace: Path, include_images: bool) -> int:
     """Write the archive; how many images that the index names are lost on this host's disk."""
-    about, links, missing = collect(config, workspace, include_images)
+    links = Links(config.storage, config.links)
+    about, missing = collect(config, workspace, links if include_images else None)
     with archive.new_archive(path, about, config.recipients) as writer:
         for dump in sorted((workspace / "databases").iterdir()):
             writer.add_file(f"databases/{dump.name}", dump)
@@ -67,15 +68,14 @@ def _write(config: Config, path: Path, workspace: Path, include_images: bool) ->
     return len(missing)
 
 
-def collect(config: Config, workspace: Path, include_images: bool) -> tuple[archive.About, Path, list[Image]]:
+def collect(config: Config, workspace: Path, links: Links | None) -> tuple[archive.About, list[Image]]:
     """Bring one moment of everything together in `workspace`: databases, the list of images, the realm.
 
-    What a backup of it says about itself; where the second names of the images are; images that the index names and
-    that are lost on this host's disk. Raises BackupError.
+    Its images, if they are wanted, are held by `links`. What a backup of it says about itself, and the images that the
+    index names and that are lost on this host's disk. Raises BackupError.
     """
     server = Server(config)
     images = workspace / IMAGES
-    links = Links(config.storage, config.links) if include_images else None
     (workspace / "databases").mkdir(mode=0o700)
     with contextlib.ExitStack() as stack:
         snapshots, missing = _take(server, links, images, stack)
@@ -90,8 +90,8 @@ def collect(config: Config, workspace: Path, include_images: bool) -> tuple[arch
                 "orthanc": _orthanc_version(),
             },
             "counts": {},
-            "images": include_images,
-            "image bytes": sum(image.size for image in read_list(images)) if include_images else 0,
+            "images": links is not None,
+            "image bytes": sum(image.size for image in read_list(images)) if links else 0,
             "missing images": [image.uuid for image in missing],
             "database bytes": 0,
         }
@@ -105,7 +105,7 @@ def collect(config: Config, workspace: Path, include_images: bool) -> tuple[arch
     except BackupError as error:
         # The database has it all; a backup must not wait for Keycloak.
         say(f"WARNING: the backup has no {REALM}, which a restore does not need. {error}")
-    return about, config.links, missing
+    return about, missing
 
 
 def _take(
@@ -135,13 +135,13 @@ def _take(
     )
 
 
-def _add_images(writer: archive.Writer, links: Path, images: Path, about: archive.About, missing: set[str]) -> None:
+def _add_images(writer: archive.Writer, links: Links, images: Path, about: archive.About, missing: set[str]) -> None:
     added = count = 0
     said = time.monotonic()
     for image in read_list(images):
         if image.uuid in missing:
             continue
-        added += writer.add_file(f"images/{image.uuid}", place_in(links, image.uuid))
+        added += writer.add_file(f"images/{image.uuid}", links.path(image))
         count += 1
         if time.monotonic() - said > SAY_EVERY_SECONDS:
             said = time.monotonic()

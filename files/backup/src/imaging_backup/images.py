@@ -83,6 +83,14 @@ class Links:
                 raise
         return gone
 
+    def keep_only(self, images: Iterator[Image]) -> None:
+        """Let go of everything but these."""
+        wanted = {image.uuid for image in images}
+        for directory in self._directory.iterdir():
+            for link in directory.iterdir():
+                if link.name not in wanted:
+                    link.unlink()
+
     @staticmethod
     def _link(image: Path, link: Path) -> None:
         try:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from imaging_backup import archive, metrics
 from imaging_backup.config import KEYCLOAK_SECRET, LETSENCRYPT, Config, credentials
-from imaging_backup.create import alone, collect, making, say
+from imaging_backup.create import IMAGES, alone, collect, making, say
 from imaging_backup.errors import BackupError
+from imaging_backup.images import Links, read_list
 
 NAME = re.compile(r"repository(?::(?P<snapshot>latest|[0-9a-f]{8,64}))?")
 TAG = "imaging"
@@ -33,16 +34,19 @@ def push(config: Config, adopt: bool = False) -> str:
     `adopt`: also into one that another host, lost by now, has filled.
     """
     begun = time.monotonic()
-    restic = Restic(config)
+    restic, links = Restic(config), Links(config.storage, config.held)
     with alone(config.path):
         _look_whose_it_is(config, restic, adopt)
         with making(config) as workspace:
-            about, links, missing = collect(config, workspace, include_images=True)
+            about, missing = collect(config, workspace, links)
+            links.keep_only(read_list(workspace / IMAGES))
             (workspace / archive.ABOUT).write_bytes(archive.write_about(about))
-            paths = [workspace, config.settings, *([config.letsencrypt] if config.letsencrypt.is_dir() else []), links]
-            # Each image gets its second name anew, which is not a change of it.
+            certificates = [config.letsencrypt] if config.letsencrypt.is_dir() else []
+            # A nightly archive gives each image one more name for a while, which is not a change of it.
             options = ("--ignore-ctime", "--host", config.domain, "--tag", TAG)
-            added, snapshot = restic.backup(*options, *map(str, paths))
+            added, snapshot = restic.backup(
+                *options, *map(str, (workspace, config.settings, *certificates, config.held))
+            )
     seconds = time.monotonic() - begun
     metrics.write_push(config.metrics, added, seconds, len(missing))
     say(f"done: {added / 1e6:.1f} MB were new, {seconds:.0f} s")
@@ -111,7 +115,7 @@ class Snapshot:
         """Bring databases and settings to `workspace`, images to `arriving`. restic proves each byte that it brings."""
         settings = workspace / "settings"
         self._bring(self._making, workspace)
-        self._bring(self._ending("/.backup"), arriving)
+        self._bring(self._ending("/.held"), arriving)
         secret = f"/credentials/backup/{KEYCLOAK_SECRET}"
         self._bring(self._ending("/imaging"), settings, "--include", "/tls", "--include", secret)
         with contextlib.suppress(StopIteration):
