@@ -20,11 +20,11 @@ S3_PORT = 5055
 NAS = """
 set -eu
 useradd --create-home --shell /usr/sbin/nologin nas
-install -d -m 700 -o nas -g nas /home/nas/.ssh
+install -d -m 700 -o nas -g nas /srv/nas/.ssh
 mkdir -m 700 /run/nas
 ssh-keygen -q -t ed25519 -N '' -f /run/nas/key
-(printf 'restrict,command="internal-sftp" '; cat /run/nas/key.pub) > /home/nas/.ssh/authorized_keys
-chown nas:nas /home/nas/.ssh/authorized_keys
+(printf 'restrict,command="internal-sftp" '; cat /run/nas/key.pub) > /srv/nas/.ssh/authorized_keys
+chown nas:nas /srv/nas/.ssh/authorized_keys
 """
 S3 = f"""
 set -eu
@@ -62,7 +62,7 @@ def sftp(platform: Platform, place: Path) -> Kind:
     key.write_text(platform.on_host("cat", "/run/nas/key"))
     host_key = platform.on_host("cut", "-d ", "-f1,2", "/etc/ssh/ssh_host_ed25519_key.pub").strip()
     variables = {
-        "imaging_backup_repository": "sftp:nas@127.0.0.1:/home/nas/repository",
+        "imaging_backup_repository": "sftp:nas@127.0.0.1:/srv/nas/repository",
         "imaging_backup_sftp_key_file": str(key),
         "imaging_backup_sftp_known_hosts": f"127.0.0.1 {host_key}",
     }

@@ -84,6 +84,8 @@ def tidy(config: Config) -> None:
     """Forget what is too old, and see whether the repository is whole. Raises BackupError."""
     restic = Restic(config)
     with alone(config.path):
+        # Of runs that were killed on this host, or half an hour ago anywhere; forgetting wants the repository for itself.
+        restic.run("unlock")
         restic.run(
             *("forget", "--host", config.domain, "--tag", TAG, "--group-by", "host", "--prune"),
             *("--keep-within", "2d", "--keep-daily", str(config.keep_days), "--keep-monthly", "12"),
