@@ -19,7 +19,7 @@ S3_PORT = 5055
 # The host's own sshd is the server: a user who has nothing but SFTP.
 NAS = """
 set -eu
-useradd --create-home --shell /usr/sbin/nologin nas
+useradd --create-home --home-dir /srv/nas --shell /usr/sbin/nologin nas
 install -d -m 700 -o nas -g nas /srv/nas/.ssh
 mkdir -m 700 /run/nas
 ssh-keygen -q -t ed25519 -N '' -f /run/nas/key

@@ -43,8 +43,9 @@ def frame(platform: Platform, user: User, study: Study) -> bytes:
     accept = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
     answer = platform.api(user).get(f"{platform.url}/dicom-web/studies/{address}", headers=accept, timeout=60)
     answer.raise_for_status()
+    # The boundary is chosen anew for each answer, and the part's header names the study.
     boundary = answer.content.split(b"\r\n", 1)[0]
-    return answer.content.replace(boundary, b"")  # chosen anew for each answer
+    return answer.content.split(b"\r\n\r\n", 1)[1].replace(boundary, b"")
 
 
 @dataclass(frozen=True)

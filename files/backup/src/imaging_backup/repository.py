@@ -84,7 +84,7 @@ def tidy(config: Config) -> None:
     """Forget what is too old, and see whether the repository is whole. Raises BackupError."""
     restic = Restic(config)
     with alone(config.path):
-        # Of runs that were killed on this host, or half an hour ago anywhere; forgetting wants the repository for itself.
+        # Of runs that were killed. To forget, restic wants the repository for itself.
         restic.run("unlock")
         restic.run(
             *("forget", "--host", config.domain, "--tag", TAG, "--group-by", "host", "--prune"),
