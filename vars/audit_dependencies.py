@@ -135,6 +135,7 @@ def main() -> int:
     """Audit all; 1 if anything was found that is no exception."""
     versions = yaml.safe_load((ROOT / "vars/versions.yml").read_text())
     artifacts = Path.home() / ".cache/imaging-platform"
+    artifacts.mkdir(parents=True, exist_ok=True)
     audits: dict[str, Callable[[], Audit]] = {
         "Python packages": python_packages,
         f"The viewer ({PACKAGE})": lambda: viewer(versions["viewer_version"], versions["viewer_integrity"], artifacts),
