@@ -19,6 +19,7 @@ from time_lapse import TimeLapse
 QUIET = {
     'ALERTS{alertstate="firing"}': "nothing is wrong",
     "time() - imaging_backup_last_success_timestamp_seconds": "no backup is configured",
+    "time() - imaging_backup_repository_last_success_timestamp_seconds": "the first quarter of an hour is not over",
     "imaging_restore_drill_duration_seconds": "there was no drill",
     "time() - imaging_restore_drill_unproven_since_timestamp_seconds": "no backup was made yet",
     "sum by (cause) (increase(imaging_importer_retries_total[1h]))": "nothing had to be tried again",
@@ -26,6 +27,8 @@ QUIET = {
 }
 NO_SUCH_METRIC = {
     "imaging_backup_last_success_timestamp_seconds": "no backup is configured",
+    "imaging_backup_repository_last_success_timestamp_seconds": "the first quarter of an hour is not over",
+    "imaging_backup_repository_proven_timestamp_seconds": "the first quarter of an hour is not over",
     "imaging_restore_drill_duration_seconds": "there was no drill",
     "imaging_restore_drill_success": "no backup was restored yet",
     "imaging_restore_drill_unproven_since_timestamp_seconds": "no backup was made yet",
