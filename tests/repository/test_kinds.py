@@ -127,7 +127,7 @@ def test_its_secrets_are_in_no_output_no_log_and_no_argument(platform, kind):
 
 def test_the_platform_comes_back_from_it(platform, kind):
     said = platform.on_host(
-        "sh", "-c", "imaging-backup push 2>&1 && imaging-backup restore repository --verify-all 2>&1"
+        "sh", "-c", "imaging-backup push 2>&1 && imaging-backup restore repository --verify-all 2>&1", check=False
     )
     assert "verified: everything is as it was" in said
     assert "0 missing, 0 damaged" in said
