@@ -120,3 +120,36 @@ def test_a_repository_that_is_not_there_is_said_and_nothing_is_changed(platform)
     platform.on_host("rm", configuration)
     assert "there is no repository yet" in refused
     assert "Traceback" not in refused
+
+
+def test_a_push_that_was_killed_is_in_nobody_s_way(platform, pushed):
+    platform.on_host("sh", "-c", "head -c 200000000 /dev/urandom > /etc/imaging/takes-a-while")
+    try:
+        platform.on_host("systemctl", "start", "--no-block", "imaging-backup-push.service")
+        wait_for("restic is at work", lambda: platform.on_host("pgrep", "-x", "restic", check=False), 60)
+        platform.on_host("systemctl", "kill", "--signal=KILL", "imaging-backup-push.service")
+    finally:
+        platform.on_host("rm", "/etc/imaging/takes-a-while")
+    platform.on_host("systemctl", "start", "imaging-backup-push.service")
+    # Forgetting wants the repository for itself, so it fails at a lock that was left.
+    platform.on_host("imaging-backup", "tidy")
+
+
+def test_a_damaged_repository_is_told_and_nothing_is_restored_from_it(platform, pushed):
+    """All packs at once: whichever a restore needs first."""
+    platform.on_host("cp", "-a", REPOSITORY, f"{REPOSITORY}.whole")
+    started = "systemctl show --property=ActiveEnterTimestampMonotonic --value imaging-keycloak imaging-orthanc"
+    before = platform.on_host("sh", "-c", started)
+    overwrite = "printf DAMAGED | dd of={} bs=1 seek=3000 conv=notrunc status=none"
+    try:
+        platform.on_host("sh", "-c", f"find {REPOSITORY}/data -type f -exec sh -c '{overwrite}' ';'")
+        for command in ("tidy", "restore repository"):
+            refused = platform.on_host("sh", "-c", f"imaging-backup {command} 2>&1; echo ended $?", check=False)
+            assert "ended 1" in refused
+            assert "failed: " in refused
+            assert "is loaded" not in refused
+    finally:
+        platform.on_host("rm", "-rf", REPOSITORY)
+        platform.on_host("mv", f"{REPOSITORY}.whole", REPOSITORY)
+    assert platform.on_host("sh", "-c", started) == before
+    assert added(platform) >= 0
