@@ -33,11 +33,10 @@ def make(directory: Path, *arguments: str) -> str:
     """Run make in one of the releases, whose virtual environment is its own."""
     begun = time.monotonic()
     path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if not part.endswith(".venv/bin"))
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
     done = subprocess.run(
         ["make", *arguments],
         cwd=directory,
-        env=environment | {"PATH": path},
+        env=os.environ | {"PATH": path},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
