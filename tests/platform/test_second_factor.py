@@ -30,7 +30,7 @@ def added(platform: Platform, username: str, role: str) -> User:
     email = f"{username}@example.org"
     done = make("add-user", f"USERNAME={username}", f"EMAIL={email}", f"CLINIC={CLINIC}", f"ROLE={role}")
     assert done.returncode == 0, done.stdout[-2000:]
-    user = User(username, "Second-Horse-83-battery", (role,), (CLINIC,))
+    user = User(username, secrets.token_urlsafe(24), (role,), (CLINIC,))
     path = f"imaging/users/{identity(platform, username)}"
     names = {"firstName": "Second", "lastName": "Factor", "email": email, "enabled": True, "requiredActions": []}
     ask_keycloak(platform, "PUT", path, names)

@@ -20,7 +20,7 @@ from imaging_backup.create import IMAGES, alone, collect, making, say
 from imaging_backup.errors import BackupError
 from imaging_backup.images import Links, read_list
 
-NAME = re.compile(r"repository(?::(?P<snapshot>latest|[0-9a-f]{8,64}))?")
+NAME = re.compile(r"repository(:(latest|[0-9a-f]{8,64}))?")
 TAG = "imaging"
 # Exit codes of restic(1).
 NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 10, 11, 12
@@ -136,9 +136,9 @@ class Snapshot:
 
 def find(config: Config, path: Path) -> Snapshot:
     """The snapshot of a name. Raises BackupError."""
-    match = NAME.fullmatch(str(path))
     restic = Restic(config)
-    found = json.loads(restic.run("snapshots", "--json", "--tag", TAG, (match and match["snapshot"]) or "latest"))
+    wanted = str(path).partition(":")[2] or "latest"
+    found = json.loads(restic.run("snapshots", "--json", "--tag", TAG, wanted))
     if not found:
         raise BackupError(f"there is no backup in {config.repository}. Nothing was changed")
     newest = max(found, key=lambda one: str(one["time"]))

@@ -68,9 +68,7 @@ class Systemd:
 def check(config: Config, path: Path) -> archive.About:
     """Prove an archive and say whether it can be restored here; what it is. Changes nothing. Raises BackupError."""
     if repository.is_snapshot(path):
-        about = repository.find(config, path).about()
-        _accept(config, path, about)
-        return about
+        return _look_at(config, path)[1]
     return archive.prove(path, lambda about: _accept(config, path, about))
 
 
@@ -124,6 +122,14 @@ def restore(config: Config, path: Path, services: Services, every: bool = False,
     say(f"restored in {now - begun:.0f} s; the platform was stopped for {now - stopped:.0f} s of them")
 
 
+def _look_at(config: Config, path: Path) -> tuple[repository.Snapshot, archive.About]:
+    """Find a snapshot of the repository, and refuse one that is not for this host. Raises BackupError."""
+    snapshot = repository.find(config, path)
+    about = snapshot.about()
+    _accept(config, path, about)
+    return snapshot, about
+
+
 def _accept(config: Config, path: Path, about: archive.About) -> None:
     """Refuse an archive that is not for this host. Raises BackupError."""
     reasons = []
@@ -165,9 +171,7 @@ def _numbers(version: str) -> list[int]:
 def _unpack(config: Config, path: Path, workspace: Path) -> archive.About:
     """Prove the archive and unpack beside what is there, or fetch the snapshot of the repository to there."""
     if repository.is_snapshot(path):
-        snapshot = repository.find(config, path)
-        about = snapshot.about()
-        _accept(config, path, about)
+        snapshot, about = _look_at(config, path)
         snapshot.fetch(workspace, config.arriving)
         return about
 
