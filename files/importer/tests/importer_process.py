@@ -47,6 +47,7 @@ def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, 
         "public_url": "https://imaging.test/dicom-web",
         "upload_bytes": 64 << 20,
         "upload_part_bytes": 8 << 20,
+        "disk_reserve": 1,
     }
     return Config(**settings | more)
 

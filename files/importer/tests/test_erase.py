@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.message import Message
 
 import pytest
@@ -37,13 +37,20 @@ class Journal:
 
 class Recorder:
     def __init__(self, happened: list[str]) -> None:
-        self.lock = threading.RLock()
+        self.held: set[str] = set()
         self.happened = happened
         self.fails = False
+
+    @contextlib.contextmanager
+    def holding(self, study_uids: list[str]) -> Iterator[None]:
+        self.held = set(study_uids)
+        yield
+        self.held = set()
 
     def refresh(self, orthanc: Orthanc, study_uid: str, clinic_id: str) -> str:
         if self.fails:
             raise UnavailableError("registry", "away")
+        assert study_uid in self.held
         self.happened.append(f"refresh {study_uid} of {clinic_id}")
         return "forgotten"
 

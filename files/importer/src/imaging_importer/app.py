@@ -1,4 +1,4 @@
-"""Puts the parts together and runs them: scanner, worker, reconciler and HTTP, each in its thread."""
+"""Puts the parts together and runs them: scanner, lanes, reconciler and HTTP, each in its thread."""
 
 import logging
 import signal
@@ -10,6 +10,7 @@ from imaging_importer import status, systemd
 from imaging_importer.archive import Archive
 from imaging_importer.config import Config
 from imaging_importer.delivery import Carrier
+from imaging_importer.disk import Disk
 from imaging_importer.door import Door
 from imaging_importer.erase import RESOURCE, Eraser
 from imaging_importer.inbox import Inbox
@@ -23,7 +24,7 @@ from imaging_importer.registry import Registry
 from imaging_importer.spool import Spool, lock
 from imaging_importer.tickets import Tickets
 from imaging_importer.web import Answer, Request, Route, as_json, as_text, serve
-from imaging_importer.worker import StoppingError, Worker
+from imaging_importer.worker import LANES, StoppingError, Worker
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +56,19 @@ class App:
         recorder = Recorder(self._journal, registry)
         archive = Archive(config.processed, config.failed, self._journal, self._spool)
         tickets = Tickets()
-        carrier = Carrier(config, self._journal, self._spool, archive, registry, recorder, self._orthanc(), tickets)
-        self._worker = Worker(self._journal, carrier, tickets, self._metrics, self._report)
+        carrier = Carrier(config, self._journal, self._spool, archive, registry, recorder, self._orthanc, tickets)
+        self._disk = Disk(
+            (config.inbox, config.processed, config.failed, config.state, *config.watched), config.disk_reserve
+        )
+        has_room = self._disk.has_room
+        self._worker = Worker(self._journal, carrier, tickets, self._metrics, self._report, has_room)
         self._door = Door(
             self._spool,
             tickets,
             registry,
             lambda: self._clinics or set(),
             self._is_ready,
+            has_room,
             self._worker.wake,
             config.public_url,
             config.upload_bytes,
@@ -100,11 +106,15 @@ class App:
             threading.Thread(target=target, name=name, daemon=True)
             for name, target in (
                 ("scanner", self._scan),
-                ("worker", lambda: self._worker.run(self._stopping)),
                 ("reconciler", self._reconcile),
                 ("http", server.serve_forever),
             )
         ]
+        lanes = [
+            threading.Thread(target=self._worker.run, args=(self._stopping,), name=f"lane-{number}", daemon=True)
+            for number in range(LANES)
+        ]
+        threads += lanes
         for thread in threads:
             thread.start()
         systemd.notify("READY=1")
@@ -116,11 +126,15 @@ class App:
         server.shutdown()
         self._inbox.stop()
         # A step that does not end in time (Orthanc is thinking) is dropped: after the next start it is done again.
-        threads[1].join(5)
+        until = time.monotonic() + 5
+        for lane in lanes:
+            lane.join(max(0.0, until - time.monotonic()))
         log.info("stopped")
 
     def _scan(self) -> None:
-        while not self._stopping.wait(min(1.0, self._config.scan_interval)):
+        more = False
+        while not self._stopping.wait(0 if more else min(1.0, self._config.scan_interval)):
+            more = False
             try:
                 if time.monotonic() >= self._clinics_due:
                     self._clinics_due = time.monotonic() + CLINICS_EVERY
@@ -128,7 +142,7 @@ class App:
                 if self._spool.unsettled:
                     self._recover()
                 if self._clinics is not None:
-                    self._inbox.tick()
+                    more = self._inbox.tick()
             except (OSError, sqlite3.Error) as error:
                 log.warning("the inbox could not be scanned, it is tried again: %s", error)
                 self._stopping.wait(5)
@@ -200,7 +214,10 @@ class App:
 
     def _collect(self, clinics: list[str] | None) -> status.Status:
         arriving = list(self._door.arriving.values())
-        return status.collect(self._inbox, self._journal, arriving, dict(self._services), clinics)
+        services = dict(self._services)
+        if shortage := self._disk.shortage():
+            services["disk"] = shortage
+        return status.collect(self._inbox, self._journal, arriving, services, clinics)
 
     def _is_ready(self) -> bool:
         """Whether a delivery that arrived now could be stored now."""
@@ -215,12 +232,16 @@ class App:
         waiting = [item for item in self._inbox.waiting.copy().values() if item.why != "empty"]
         since = min([item.found_at for item in waiting] + ([oldest] if oldest else []), default=time.time())
         gauge = self._metrics.set
-        gauge("imaging_importer_waiting_deliveries", len(waiting), stage="inbox")
+        further = sum(self._inbox.further.copy().values())
+        gauge("imaging_importer_waiting_deliveries", len(waiting) + further, stage="inbox")
         gauge("imaging_importer_waiting_deliveries", backlog, stage="spool")
         gauge("imaging_importer_oldest_pending_age_seconds", max(0.0, time.time() - since))
         gauge("imaging_importer_unknown_clinic_entries", sum(self._inbox.unknown.values()))
         for service, state in self._services.items():
             gauge("imaging_importer_dependency_up", float(state == "ok"), service=service)
+        for directory, free in self._disk.free().items():
+            gauge("imaging_importer_disk_free_bytes", free, path=str(directory))
+        gauge("imaging_importer_waits_for_disk", float(not self._disk.has_room()))
         gauge("imaging_importer_inotify_overflows_total", self._inbox.overflows)
         gauge("imaging_importer_last_full_scan_timestamp_seconds", self._inbox.last_scan)
         gauge("imaging_importer_full_scan_duration_seconds", self._inbox.scan_seconds)

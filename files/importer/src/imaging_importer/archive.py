@@ -3,20 +3,31 @@
 Processed/<clinic>/<date>/<folder>, and what failed under failed/ with the reason.
 """
 
+import errno
 import json
+import logging
 import os
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from imaging_importer import failpoints, tree
-from imaging_importer.journal import FileOutcome, Job, Journal, Outcome
-from imaging_importer.reasons import SENTENCES
+from imaging_importer.journal import WHOLE, Job, Journal, Outcome
+from imaging_importer.printable import printable
+from imaging_importer.reasons import SENTENCES, TransientError
 from imaging_importer.spool import Spool
+
+log = logging.getLogger(__name__)
 
 REASON = "REASON.txt"
 REPORT = "report.json"
 FORMAT = "imaging-importer report 1"
+CHUNK = 1 << 16
+# What a file system says that does not take a name: too long, or characters or bytes that it has no room for.
+REFUSED_NAMES = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
 
 
 class Archive:
@@ -28,116 +39,153 @@ class Archive:
         self._journal = journal
         self._spool = spool
 
-    def choose(self, job: Job) -> None:
+    def choose(self, job: Job, name: str = "") -> None:
         """Decide where the delivery goes and write that down; nothing is moved yet.
 
         What could not be imported goes to failed/, the rest to processed/; a delivery of which nothing was stored
-        goes to failed/ whole.
+        goes to failed/ whole. It keeps its name, unless another is given.
         """
-        failures = self._journal.files(job.id, Outcome.FAILED)
-        stored = self._journal.files(job.id, Outcome.STORED)
-        date = time.strftime("%Y-%m-%d")
+        counts = self._journal.counts(job.id)
+        failed, stored = counts[Outcome.FAILED], counts[Outcome.STORED]
+        place = Path(job.clinic, time.strftime("%Y-%m-%d"), name or job.folder)
         self._journal.choose_archive(
             job.id,
-            _free_name(self._processed / job.clinic / date / job.folder) if stored else None,
-            _free_name(self._failed / job.clinic / date / job.folder) if failures or not stored else None,
+            _free_name(self._processed / place) if stored else None,
+            _free_name(self._failed / place) if failed or not stored else None,
         )
         failpoints.reach("archive-chosen")
 
-    def move(self, job: Job) -> None:
-        """Move the files, report the failures. Each step can be done again after a kill."""
+    def move(self, job: Job) -> Iterator[None]:
+        """Move the files, report the failures, in small steps. Each can be done again after a kill."""
+        try:
+            yield from self._move(job)
+        except OSError as error:
+            if error.errno not in REFUSED_NAMES or job.id in str(job.processed_path or job.failed_path):
+                raise
+            # It would be refused for ever: the delivery gets a name that every file system takes.
+            log.warning("job %s: its folder's name is refused by the file system: %s", job.id, error)
+            self.choose(job, job.id)
+            raise TransientError("the folder is put away under the number of its job") from error
+
+    def _move(self, job: Job) -> Iterator[None]:
         source = self._spool.folder(job)
-        failures = self._journal.files(job.id, Outcome.FAILED)
         if job.processed_path and job.failed_path and source.exists():
-            for file in failures:
-                tree.move_file(source, file.path, job.failed_path)
+            for file in self._journal.files(job.id, Outcome.FAILED):
+                if file.path != WHOLE:
+                    tree.move_file(source, file.path, job.failed_path)
                 failpoints.reach("failed-file-moved")
+                yield
             failpoints.reach("failed-files-moved")
         rest = job.processed_path or job.failed_path
         if rest and os.path.lexists(source):
             tree.move(source, rest)
         failpoints.reach("folder-moved")
+        yield
         if job.failed_path:
-            self._report(job, job.failed_path, failures)
+            self._report(job, job.failed_path)
         failpoints.reach("report-written")
         self._spool.release(job)
 
-    def _report(self, job: Job, folder: Path, failures: list[FileOutcome]) -> None:
-        kept = self._journal.files(job.id, Outcome.KEPT)
-        stored = self._journal.files(job.id, Outcome.STORED)
-        reported: list[dict[str, str | None]] = [
-            {"path": tree.printable(file.path), "reason": file.reason, "detail": file.detail} for file in failures
-        ]
+    def _report(self, job: Job, folder: Path) -> None:
+        counts = self._journal.counts(job.id)
+        tree.make_directory(folder)  # what failed as a whole may have left no file to move there
+        _write(folder, REPORT, job.id, self._report_lines(job, counts))
+        _write(folder, REASON, job.id, self._reason_lines(job, counts))
+        tree.sync_directory(folder)
+
+    def _report_lines(self, job: Job, counts: dict[Outcome, int]) -> Iterator[str]:
         report = {
             "format": FORMAT,
             "job": job.id,
             "clinic": job.clinic,
-            "folder": tree.printable(job.folder),
+            "folder": printable(job.folder),
             "claimed_at": _iso(job.claimed_at),
-            "files": {"stored": len(stored), "kept": len(kept), "failed": len(failures)},
-            "processed": tree.printable(str(job.processed_path)) if job.processed_path else None,
-            "failures": reported or [{"path": None, "reason": "no-dicom", "detail": ""}],
+            "files": {outcome: counts[outcome] for outcome in (Outcome.STORED, Outcome.KEPT, Outcome.FAILED)},
+            "processed": printable(job.processed_path) if job.processed_path else None,
         }
-        _write(folder, REPORT, job.id, json.dumps(report, indent=1) + "\n")
-        _write(folder, REASON, job.id, _reason_text(job, failures, len(stored)))
-        tree.sync_directory(folder)
+        yield json.dumps(report, indent=1)[:-2] + ',\n "failures": ['
+        failures = (
+            {"path": printable(file.path), "reason": file.reason, "detail": printable(file.detail)}
+            for file in self._journal.files(job.id, Outcome.FAILED)
+        )
+        nothing = {"path": None, "reason": "no-dicom", "detail": ""}
+        for number, failure in enumerate(failures if counts[Outcome.FAILED] else [nothing]):
+            yield (",\n  " if number else "\n  ") + json.dumps(failure)
+        yield "\n ]\n}\n"
 
-
-def _reason_text(job: Job, failures: list[FileOutcome], stored: int) -> str:
-    lines = [f"Delivery {tree.printable(job.folder)!r} of clinic {job.clinic}, received {_iso(job.claimed_at)}.", ""]
-    if stored:
-        lines += [f"{stored} images of it were imported. {len(failures)} files were not and are in this folder.", ""]
-    else:
-        lines += ["Nothing of it was imported. All its files are in this folder.", ""]
-    counts = Counter(file.reason for file in failures) or Counter({"no-dicom": 0})
-    for reason, count in counts.most_common():
-        lines.append(f"{reason} ({count} files): {SENTENCES[reason]}")
-        lines += [f"  {tree.printable(file.path)}" for file in failures if file.reason == reason][:20]
-        if count > 20:
-            lines.append(f"  ... and {count - 20} more, see report.json")
-        lines.append("")
-    lines.append(
-        "When the cause is gone, the administrator can deliver this folder again: imaging-importer retry FOLDER"
-    )
-    return "\n".join(lines) + "\n"
+    def _reason_lines(self, job: Job, counts: dict[Outcome, int]) -> Iterator[str]:
+        yield f"Delivery '{printable(job.folder)}' of clinic {job.clinic}, received {_iso(job.claimed_at)}.\n\n"
+        if counts[Outcome.STORED]:
+            yield f"{counts[Outcome.STORED]} images of it were imported. "
+            yield f"{counts[Outcome.FAILED]} files were not and are in this folder.\n\n"
+        else:
+            yield "Nothing of it was imported. All its files are in this folder.\n\n"
+        reasons = Counter(self._journal.reasons(job.id)) or Counter({"no-dicom": 0})
+        for reason, count in reasons.most_common():
+            yield f"{reason} ({count} files): {SENTENCES[reason]}\n"
+            for file in islice(self._journal.files(job.id, Outcome.FAILED, reason=reason), 20):
+                yield f"  {printable(file.path)}\n"
+            if count > 20:
+                yield f"  ... and {count - 20} more, see report.json\n"
+            yield "\n"
+        yield "When the cause is gone, the administrator can deliver this folder again: imaging-importer retry FOLDER\n"
 
 
 def _free_name(target: Path) -> Path:
-    """The target, or the first of `name.2`, `name.3`... that is free. Only this importer writes there."""
-    candidate, number = target, 1
+    """The target, or the first of `name.2`, `name.3`... that is free, cut to what the file system takes. Only this
+    importer writes there.
+    """
+    tree.make_directory(target.parent)
+    longest = os.pathconf(target.parent, "PC_NAME_MAX")
+    candidate, number = target.with_name(_cut(target.name, longest)), 1
     while os.path.lexists(candidate):
         number += 1
-        candidate = target.with_name(f"{target.name}.{number}")
+        ending = f".{number}"
+        candidate = target.with_name(_cut(target.name, longest - len(ending)) + ending)
     return candidate
 
 
-def _write(folder: Path, name: str, job_id: str, content: str) -> None:
+def _cut(name: str, longest: int) -> str:
+    """The beginning of a name, at most so many bytes, and no letter in two."""
+    data = os.fsencode(name)
+    if len(data) <= longest:
+        return name
+    end = longest
+    while end > longest - 4 and data[end] & 0xC0 == 0x80:  # the middle of a letter in UTF-8
+        end -= 1
+    return os.fsdecode(data[:end])
+
+
+def _write(folder: Path, name: str, job_id: str, lines: Iterable[str]) -> None:
     """Write a report under a name that no delivered file has; a report that this job wrote before is replaced."""
     stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a name, not a path
-    data = content.encode()
     directory = tree.open_directory(folder)
     try:
         temporary = f".{name}.{job_id}"
         with os.fdopen(
-            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o640, dir_fd=directory), "wb"
+            os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o640, dir_fd=directory), "w+b"
         ) as file:
-            file.write(data)
+            file.writelines(line.encode() for line in lines)
             file.flush()
             os.fsync(file.fileno())
-        candidate, number = name, 1
-        while _taken(folder, candidate, data):
-            number += 1
-            candidate = f"{stem}.{number}{suffix}"
+            candidate, number = name, 1
+            while _taken(folder, candidate, file):
+                number += 1
+                candidate = f"{stem}.{number}{suffix}"
         os.rename(temporary, candidate, src_dir_fd=directory, dst_dir_fd=directory)
     finally:
         os.close(directory)
 
 
-def _taken(folder: Path, name: str, data: bytes) -> bool:
+def _taken(folder: Path, name: str, report: BinaryIO) -> bool:
     """Whether a delivered file has this name; the same content is this job's own report from before a kill."""
+    report.seek(0)
     try:
         with tree.open_file(folder, name) as file:
-            return file.read(len(data) + 1) != data
+            while data := report.read(CHUNK):
+                if file.read(len(data)) != data:
+                    return True
+            return bool(file.read(1))
     except FileNotFoundError:
         return False
     except OSError:

@@ -25,6 +25,10 @@ class BrokenOffError(Exception):
     """The sender went away in the middle: there is nobody to answer."""
 
 
+class TooSlowError(Exception):
+    """The sender lets us wait longer than its place may be kept."""
+
+
 class Source(Protocol):
     """Where bytes come from."""
 

@@ -13,6 +13,7 @@ from imaging_importer import archive, status
 from imaging_importer.app import App
 from imaging_importer.config import HOST_CREDENTIALS, Config, ConfigError, load, load_paths
 from imaging_importer.orthanc import OrthancClient
+from imaging_importer.printable import Formatter, printable
 from imaging_importer.reasons import TransientError
 from imaging_importer.rebuild import rebuild
 from imaging_importer.registry import PostgresRegistry
@@ -44,9 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         paths = load_paths(options.config)
         if options.command == "status":
             return show_status(paths.status_url)
-        print(f"back in the inbox: {archive.put_back(options.folder, paths.failed, paths.inbox)}")
+        print(f"back in the inbox: {printable(archive.put_back(options.folder, paths.failed, paths.inbox))}")
     except (ConfigError, AnotherImporterError, TransientError, OSError, ValueError) as error:
-        print(f"imaging-importer: {error}", file=sys.stderr)
+        print(f"imaging-importer: {printable(error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -54,7 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
 def run(config: Config) -> int:
     """Run the service until it is told to stop."""
     level = os.environ.get("IMAGING_LOG_LEVEL", "INFO")  # set by `make up-dev` alone
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     App(config, PostgresRegistry(config.registry)).run()
     return 0
 
@@ -64,7 +67,7 @@ def show_differences(config: Config, apply: bool) -> int:
     orthanc = OrthancClient(config.orthanc_url, config.orthanc_user, config.orthanc_password)
     found = mended = 0
     for difference in rebuild(orthanc, PostgresRegistry(config.registry), apply):
-        print(f"{difference.study_uid}: {difference.what}", flush=True)
+        print(printable(f"{difference.study_uid}: {difference.what}"), flush=True)
         found += 1
         mended += difference.mended
     if apply:

@@ -1,13 +1,15 @@
-"""Carries one claimed folder from state to state: claimed, listed, verified, recorded, archiving, archived.
+"""Carries claimed folders from state to state: claimed, listed, verified, recorded, archiving, archived.
 
 Every step can be done again: what was done before a kill is recognised by Orthanc (same bytes), by the registry
 (same owner) or by the file system (already moved).
 """
 
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from itertools import islice
 
 from imaging_importer import failpoints, tree
 from imaging_importer.archive import Archive
@@ -20,13 +22,20 @@ from imaging_importer.reasons import RejectedError, TransientError
 from imaging_importer.recorder import Recorder
 from imaging_importer.registry import Registry
 from imaging_importer.spool import Spool
-from imaging_importer.tickets import PreemptedError, Tickets
+from imaging_importer.tickets import Tickets
 
 log = logging.getLogger(__name__)
 
+# What a job does next can begin at once (None), or when this batch has been read.
+Step = Future[Batch] | None
+
+# While other clinics have work too, a batch is so much smaller, and they wait so much less for it.
+CROWDED = 4
+LISTED_AT_ONCE = 1000
+
 
 class Carrier:
-    """Carries jobs, one at a time: Orthanc's index is no faster with several clients."""
+    """Carries jobs in small steps, so that others can go in between; several at a time, each in a thread of its own."""
 
     def __init__(
         self,
@@ -36,7 +45,7 @@ class Carrier:
         archive: Archive,
         registry: Registry,
         recorder: Recorder,
-        orthanc: OrthancClient,
+        orthanc: Callable[[], OrthancClient],
         tickets: Tickets,
     ) -> None:
         self._config = config
@@ -45,76 +54,111 @@ class Carrier:
         self._archive = archive
         self._registry = registry
         self._recorder = recorder
-        self._orthanc = orthanc
+        self._new_orthanc = orthanc
+        self._clients = threading.local()
         self._tickets = tickets
 
-    def carry(self, job: Job) -> None:
-        """Carry a job as far as it goes.
+    @property
+    def _orthanc(self) -> OrthancClient:
+        """The connection of the thread that takes this step."""
+        if not hasattr(self._clients, "orthanc"):
+            self._clients.orthanc = self._new_orthanc()
+        client: OrthancClient = self._clients.orthanc
+        return client
 
-        Raises TransientError, OSError or sqlite3.Error: try again later; PreemptedError: another one first.
+    def carry(self, job: Job, crowded: Callable[[], bool]) -> Generator[Step, None, None]:
+        """Carry a job as far as it goes; between two steps another may go first. `crowded`: whether others have work.
+
+        Raises TransientError, OSError or sqlite3.Error: try again later. Left alone, it goes on where it was.
         """
-        if job.state in (State.CLAIMED, State.LISTED):
-            self._list(job)
+        if job.state is State.CLAIMED or (job.state is State.LISTED and job.attempts):
+            yield from self._list(job)
         if self._journal.job(job.id).state is State.LISTED:
-            self._upload(job)
-            self._refuse_changes(job)
+            yield from self._upload(job, crowded)
+            yield from self._refuse_changes(job)
             self._advance(job, State.VERIFIED, "files-verified")
         if self._journal.job(job.id).state is State.VERIFIED:
-            self._record(job)
+            yield from self._record(job)
             self._advance(job, State.RECORDED, "studies-recorded")
-            self._tickets.settle(job.id, lambda: self._journal.files(job.id, *Outcome))
+            self._tickets.settle(job.id, lambda: list(self._journal.files(job.id, *Outcome)))
         if self._journal.job(job.id).state is State.RECORDED:
             self._archive.choose(job)
-        job = self._journal.job(job.id)
-        self._archive.move(job)
+        yield from self._archive.move(self._journal.job(job.id))
         self._journal.finish(job.id)
         failpoints.reach("job-finished")
+        while self._journal.forget_some(job.id, *Outcome):
+            yield None
 
     def _advance(self, job: Job, state: State, failpoint: str) -> None:
         self._journal.advance(job.id, state)
         failpoints.reach(failpoint)
 
-    def _list(self, job: Job) -> None:
-        self._journal.list_files(job.id, tree.entries(self._spool.folder(job)))
+    def _list(self, job: Job) -> Iterator[Step]:
+        """Remember every file; beyond the limits of a delivery it fails as a whole."""
+        try:
+            yield from self._compare(job)
+        except RejectedError as rejection:
+            while self._journal.forget_some(job.id, Outcome.PENDING, Outcome.KEPT, Outcome.FAILED):
+                yield None
+            self._journal.reject(job.id, rejection)
+        else:
+            yield from self._forget_gone(job)
+        self._journal.listed(job.id)
         failpoints.reach("files-listed")
 
-    def _refuse_changes(self, job: Job) -> None:
+    def _compare(self, job: Job) -> Generator[Step, None, int]:
+        """List the folder; how many files are new or changed since it was listed before."""
+        changed, entries = 0, tree.entries(self._spool.folder(job))
+        while some := list(islice(entries, LISTED_AT_ONCE)):
+            changed += self._journal.list_files(job.id, some)
+            yield None
+        return changed
+
+    def _forget_gone(self, job: Job) -> Iterator[Step]:
+        """What was withdrawn before it was sent is no part of the delivery."""
+        folder = self._spool.folder(job)
+        for file in self._journal.files(job.id, Outcome.PENDING) if job.attempts else ():
+            if not tree.exists(folder, file.path):
+                self._journal.forget_file(job.id, file.path)
+            yield None
+
+    def _refuse_changes(self, job: Job) -> Iterator[Step]:
         """A sender that still held a file open may have changed it since it was listed: then it is read again."""
-        entries = tree.entries(self._spool.folder(job))
-        known = self._journal.known_files(job.id)
-        if any(known.get(entry.path) != (entry.size, entry.mtime_ns) for entry in entries):
-            self._journal.list_files(job.id, entries)
+        if self._journal.is_rejected(job.id):
+            return
+        if (yield from self._compare(job)):
             raise TransientError("the folder was changed while it was imported; what changed is imported again")
 
-    def _upload(self, job: Job) -> None:
+    def _upload(self, job: Job, crowded: Callable[[], bool]) -> Iterator[Step]:
         """Send every pending file, in batches, in the order of their paths."""
-        for batch in self._read_ahead(job):
-            with self._recorder.lock:
-                claimed, refused = self._claim(job, batch.instances)
-                sent = self._send(claimed) if claimed else []
-                self._journal.settle(job.id, batch.outcomes + refused + sent)
-                failpoints.reach("batch-journalled")
-            if set(self._tickets.waiting()) - {job.id}:
-                raise PreemptedError
-
-    def _read_ahead(self, job: Job) -> Iterator[Batch]:
-        """Read and stamp the job's pending files; while Orthanc stores one batch the next is being read."""
-        folder, files = self._spool.folder(job), iter(self._journal.files(job.id, Outcome.PENDING))
-        limits = (self._config.batch_bytes, self._config.batch_count)
         with ThreadPoolExecutor(1, "read-ahead") as reader:
+            files = self._journal.files(job.id, Outcome.PENDING)
 
             def read_next() -> Future[Batch]:
-                return reader.submit(read_batch, folder, files, job.clinic, self._spool.scratch, *limits)
+                share = CROWDED if crowded() else 1
+                limits = (self._config.batch_bytes // share, -(-self._config.batch_count // share))
+                return reader.submit(
+                    read_batch, self._spool.folder(job), files, job.clinic, self._spool.scratch, *limits
+                )
 
             coming = read_next()
             try:
+                yield coming
                 while batch := coming.result():
-                    coming = read_next()
+                    coming = read_next()  # while Orthanc stores one batch the next is being read
                     with closing(batch):
-                        yield batch
+                        self._store(job, batch)
+                    yield coming
             finally:
                 if not coming.exception():
                     coming.result().close()
+
+    def _store(self, job: Job, batch: Batch) -> None:
+        with self._recorder.holding(prepared.instance.study_uid for prepared in batch.instances):
+            claimed, refused = self._claim(job, batch.instances)
+            sent = self._send(claimed) if claimed else []
+            self._journal.settle(job.id, batch.outcomes + refused + sent)
+            failpoints.reach("batch-journalled")
 
     def _claim(self, job: Job, batch: list[Prepared]) -> tuple[list[Prepared], list[FileOutcome]]:
         """Claim the studies of a batch: what may be sent, and what must not. Nothing of it was sent before."""
@@ -174,14 +218,14 @@ class Carrier:
                 outcomes.append(_failed(prepared, RejectedError("conflicting-bytes", sop_instance_uid)))
         return outcomes
 
-    def _record(self, job: Job) -> None:
+    def _record(self, job: Job) -> Iterator[Step]:
         """Show the job's studies: only now are they visible."""
-        files = self._journal.files(job.id, Outcome.STORED)
-        for study_uid in sorted({file.study_uid for file in files if file.study_uid}):
+        for study_uid in self._journal.studies(job.id):
             done = self._recorder.refresh(self._orthanc, study_uid, job.clinic, always=True)
             if done != "recorded":
                 log.warning("job %s: study %s was changed in Orthanc since it was stored: %s", job.id, study_uid, done)
             failpoints.reach("study-recorded")
+            yield None
 
 
 def _failed(prepared: Prepared, rejection: RejectedError) -> FileOutcome:

@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.message import Message
@@ -21,7 +22,7 @@ from typing import Any
 from uuid import uuid4
 
 from imaging_importer import failpoints, stow, tree
-from imaging_importer.body import MalformedError, Parts, Source, TooLargeError, open_body
+from imaging_importer.body import MalformedError, Parts, Source, TooLargeError, TooSlowError, open_body
 from imaging_importer.instance import read_instance
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import SENTENCES, CompanionError, RejectedError, UnavailableError
@@ -29,12 +30,12 @@ from imaging_importer.registry import Registry
 from imaging_importer.spool import Spool
 from imaging_importer.stow import Part
 from imaging_importer.tickets import Ticket, Tickets
-from imaging_importer.web import Answer, Request, as_text
+from imaging_importer.web import SLOWEST, Answer, Request, as_text
 
 log = logging.getLogger(__name__)
 
 # Each holds a thread for as long as its sender takes.
-UPLOADS_AT_ONCE = 8
+UPLOADS_AT_ONCE = 32
 MOST_PARTS = 20_000
 # Longer than any healthy import of one upload takes, shorter than the proxy waits.
 PATIENCE = 540.0
@@ -43,11 +44,21 @@ DICOM = "application/dicom"
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 AWAY = "The archive does not answer just now. Nothing of this upload was kept: send it again in a moment.\n"
-BUSY = "Too many uploads run at once. Nothing of this one was kept: send it again in a moment.\n"
+BUSY = (
+    "Too many uploads of this clinic run at once. Nothing of this one was kept: send it again when another has ended.\n"
+)
 FULL = "The archive's disk is full. Nothing of this upload was kept: tell the administrator, then send it again.\n"
+NO_ROOM = (
+    "The archive's disk is nearly full, so nothing is taken until there is room again. Nothing of this upload was "
+    "kept: tell the administrator, then send it again.\n"
+)
 LATER = (
     "The upload was received completely and is safe, but it cannot be stored just now. It is stored as soon as the "
     "archive answers again. Sending it once more does no harm.\n"
+)
+SLOW = (
+    f"The upload came more slowly than {SLOWEST >> 10} KiB a second. Nothing of it was kept: send it over a better "
+    "line, or in smaller requests one after the other.\n"
 )
 WRONG_TYPE = 'Only multipart/related; type="application/dicom" is taken, with parts of application/dicom.\n'
 
@@ -65,6 +76,30 @@ class Reception:
     received: int = 0  # bytes
 
 
+class Places:
+    """The uploads that may run at once. A clinic may have half of the places that the others leave: one alone half of
+    all, and as long as there are not very many who take all they can, one is left for whoever comes next.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._taken: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def take(self, clinic: str) -> bool:
+        """Take a place for a clinic, if it may."""
+        with self._lock:
+            left_by_others = self._places - self._taken.total() + self._taken[clinic]
+            may = 2 * self._taken[clinic] < left_by_others
+            self._taken[clinic] += may
+            return may
+
+    def leave(self, clinic: str) -> None:
+        """Give a place back."""
+        with self._lock:
+            self._taken[clinic] -= 1
+
+
 class Door:
     """Takes uploads. `store` runs in a thread for each request."""
 
@@ -75,6 +110,7 @@ class Door:
         registry: Registry,
         clinics: Callable[[], set[str]],
         is_ready: Callable[[], bool],
+        has_room: Callable[[], bool],
         claimed: Callable[[], None],
         public_url: str,
         request_bytes: int,
@@ -85,11 +121,12 @@ class Door:
         self._registry = registry
         self._clinics = clinics
         self._is_ready = is_ready
+        self._has_room = has_room
         self._claimed = claimed
         self._public_url = public_url
         self._request_bytes = request_bytes
         self._part_bytes = part_bytes
-        self._places = threading.BoundedSemaphore(UPLOADS_AT_ONCE)
+        self._places = Places(UPLOADS_AT_ONCE)
         self.arriving: dict[str, Reception] = {}
 
     def store(self, request: Request) -> Answer:
@@ -100,7 +137,9 @@ class Door:
             return as_text(400, "There is no such clinic. Name one of yours in the header X-Clinic.\n")
         if not self._is_ready():
             return as_text(503, AWAY)
-        if not self._places.acquire(blocking=False):
+        if not self._has_room():
+            return as_text(507, NO_ROOM)
+        if not self._places.take(clinic):
             return as_text(503, BUSY)
         folder = self._spool.incoming / f"upload-{time.strftime('%H%M%S')}-{uuid4().hex[:12]}"
         try:
@@ -109,6 +148,8 @@ class Door:
             return as_text(415, WRONG_TYPE)
         except MalformedError as error:
             return as_text(400, f"The request cannot be read: {error}. Nothing of it was kept.\n")
+        except TooSlowError:
+            return as_text(408, SLOW)
         except TooLargeError:
             largest, part = self._request_bytes >> 20, self._part_bytes >> 20
             return as_text(
@@ -125,7 +166,7 @@ class Door:
             log.warning("an upload of clinic %s was refused: %s", clinic, error)
             return as_text(507, FULL)
         finally:
-            self._places.release()
+            self._places.leave(clinic)
             self.arriving.pop(folder.name, None)
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -144,7 +185,7 @@ class Door:
             tree.sync_directory(folder)
             failpoints.reach("upload-received")
             try:
-                ticket = self._tickets.take(lambda: self._spool.claim_folder(clinic, folder))
+                ticket = self._tickets.take(clinic, lambda: self._spool.claim_folder(clinic, folder))
             except (OSError, sqlite3.Error):
                 if folder.exists():
                     raise

@@ -27,18 +27,26 @@ class Eraser:
         """Delete the resource; Orthanc's status."""
         path, authorization = request.path, request.headers.get("Authorization", "")
         try:
-            # Nothing of these studies arrives meanwhile.
-            with self._recorder.lock:
-                studies = self._orthanc.studies_of(path)
-                status = self._orthanc.delete(path, authorization)
-                if status == 200:
-                    for study_uid in studies:
-                        self._refresh(study_uid)
+            status = self._erase(path, authorization)
         except TransientError as error:
             # What was deleted all the same is found by the reconciler, in seconds.
             log.warning("a deletion is not carried to the registry yet: %s", error)
             return as_text(503, "try again in a moment\n")
         return as_json({}, status)
+
+    def _erase(self, path: str, authorization: str) -> int:
+        """Delete and carry it to the registry; nothing of these studies arrives meanwhile."""
+        studies: list[str] = []
+        while True:
+            with self._recorder.holding(studies):
+                found = self._orthanc.studies_of(path)
+                if set(found) <= set(studies):
+                    status = self._orthanc.delete(path, authorization)
+                    if status == 200:
+                        for study_uid in found:
+                            self._refresh(study_uid)
+                    return status
+            studies = found
 
     def _refresh(self, study_uid: str) -> None:
         known = self._journal.study(study_uid)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from imaging_importer.reasons import RejectedError
 from imaging_importer.tree import Entry
 
 SCHEMA = """
@@ -38,6 +39,7 @@ CREATE TABLE IF NOT EXISTS job (
     reasons TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX IF NOT EXISTS job_finished ON job (finished_at, claimed_at);
+CREATE INDEX IF NOT EXISTS job_open ON job (clinic, claimed_at, id) WHERE finished_at IS NULL;
 CREATE TABLE IF NOT EXISTS file (
     job TEXT NOT NULL REFERENCES job (id) ON DELETE CASCADE,
     path BLOB NOT NULL,
@@ -49,6 +51,7 @@ CREATE TABLE IF NOT EXISTS file (
     study_uid TEXT,
     PRIMARY KEY (job, path)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS file_study ON file (job, study_uid) WHERE outcome = 'stored';
 CREATE TABLE IF NOT EXISTS study (
     study_uid TEXT PRIMARY KEY,
     clinic TEXT NOT NULL,
@@ -60,6 +63,12 @@ CREATE TABLE IF NOT EXISTS position (name TEXT PRIMARY KEY, value INTEGER NOT NU
 JOB_COLUMNS = "id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed_path, failed_path"
 
 OF_CLINICS = "(:clinics IS NULL OR clinic IN (SELECT value FROM json_each(:clinics)))"
+
+# The path that stands for a delivery as a whole.
+WHOLE = "."
+
+# Rows that are read or deleted at once, so that nobody waits long for the journal and no list is in memory as a whole.
+PAGE = 2000
 
 # Finished jobs stay visible for so long; what happened to a file stays in report.json for ever.
 KEEP_FINISHED = 30 * 86400.0
@@ -139,9 +148,16 @@ class Journal:
         self._database = _open(path)
         with self._lock, self._database:
             self._database.executescript(SCHEMA)
+            # What a kill left of a job that is done.
+            self._database.execute("DELETE FROM file WHERE job IN (SELECT id FROM job WHERE finished_at IS NOT NULL)")
+        # Who only looks (the status counts all files of each job) holds up nobody who writes.
+        self._looking = threading.Lock()
+        self._view = sqlite3.connect(path, check_same_thread=False)
+        self._view.execute("PRAGMA query_only = ON")
 
     def close(self) -> None:
         """Close the database."""
+        self._view.close()
         self._database.close()
 
     @contextlib.contextmanager
@@ -157,9 +173,25 @@ class Journal:
                 (job_id, clinic, os.fsencode(folder), State.CLAIMED, time.time()),
             )
 
-    def open_jobs(self, limit: int = -1) -> list[Job]:
-        """Jobs that are not archived, oldest first."""
-        return self._jobs("WHERE finished_at IS NULL ORDER BY claimed_at, id LIMIT :limit", limit=limit)
+    def open_jobs(self, limit: int = -1, clinic: str | None = None) -> list[Job]:
+        """Jobs that are not archived, oldest first; of one clinic, or of all."""
+        whose = "" if clinic is None else "AND clinic = :clinic"
+        where = f"WHERE finished_at IS NULL {whose} ORDER BY claimed_at, id LIMIT :limit"
+        return self._jobs(where, clinic=clinic, limit=limit)
+
+    def open_clinics(self) -> list[str]:
+        """The clinics that have open jobs; one look at the index for each, however many jobs it has."""
+        first = "SELECT min(clinic) FROM job WHERE finished_at IS NULL"
+        with self._lock:
+            rows = self._database.execute(
+                f"WITH RECURSIVE next (clinic) AS ({first} UNION ALL SELECT ({first} AND clinic > next.clinic)"  # noqa: S608
+                " FROM next WHERE next.clinic IS NOT NULL) SELECT clinic FROM next WHERE clinic IS NOT NULL"
+            ).fetchall()
+        return [clinic for (clinic,) in rows]
+
+    def is_open(self, job_id: str) -> bool:
+        """Whether the journal knows this job, and it is not archived."""
+        return bool(self._jobs("WHERE id = :id AND finished_at IS NULL", id=job_id))
 
     def job(self, job_id: str) -> Job:
         """One job."""
@@ -173,16 +205,10 @@ class Journal:
             ).fetchall()
         return [_job(row) for row in rows]
 
-    def list_files(self, job_id: str, entries: Iterable[Entry]) -> None:
-        """Remember the files of a job. A file that is known and unchanged keeps its outcome; CLAIMED becomes LISTED."""
-        entries = list(entries)
+    def list_files(self, job_id: str, entries: Iterable[Entry]) -> int:
+        """Remember files of a job; how many are new or changed. One that is known and unchanged keeps its outcome."""
         with self._transaction() as database:
-            gone = self.known_files(job_id).keys() - {entry.path for entry in entries}
-            database.executemany(
-                "DELETE FROM file WHERE job = ? AND path = ? AND outcome = 'pending'",
-                [(job_id, os.fsencode(path)) for path in gone],
-            )
-            database.executemany(
+            return database.executemany(
                 "INSERT INTO file (job, path, size, mtime_ns, outcome, reason) VALUES (?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (job, path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns,"
                 " outcome = excluded.outcome, reason = excluded.reason, detail = ''"
@@ -191,24 +217,84 @@ class Journal:
                     (job_id, os.fsencode(entry.path), entry.size, entry.mtime_ns, *_first_outcome(entry))
                     for entry in entries
                 ],
-            )
+            ).rowcount
+
+    def listed(self, job_id: str) -> None:
+        """All files of a job are remembered."""
+        with self._transaction() as database:
             database.execute("UPDATE job SET state = ? WHERE id = ?", (State.LISTED, job_id))
 
-    def known_files(self, job_id: str) -> dict[str, tuple[int, int]]:
-        """Size and time of every file of a job as they were listed."""
-        with self._lock:
-            rows = self._database.execute("SELECT path, size, mtime_ns FROM file WHERE job = ?", (job_id,)).fetchall()
-        return {os.fsdecode(path): (size, mtime_ns) for path, size, mtime_ns in rows}
+    def forget_file(self, job_id: str, path: str) -> None:
+        """Forget a file that is gone."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM file WHERE job = ? AND path = ?", (job_id, os.fsencode(path)))
 
-    def files(self, job_id: str, *outcomes: Outcome) -> list[FileOutcome]:
-        """The files of a job that have one of the outcomes, by path."""
+    def forget_some(self, job_id: str, *outcomes: Outcome) -> bool:
+        """Forget files of a job that have one of the outcomes, a page of them; whether there were any."""
+        with self._transaction() as database:
+            deleted = database.execute(
+                "DELETE FROM file WHERE job = :job AND path IN (SELECT path FROM file WHERE job = :job"
+                " AND outcome IN (SELECT value FROM json_each(:outcomes)) LIMIT :page)",
+                {"job": job_id, "outcomes": json.dumps(outcomes), "page": PAGE},
+            ).rowcount
+        return deleted > 0
+
+    def reject(self, job_id: str, rejection: RejectedError) -> None:
+        """The delivery fails as a whole: one line of its list stands for all."""
+        row = (job_id, os.fsencode(WHOLE), 0, 0, Outcome.FAILED, rejection.reason, rejection.detail)
+        with self._transaction() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO file (job, path, size, mtime_ns, outcome, reason, detail)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+
+    def is_rejected(self, job_id: str) -> bool:
+        """Whether the delivery failed as a whole."""
         with self._lock:
-            rows = self._database.execute(
-                "SELECT path, outcome, reason, detail, study_uid, size FROM file WHERE job = ? ORDER BY path", (job_id,)
-            ).fetchall()
-        return [
-            FileOutcome(os.fsdecode(row[0]), Outcome(row[1]), *row[2:]) for row in rows if Outcome(row[1]) in outcomes
-        ]
+            found = self._database.execute(
+                "SELECT 1 FROM file WHERE job = ? AND path = ?", (job_id, os.fsencode(WHOLE))
+            )
+            return found.fetchone() is not None
+
+    def files(self, job_id: str, *outcomes: Outcome, reason: str | None = None) -> Iterator[FileOutcome]:
+        """The files of a job that have one of the outcomes (and this reason), by path; read page by page."""
+        after = b""
+        while True:
+            with self._lock:
+                rows = self._database.execute(
+                    "SELECT path, outcome, reason, detail, study_uid, size FROM file WHERE job = :job AND path > :after"
+                    " AND outcome IN (SELECT value FROM json_each(:outcomes)) AND (:reason IS NULL OR reason = :reason)"
+                    " ORDER BY path LIMIT :page",
+                    {"job": job_id, "after": after, "outcomes": json.dumps(outcomes), "reason": reason, "page": PAGE},
+                ).fetchall()
+            yield from (FileOutcome(os.fsdecode(row[0]), Outcome(row[1]), *row[2:]) for row in rows)
+            if len(rows) < PAGE:
+                return
+            after = rows[-1][0]
+
+    def studies(self, job_id: str) -> Iterator[str]:
+        """The StudyInstanceUIDs of a job's stored files, each once."""
+        after: str | None = ""
+        while True:
+            with self._lock:
+                (after,) = self._database.execute(
+                    "SELECT min(study_uid) FROM file WHERE job = ? AND outcome = 'stored' AND study_uid > ?",
+                    (job_id, after),
+                ).fetchone()
+            if after is None:
+                return
+            yield after
+
+    def counts(self, job_id: str) -> dict[Outcome, int]:
+        """How many files of a job have which outcome."""
+        with self._lock:
+            return dict.fromkeys(Outcome, 0) | _counts(self._database, job_id)
+
+    def reasons(self, job_id: str) -> dict[str, int]:
+        """How many files of a job failed for which reason."""
+        with self._lock:
+            return _reasons(self._database, job_id)
 
     def settle(self, job_id: str, outcomes: Iterable[FileOutcome]) -> None:
         """Write down what became of files, all of them or none."""
@@ -240,9 +326,9 @@ class Journal:
             )
 
     def finish(self, job_id: str) -> None:
-        """The job's files are where they belong: keep its counts, drop its file list."""
+        """The job's files are where they belong: keep its counts. Its file list may be forgotten."""
         with self._transaction() as database:
-            counts = dict.fromkeys(Outcome, 0) | _counts(database, job_id)
+            counts = self.counts(job_id)
             (size,) = database.execute("SELECT coalesce(sum(size), 0) FROM file WHERE job = ?", (job_id,)).fetchone()
             reasons = " ".join(f"{reason}={count}" for reason, count in _reasons(database, job_id).items())
             database.execute(
@@ -259,25 +345,25 @@ class Journal:
                     job_id,
                 ),
             )
-            database.execute("DELETE FROM file WHERE job = ?", (job_id,))
             database.execute("DELETE FROM job WHERE finished_at < ?", (time.time() - KEEP_FINISHED,))
 
     def open_summaries(self, limit: int, clinics: list[str] | None = None) -> list[Summary]:
         """The oldest open jobs with their progress; of these clinics, or of all."""
         summaries = []
-        for job in self._jobs(
-            f"WHERE finished_at IS NULL AND {OF_CLINICS} ORDER BY claimed_at, id LIMIT :limit",
-            clinics=_json(clinics),
-            limit=limit,
-        ):
-            with self._lock:
-                files = _counts(self._database, job.id)
-                size, sent = self._database.execute(
+        with self._looking:
+            for row in self._view.execute(
+                f"SELECT {JOB_COLUMNS} FROM job WHERE finished_at IS NULL AND {OF_CLINICS}"  # noqa: S608
+                " ORDER BY claimed_at, id LIMIT :limit",
+                {"clinics": _json(clinics), "limit": limit},
+            ).fetchall():
+                job = _job(row)
+                files = _counts(self._view, job.id)
+                size, sent = self._view.execute(
                     "SELECT coalesce(sum(size), 0), coalesce(sum(size) FILTER (WHERE outcome <> 'pending'), 0)"
                     " FROM file WHERE job = ?",
                     (job.id,),
                 ).fetchone()
-                summaries.append(Summary(job, files, size, sent, _reasons(self._database, job.id)))
+                summaries.append(Summary(job, files, size, sent, _reasons(self._view, job.id)))
         return summaries
 
     def finished_summaries(self, since: float, limit: int, clinics: list[str] | None = None) -> list[Summary]:

@@ -24,8 +24,12 @@ SENTENCES = {
     "signed": "The image carries a digital signature over an element that the import has to set (InstitutionName). "
     "Importing it would break the signature. Deliver it without the signature.",
     "symbolic-link": "This is a link to a file elsewhere, and links are not followed. Deliver the file itself.",
+    "too-deep": "The delivery has directories in directories, or paths, beyond what is taken (32 deep, 2048 bytes). "
+    "Nothing of it was imported. Deliver it in a flatter folder.",
     "too-large-inflated": "The compressed (deflated) image grows beyond the permitted size. "
     "Export it with another transfer syntax.",
+    "too-many-files": "The delivery has more than two million files and directories. Nothing of it was imported. "
+    "Deliver it in several folders.",
     "truncated": "The file ends in the middle, as after a copy that broke off. Copy it again.",
     "unreadable": "The file cannot be opened for reading. Check its permissions and copy it again.",
     "upload-unfinished": "The name says that the upload was still running, but nothing was added for a long time. "

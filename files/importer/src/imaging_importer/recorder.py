@@ -1,7 +1,9 @@
 """Brings a study's row in the registry up to what Orthanc holds; used after an import and when Orthanc was edited."""
 
+import contextlib
 import json
 import threading
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 
 from imaging_importer.journal import Journal
@@ -11,21 +13,42 @@ from imaging_importer.registry import Registry
 
 
 class Recorder:
-    """Whoever claims studies or forgets them holds `lock`, so that no claim is dropped while its first image is on
-    the way.
+    """Whoever claims studies or forgets them holds them meanwhile, so that no claim is dropped while its first image is
+    on the way. Different studies are in nobody's way.
     """
 
     def __init__(self, journal: Journal, registry: Registry) -> None:
-        self.lock = threading.RLock()
         self._journal = journal
         self._registry = registry
+        self._released = threading.Condition()
+        self._held: dict[str, list[int]] = {}  # StudyInstanceUID -> the thread that holds it, as often as it does
+
+    @contextlib.contextmanager
+    def holding(self, study_uids: Iterable[str]) -> Iterator[None]:
+        """Hold these studies, all of them at once. Within, the same thread may hold some of them again and no others:
+        two threads would wait for each other.
+        """
+        me, wanted = threading.get_ident(), set(study_uids)
+        with self._released:
+            self._released.wait_for(lambda: all(self._held.get(uid, [me])[0] == me for uid in wanted))
+            for uid in wanted:
+                self._held.setdefault(uid, []).append(me)
+        try:
+            yield
+        finally:
+            with self._released:
+                for uid in wanted:
+                    self._held[uid].pop()
+                    if not self._held[uid]:
+                        del self._held[uid]
+                self._released.notify_all()
 
     def refresh(self, orthanc: OrthancClient, study_uid: str, clinic_id: str, always: bool = False) -> str:
         """Record the study if it changed since last time (or always), forget it if Orthanc has it no more.
 
         What was done.
         """
-        with self.lock:
+        with self.holding([study_uid]):
             attributes = orthanc.study_attributes(study_uid)
             study_ids = sorted(orthanc.study_ids(study_uid))
             if attributes is None and study_ids:

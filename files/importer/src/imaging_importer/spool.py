@@ -122,11 +122,10 @@ class Spool:
     def recover(self) -> int:
         """Journal every folder that is in the spool but not in the journal; how many there were."""
         with self._claiming:
-            known = {job.id for job in self._journal.open_jobs()}
             found = 0
             for clinic in _directories(self._root):
                 for directory in _directories(clinic):
-                    if directory.name in known:
+                    if self._journal.is_open(directory.name):
                         continue
                     folders = _directories(directory, hidden=True)
                     for folder in folders:

@@ -7,8 +7,8 @@ from typing import Any
 from imaging_importer.door import Reception
 from imaging_importer.inbox import Inbox
 from imaging_importer.journal import Journal, Outcome, Summary
+from imaging_importer.printable import printable
 from imaging_importer.reasons import SENTENCES
-from imaging_importer.tree import printable
 
 # So many lines of each list are shown; the totals count all.
 LINES = 200
@@ -27,6 +27,9 @@ def collect(
     """The present state, of these clinics or of all. Times are UTC, sizes in bytes."""
     waiting = sorted(inbox.waiting.copy().values(), key=lambda item: item.found_at)
     waiting = [item for item in waiting if clinics is None or item.clinic in clinics]
+    further = {
+        name: count for name, count in inbox.further.copy().items() if count and (clinics is None or name in clinics)
+    }
     backlog, _ = journal.backlog(clinics)
     now = time.time()
     today = time.mktime((*time.localtime(now)[:3], 0, 0, 0, 0, 0, -1))
@@ -34,22 +37,23 @@ def collect(
     return {
         "time": _time(now),
         # Addresses and errors of services are for administrators.
-        "services": services
-        if clinics is None
-        else {name: state if state == "ok" else "does not answer just now" for name, state in services.items()},
+        "services": {
+            name: printable(state) if clinics is None else _outline(name, state) for name, state in services.items()
+        },
         "last_full_scan": _time(inbox.last_scan),
-        "waiting_total": len(waiting),
+        "waiting_total": len(waiting) + sum(further.values()),
         "waiting": [
             {
                 "clinic": item.clinic,
                 "folder": printable(item.path.name),
                 "since": _time(item.found_at),
-                "state": item.why,
+                "state": printable(item.why),
                 "files": item.look.files if item.look else None,
                 "bytes": item.look.size if item.look else None,
             }
             for item in waiting[:LINES]
         ],
+        "further": further,
         "unknown_clinics": inbox.unknown if clinics is None else {},
         "arriving": [
             {"clinic": upload.clinic, "since": _time(upload.since), "bytes": upload.received}
@@ -61,6 +65,12 @@ def collect(
         "done_today": [_done(summary) for summary in finished if (summary.job.finished_at or 0) >= today][:LINES],
         "failed": [_done(summary) for summary in finished if summary.result != "processed"][:LINES],
     }
+
+
+def _outline(name: str, state: str) -> str:
+    if state == "ok":
+        return state
+    return "nearly full: deliveries wait" if name == "disk" else "does not answer just now"
 
 
 def _open(summary: Summary) -> Status:
@@ -75,7 +85,7 @@ def _open(summary: Summary) -> Status:
         "bytes": summary.size,
         "percent": round(100 * summary.sent / summary.size) if summary.size else 0,
         "attempts": summary.job.attempts,
-        "trouble": summary.job.error,
+        "trouble": printable(summary.job.error),
     }
 
 
@@ -92,8 +102,8 @@ def _done(summary: Summary) -> Status:
         "failed": summary.files[Outcome.FAILED],
         "reasons": summary.reasons,
         "why": " ".join(f"{reason}: {SENTENCES.get(reason, '')}" for reason in reasons),
-        "processed_path": printable(str(job.processed_path)) if job.processed_path else None,
-        "failed_path": printable(str(job.failed_path)) if job.failed_path else None,
+        "processed_path": printable(job.processed_path) if job.processed_path else None,
+        "failed_path": printable(job.failed_path) if job.failed_path else None,
     }
 
 
@@ -129,6 +139,10 @@ def _tables(status: Status) -> list[tuple[str, tuple[str, ...], list[list[str]]]
 def _notes(status: Status) -> list[str]:
     notes = [f"{name}: {state}" for name, state in status["services"].items() if state != "ok"]
     notes += [
+        f"{count} more entries wait in the folder of {name}, and are looked at when those before them are taken"
+        for name, count in status["further"].items()
+    ]
+    notes += [
         f"{count} entries wait in {name}, which is no clinic of the registry: add the clinic or move them"
         for name, count in status["unknown_clinics"].items()
     ]
@@ -137,7 +151,7 @@ def _notes(status: Status) -> list[str]:
 
 def as_counts(status: Status) -> str:
     """The status for anybody on the host: how many, and not which, because folders are named after patients."""
-    services = [f"{name}: {'ok' if state == 'ok' else 'does not answer'}" for name, state in status["services"].items()]
+    services = [f"{name}: {_outline(name, state)}" for name, state in status["services"].items()]
     titles = [title for title, _, _ in _tables(status)]
     where = "Which ones: at /import in the browser, or `imaging-importer status` as root."
     return "\n".join([*services, "", *titles, "", where]) + "\n"

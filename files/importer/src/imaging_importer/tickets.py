@@ -1,4 +1,6 @@
-"""Who waits at the door for the end of which job; such a job goes before folders, whose senders went home."""
+"""Who waits at the door for the end of which job; within a clinic such a job goes before folders, whose senders went
+home.
+"""
 
 import threading
 from collections.abc import Callable
@@ -7,15 +9,12 @@ from dataclasses import dataclass, field
 from imaging_importer.journal import FileOutcome
 
 
-class PreemptedError(Exception):
-    """A job stops after a batch, because somebody waits for another one; it goes on where it was."""
-
-
 @dataclass
 class Ticket:
     """What somebody holds who waits for a job."""
 
     job_id: str
+    clinic: str
     outcomes: list[FileOutcome] | None = None
     _called: threading.Event = field(default_factory=threading.Event)
 
@@ -37,17 +36,17 @@ class Tickets:
         self._lock = threading.Lock()
         self._out: dict[str, Ticket] = {}
 
-    def take(self, claim: Callable[[], str]) -> Ticket:
+    def take(self, clinic: str, claim: Callable[[], str]) -> Ticket:
         """A ticket for the job that `claim` makes. Under the lock: the job must not end before its ticket is out."""
         with self._lock:
-            ticket = Ticket(claim())
+            ticket = Ticket(claim(), clinic)
             self._out[ticket.job_id] = ticket
         return ticket
 
-    def waiting(self) -> list[str]:
-        """The jobs that somebody waits for, the first one first."""
+    def waiting(self, clinic: str) -> list[str]:
+        """The jobs that somebody of this clinic waits for, the first one first."""
         with self._lock:
-            return list(self._out)
+            return [ticket.job_id for ticket in self._out.values() if ticket.clinic == clinic]
 
     def settle(self, job_id: str, outcomes: Callable[[], list[FileOutcome] | None]) -> None:
         """Tell whoever waits for this job, if anybody does."""

@@ -10,18 +10,30 @@ import os
 import shutil
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from imaging_importer import failpoints
+from imaging_importer.reasons import RejectedError
 
 # Names under which known programs write before they rename (rsync and most others: a leading dot).
 UNFINISHED_SUFFIXES = (".part", ".partial", ".filepart", ".tmp", ".crdownload")
 # What desktops leave behind in every folder; it never goes away, so it cannot mean that an upload runs.
 DESKTOP_LITTER = (".ds_store", "._", ".directory", ".fseventsd", ".spotlight-v100", ".trashes")
+
+# A delivery beyond these is none: no modality or PACS nests so deep (a DICOMDIR medium has at most 8 levels), and who
+# exports a whole archive can do it by years. Files and directories count, so that empty directories are bounded too.
+MOST_ENTRIES = 2_000_000
+DEEPEST = 32
+LONGEST_PATH = 2048  # bytes; a copy onto another file system needs whole paths, and Linux takes 4096
+# So many directories of a folder are watched for changes; the scan finds what happens in the others.
+MOST_WATCHED = 1000
+# Names of one file are counted for so many files; of what comes after them, each counts as linked from outside.
+MOST_LINKED = 100_000
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -55,58 +67,115 @@ def is_unfinished(path: str) -> bool:
     return any(part.startswith(".") and not part.startswith(DESKTOP_LITTER) for part in parts)
 
 
-def look(folder: Path) -> Look:
-    """Names, sizes and times of everything below a folder. Raises OSError, also when it changes under the look."""
-    digest = blake2b(digest_size=16)
-    files = size = 0
+def look(folder: Path) -> Generator[None, None, Look]:
+    """Names, sizes and times of everything below a folder, in small steps. Raises OSError, also when it changes under
+    the look.
+
+    The fingerprint is a sum, so that entries need no order: a million names are never in memory together.
+    """
+    total = files = size = 0
     unfinished = False
     directories = [folder]
     for path, status in _walk(folder):
-        digest.update(os.fsencode(path))
-        digest.update(b"\0%d %d %d %d\0" % (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-        if stat.S_ISDIR(status.st_mode):
-            directories.append(folder / path)
-        else:
+        content = b"\0%d %d %d %d" % (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        total += int.from_bytes(blake2b(os.fsencode(path) + content, digest_size=16).digest())
+        if not stat.S_ISDIR(status.st_mode):
             files += 1
             size += status.st_size
             unfinished = unfinished or is_unfinished(path)
-    return Look(digest.digest(), files, size, unfinished, tuple(directories))
+        elif len(directories) < MOST_WATCHED:
+            directories.append(folder / path)
+        yield
+    return Look((total % (1 << 128)).to_bytes(16), files, size, unfinished, tuple(directories))
 
 
-def entries(folder: Path) -> list[Entry]:
-    """All files below a folder, sorted by path."""
-    found = [(path, status) for path, status in _walk(folder) if not stat.S_ISDIR(status.st_mode)]
-    names = Counter((status.st_dev, status.st_ino) for _, status in found)
-    listed = []
-    for path, status in found:
-        kind = "file"
-        if stat.S_ISLNK(status.st_mode):
-            kind = "symbolic-link"
-        elif not stat.S_ISREG(status.st_mode):
-            kind = "device-file"
-        elif status.st_nlink > names[status.st_dev, status.st_ino]:
-            kind = "hard-link"
-        elif is_unfinished(path):
-            kind = "upload-unfinished"
-        listed.append(Entry(path, status.st_size, status.st_mtime_ns, kind))
-    return sorted(listed, key=lambda entry: os.fsencode(entry.path))
+def entries(folder: Path) -> Iterator[Entry]:
+    """All files below a folder, in no order. Raises RejectedError for more than a delivery may be."""
+    links: Counter[tuple[int, int]] = Counter()
+    for number, (path, status) in enumerate(_walk(folder)):
+        if number >= MOST_ENTRIES:
+            raise RejectedError("too-many-files")
+        if (stat.S_ISDIR(status.st_mode) and path.count("/") >= DEEPEST - 1) or len(os.fsencode(path)) > LONGEST_PATH:
+            raise RejectedError("too-deep")
+        file = (status.st_dev, status.st_ino)
+        if not _is_linked(status):
+            yield from _entry(path, status)
+        elif file in links or len(links) < MOST_LINKED:
+            links[file] += 1
+    # Whether all names of a file are in the folder is known only now.
+    for path, status in _walk(folder) if links else ():
+        if _is_linked(status):
+            inside = links[status.st_dev, status.st_ino] >= status.st_nlink
+            yield from _entry(path, status, "file" if inside else "hard-link")
+
+
+def _is_linked(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+
+
+def _entry(path: str, status: os.stat_result, kind: str = "file") -> Iterator[Entry]:
+    if stat.S_ISDIR(status.st_mode):
+        return
+    if stat.S_ISLNK(status.st_mode):
+        kind = "symbolic-link"
+    elif not stat.S_ISREG(status.st_mode):
+        kind = "device-file"
+    elif kind == "file" and is_unfinished(path):
+        kind = "upload-unfinished"
+    yield Entry(path, status.st_size, status.st_mtime_ns, kind)
+
+
+class _Level(NamedTuple):
+    """A directory that is being listed."""
+
+    path: str
+    descriptor: int
+    listing: Iterator[os.DirEntry[str]]
+    close: ExitStack
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below a folder, in a fixed order, with its status."""
-    waiting = [""]
-    while waiting:
-        relative = waiting.pop()
-        descriptor = open_directory(folder, relative)
-        try:
-            for name in sorted(os.listdir(descriptor)):  # noqa: PTH208 - a descriptor, not a path
-                path = f"{relative}/{name}" if relative else name
-                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                yield path, status
-                if stat.S_ISDIR(status.st_mode):
-                    waiting.append(path)
-        finally:
-            os.close(descriptor)
+    """Everything below a folder with its status, down to DEEPEST; in memory is one entry of each level."""
+    levels: list[_Level] = []
+    try:
+        levels.append(_level("", os.open(folder, _DIRECTORY)))
+        while levels:
+            level = levels[-1]
+            entry = next(level.listing, None)
+            if entry is None:
+                levels.pop().close.close()
+                continue
+            path = f"{level.path}/{entry.name}" if level.path else entry.name
+            status = entry.stat(follow_symlinks=False)
+            yield path, status
+            if stat.S_ISDIR(status.st_mode) and len(levels) < DEEPEST:
+                levels.append(_level(path, os.open(entry.name, _DIRECTORY, dir_fd=level.descriptor)))
+    finally:
+        for level in levels:
+            level.close.close()
+
+
+def _level(path: str, descriptor: int) -> _Level:
+    with ExitStack() as stack:
+        stack.callback(os.close, descriptor)
+        listing = stack.enter_context(os.scandir(descriptor))
+        return _Level(path, descriptor, listing, stack.pop_all())
+
+
+def exists(folder: Path, path: str) -> bool:
+    """Whether there is something at a path below `folder`. Raises OSError when it cannot be told."""
+    parent, _, name = path.rpartition("/")
+    try:
+        directory = open_directory(folder, parent)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    finally:
+        os.close(directory)
+    return True
 
 
 def open_directory(folder: Path, relative: str = "", create: bool = False) -> int:
@@ -138,9 +207,13 @@ def open_file(folder: Path, path: str) -> BinaryIO:
     return os.fdopen(descriptor, "rb", buffering=1 << 14)
 
 
-def being_written(folder: Path) -> bool:
-    """Whether a program on this machine holds a file below `folder` open for writing."""
-    return any(held_open(folder, path) for path, status in _walk(folder) if stat.S_ISREG(status.st_mode))
+def being_written(folder: Path) -> Generator[None, None, bool]:
+    """Whether a program on this machine holds a file below `folder` open for writing; found out in small steps."""
+    for path, status in _walk(folder):
+        if stat.S_ISREG(status.st_mode) and held_open(folder, path):
+            return True
+        yield
+    return False
 
 
 def held_open(folder: Path, path: str) -> bool:
@@ -237,7 +310,8 @@ def _copy_across(source: Path, target: Path) -> None:
 
 
 def _copy_to(source: Path, target: Path) -> None:
-    partial = target.with_name(f".{target.name}.moving")
+    # Not longer than the name that it becomes: that one may be as long as the file system takes.
+    partial = target.with_name(f".{blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.moving")
     _remove(partial)
     if _is_folder(source):
         shutil.copytree(source, partial, symlinks=True, copy_function=_copy_file, ignore=_special_files)
@@ -275,8 +349,3 @@ def _special_files(directory: str, names: list[str]) -> list[str]:
     return [
         name for name, mode in modes.items() if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
     ]
-
-
-def printable(path: str) -> str:
-    """A path for people and JSON: bytes that are no UTF-8 are shown as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

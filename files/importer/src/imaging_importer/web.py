@@ -7,17 +7,27 @@ import json
 import logging
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BufferedIOBase
+from io import BufferedIOBase, BufferedReader, RawIOBase
 from typing import NamedTuple
 
-from imaging_importer.body import BrokenOffError
+from imaging_importer.body import BrokenOffError, TooSlowError
 
 log = logging.getLogger(__name__)
+
+# Each connection holds a thread; beyond these, new ones are closed at once.
+MOST_CONNECTIONS = 80
+# A sender that lets us wait so long for the head of its request gets no answer.
+HEAD_SECONDS = 10.0
+# The slowest line that is borne: so many bytes of the body a second, over so many seconds of waiting. So every upload
+# ends: one of the permitted size takes no longer than its size divided by this.
+SLOWEST = 16 << 10
+SLOWEST_OVER = 30.0
 
 # A request that is refused before its body was read is read on for so long, or the proxy would lose the answer.
 DRAIN_SECONDS = 5
@@ -51,13 +61,48 @@ class Route:
     is_open: bool = False
 
 
+class Paced(RawIOBase):
+    """Reads from a connection and bears no sender that is too slow; what we need ourselves is not its fault."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._needed, self._seconds = 1 << 20, HEAD_SECONDS  # no head is so large: it is the time alone that counts
+        self._received, self._waited = 0, 0.0
+
+    def begin_body(self) -> None:
+        """The head was read: from here on a rate counts."""
+        self._needed, self._seconds = int(SLOWEST * SLOWEST_OVER), SLOWEST_OVER
+        self._received, self._waited = 0, 0.0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        self._connection.settimeout(max(0.001, self._seconds - self._waited))
+        began = time.monotonic()
+        try:
+            count = self._connection.recv_into(buffer)
+        except TimeoutError as error:
+            raise TooSlowError from error
+        self._waited += time.monotonic() - began
+        self._received += count
+        if self._received >= self._needed:
+            self._received, self._waited = 0, 0.0
+        return count
+
+
 def serve(host: str, port: int, secret: str, routes: list[Route]) -> ThreadingHTTPServer:
     """A server for these routes; the caller runs it. Raises OSError when the port is taken."""
 
     class Handler(BaseHTTPRequestHandler):
         server_version = "imaging-importer"
         sys_version = ""
-        timeout = 60  # seconds between two bytes
+        timeout = 60  # seconds that an answer waits for its reader
+
+        def setup(self) -> None:
+            super().setup()
+            self._paced = Paced(self.connection)
+            self.rfile = BufferedReader(self._paced, 1 << 16)
 
         def do_GET(self) -> None:
             self._handle()
@@ -68,7 +113,14 @@ def serve(host: str, port: int, secret: str, routes: list[Route]) -> ThreadingHT
         def do_DELETE(self) -> None:
             self._handle()
 
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except (TooSlowError, ConnectionError):
+                self.close_connection = True
+
         def _handle(self) -> None:
+            self._paced.begin_body()
             try:
                 answer = self._answer()
             except (BrokenOffError, ConnectionError, TimeoutError):
@@ -91,6 +143,7 @@ def serve(host: str, port: int, secret: str, routes: list[Route]) -> ThreadingHT
             return route.answer(Request(self.path, self.headers, self.rfile))
 
         def _send(self, answer: Answer) -> None:
+            self.connection.settimeout(self.timeout)
             data = answer.body.encode("utf-8", "replace")
             self.send_response(answer.status)
             for name, value in answer.headers:
@@ -118,6 +171,23 @@ def serve(host: str, port: int, secret: str, routes: list[Route]) -> ThreadingHT
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         allow_reuse_address = True
+        free = threading.BoundedSemaphore(MOST_CONNECTIONS)
+
+        def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
+            if not self.free.acquire(blocking=False):
+                self.shutdown_request(request)
+                return
+            try:
+                super().process_request(request, client_address)
+            except BaseException:
+                self.free.release()
+                raise
+
+        def process_request_thread(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
+            try:
+                super().process_request_thread(request, client_address)
+            finally:
+                self.free.release()
 
     return Server((host, port), Handler)
 

@@ -1,19 +1,37 @@
-"""Carries one claimed folder after the other; what cannot be done now is tried again, for as long as it takes."""
+"""Carries folders and uploads, fairly by clinic; what cannot be done now is tried again, for as long as it takes.
+
+A few lanes (threads) carry jobs in small steps. A lane that is free takes the next step of the clinic that was served
+longest ago. A clinic has one lane at most, and within it somebody who waits goes first, by turns with folders. So a
+clinic waits for at most one step of another one, however much that one delivers.
+"""
 
 import logging
 import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
 
-from imaging_importer.delivery import Carrier
-from imaging_importer.journal import Job, Journal, Outcome
+from imaging_importer.batch import Batch
+from imaging_importer.delivery import Carrier, Step
+from imaging_importer.journal import Job, Journal, Outcome, State
 from imaging_importer.metrics import Metrics
 from imaging_importer.reasons import TransientError, UnavailableError
-from imaging_importer.tickets import PreemptedError, Tickets
+from imaging_importer.tickets import Tickets
 
 log = logging.getLogger(__name__)
+
+LANES = 3
+# How long a lane goes on with the steps of one job before it looks who else waits, in seconds.
+SLICE = 0.25
+# A clinic that was served within so many seconds is expected back.
+CROWDED_FOR = 60.0
+# Jobs begun and not ended: each may have two batches of files open.
+MOST_BEGUN = 16
+# A batch of so many bytes takes Orthanc long and several times its size in memory: one of these at a time.
+HEAVY = 64 << 20
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
@@ -29,8 +47,44 @@ def delay(attempt: int) -> float:
     return longest * random.uniform(0.5, 1)  # noqa: S311 - no secret
 
 
+@dataclass
+class Begun:
+    """A job whose steps are under way."""
+
+    steps: Generator[Step, None, None]
+    coming: Future[Batch] | None = None
+
+    def is_ready(self) -> bool:
+        """Whether the next step can be taken without waiting for a disk."""
+        return self.coming is None or self.coming.done()
+
+    def is_heavy(self) -> bool:
+        """Whether the next step sends a large batch."""
+        if self.coming is None or not self.coming.done() or self.coming.exception():
+            return False
+        return sum(prepared.body.size for prepared in self.coming.result().instances) >= HEAVY
+
+
+@dataclass
+class Turn:
+    """What a lane is about to do: steps of one job."""
+
+    job: Job
+    begun: Begun
+    heavy: bool
+
+
+@dataclass
+class Served:
+    """How a clinic fares."""
+
+    at: float = 0.0  # monotonic: when its last turn ended
+    folder_next: bool = False  # its last turn was for somebody who waits
+    resting: dict[str, tuple[int, float]] = field(default_factory=dict)  # job id -> failures in a row, time of the next
+
+
 class Worker:
-    """The one thread that carries jobs."""
+    """The lanes, and who of the clinics goes next. `run` is the loop of one lane."""
 
     def __init__(
         self,
@@ -39,79 +93,149 @@ class Worker:
         tickets: Tickets,
         metrics: Metrics,
         report: Callable[[str, str], None],
+        has_room: Callable[[], bool],
     ) -> None:
         self._journal = journal
         self._carrier = carrier
         self._tickets = tickets
         self._metrics = metrics
         self._report = report
-        self._wake = threading.Event()
-        self._resting: dict[
-            str, tuple[int, float]
-        ] = {}  # job id -> failures in a row, monotonic time of the next attempt
-        self._door_next = False
+        self._has_room = has_room
+        self._changed = threading.Condition()
+        self._clinics: dict[str, Served] = {}
+        self._begun: dict[str, Begun] = {}
+        self._busy: dict[str, Turn] = {}  # by clinic
         self._outage = 0  # failures in a row of a service that every job needs
+        self._resumed = 0.0  # monotonic: until then that service is left alone
 
     def wake(self) -> None:
-        """There may be a new job."""
-        self._wake.set()
+        """There may be something to do."""
+        with self._changed:
+            self._changed.notify_all()
 
     def run(self, stopping: threading.Event) -> None:
         """Carry jobs until the service stops."""
         while not stopping.is_set():
-            pause = 1.0
             try:
-                job = self._next()
-                if job is not None:
-                    pause = self._carry(job)
+                with self._changed:
+                    turn = self._next()
+                    if turn is None:
+                        self._changed.wait(1.0)
+                        continue
+                try:
+                    self._take(turn)
+                finally:
+                    self._end(turn)
             except StoppingError:
                 return
             except Exception:
                 log.exception("the journal cannot be used; it is tried again")
-            if pause:
-                self._wake.wait(pause) if not self._outage else stopping.wait(pause)
-                self._wake.clear()
+                stopping.wait(1.0)
 
-    def _next(self) -> Job | None:
-        """The oldest job, and by turns one that somebody waits for; none that rests."""
+    def _next(self) -> Turn | None:
+        """The next steps: of the clinic that was served longest ago, and has something that can be done now."""
+        if time.monotonic() < self._resumed:
+            return None
+        clinics = self._journal.open_clinics()
+        has_room = self._has_room()
+        served = {clinic: self._clinics.setdefault(clinic, Served()) for clinic in clinics if clinic not in self._busy}
+        for clinic in sorted(served, key=lambda clinic: served[clinic].at):
+            for job in self._candidates(clinic, served[clinic]):
+                if job.state in (State.CLAIMED, State.LISTED) and not has_room:
+                    continue
+                if turn := self._turn(job):
+                    self._busy[clinic] = turn
+                    return turn
+        return None
+
+    def _candidates(self, clinic: str, served: Served) -> list[Job]:
+        """What a clinic may do next: the first that are waited for, and the oldest folder; none that rests."""
         now = time.monotonic()
-        awaited = [self._journal.job(job_id) for job_id in self._tickets.waiting()]
-        oldest = self._journal.open_jobs(len(self._resting) + 1)
-        self._door_next = not self._door_next
-        jobs = awaited + oldest if self._door_next else oldest + awaited
-        return next((job for job in jobs if self._resting.get(job.id, (0, 0.0))[1] <= now), None)
+        resting = {job_id for job_id, (_, until) in served.resting.items() if until > now}
+        waited_for = self._tickets.waiting(clinic)
+        awaited = [self._journal.job(job_id) for job_id in waited_for if job_id not in resting][:2]
+        passed_over = resting.union(waited_for)
+        oldest = self._journal.open_jobs(len(passed_over) + 1, clinic)
+        folders = [job for job in oldest if job.id not in passed_over][:1]
+        return folders + awaited if served.folder_next else awaited + folders
 
-    def _carry(self, job: Job) -> float:
-        """Carry one job; how long to wait before the next, in seconds."""
+    def _turn(self, job: Job) -> Turn | None:
+        begun = self._begun.get(job.id)
+        if begun is None:
+            if len(self._begun) >= MOST_BEGUN:
+                return None
+            begun = self._begun[job.id] = Begun(self._carrier.carry(job, lambda: self._is_crowded(job.clinic)))
+        heavy = begun.is_heavy()
+        if not begun.is_ready() or (heavy and any(turn.heavy for turn in self._busy.values())):
+            return None
+        return Turn(job, begun, heavy)
+
+    def _is_crowded(self, clinic: str) -> bool:
+        """Whether another clinic has work, or had some a moment ago and may come back."""
+        since = time.monotonic() - CROWDED_FOR
+        return any(other != clinic and served.at > since for other, served in self._clinics.copy().items())
+
+    def _take(self, turn: Turn) -> None:
+        """Take steps of a job until its time is over, it has to wait or it ends."""
+        job, begun = turn.job, turn.begun
+        until = time.monotonic() + SLICE
         try:
-            self._carrier.carry(job)
+            while True:
+                begun.coming = next(begun.steps)
+                if begun.coming:
+                    wait([begun.coming], max(0.0, until - time.monotonic()))
+                    if not begun.coming.done():
+                        begun.coming.add_done_callback(lambda _: self.wake())
+                        return
+                if begun.is_heavy() or time.monotonic() >= until:
+                    return
+        except StopIteration:
+            self._outage = 0
+            self._forget(job, rests=False)
+            self._finished(job)
         except StoppingError:
             raise
-        except PreemptedError:
-            return 0.0
-        except UnavailableError as error:
-            self._report(error.service, str(error))
-            # Another job goes first next time: should this one be what the service stumbles over, the rest is carried.
-            self._rest(job)
-            self._trouble(job, error)
-            self._outage += 1
-            return delay(self._outage - 1)
         except Exception as error:
-            if not isinstance(error, (TransientError, OSError, sqlite3.Error)):
-                log.exception("job %s: unexpected", job.id)
-            self._rest(job)
-            self._trouble(job, error)
-            return 0.0
-        self._outage = 0
-        self._resting.pop(job.id, None)
-        self._finished(job)
-        return 0.0
+            self._forget(job, rests=True)
+            self._failed(job, error)
 
-    def _rest(self, job: Job) -> None:
-        failures = self._resting.get(job.id, (0, 0.0))[0]
-        self._resting[job.id] = (failures + 1, time.monotonic() + delay(failures))
+    def _end(self, turn: Turn) -> None:
+        """Make room for the others."""
+        job, begun = turn.job, turn.begun
+        closing = False
+        with self._changed:
+            # Where as many jobs are begun as may be, each gives way after a turn, and goes on where it was later.
+            if job.id in self._begun and len(self._begun) >= MOST_BEGUN:
+                del self._begun[job.id]
+                closing = True
+            served = self._clinics.setdefault(job.clinic, Served())
+            served.at = time.monotonic()
+            served.folder_next = job.id in self._tickets.waiting(job.clinic)
+            del self._busy[job.clinic]
+            self._changed.notify_all()
+        if closing:
+            begun.steps.close()
 
-    def _trouble(self, job: Job, error: Exception) -> None:
+    def _forget(self, job: Job, rests: bool) -> None:
+        """The job's steps are over: all of them, or the job rests and begins anew."""
+        with self._changed:
+            self._begun.pop(job.id, None)
+            resting = self._clinics[job.clinic].resting
+            failures, _ = resting.pop(job.id, (0, 0.0))
+            if rests:
+                resting[job.id] = (failures + 1, time.monotonic() + delay(failures))
+
+    def _failed(self, job: Job, error: Exception) -> None:
+        if isinstance(error, UnavailableError):
+            self._report(error.service, str(error))
+            with self._changed:
+                # All lanes stumble over the same outage: it counts once. Another job goes first next time: should this
+                # one be what the service stumbles over, the rest is carried.
+                if time.monotonic() >= self._resumed:
+                    self._resumed = time.monotonic() + delay(self._outage)
+                    self._outage += 1
+        elif not isinstance(error, (TransientError, OSError, sqlite3.Error)):
+            log.exception("job %s: unexpected", job.id)
         cause = error.service if isinstance(error, UnavailableError) else type(error).__name__
         self._metrics.count("imaging_importer_retries_total", cause=cause)
         self._tickets.settle(job.id, lambda: None)
