@@ -7,11 +7,12 @@ import json
 import os
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from imaging_importer import failpoints, tree
 from imaging_importer.journal import FileOutcome, Job, Journal, Outcome
-from imaging_importer.reasons import SENTENCES
+from imaging_importer.reasons import NEUTRAL, SENTENCES, told
 from imaging_importer.spool import Spool
 
 REASON = "REASON.txt"
@@ -63,11 +64,14 @@ class Archive:
         self._spool.release(job)
 
     def _report(self, job: Job, folder: Path, failures: list[FileOutcome]) -> None:
+        # Whoever delivered may read this.
+        failures = [_as_told(file) for file in failures]
         kept = self._journal.files(job.id, Outcome.KEPT)
         stored = self._journal.files(job.id, Outcome.STORED)
         reported: list[dict[str, str | None]] = [
             {"path": tree.printable(file.path), "reason": file.reason, "detail": file.detail} for file in failures
         ]
+        nothing = "dropped" if job.dropped else "no-dicom"
         report = {
             "format": FORMAT,
             "job": job.id,
@@ -76,20 +80,25 @@ class Archive:
             "claimed_at": _iso(job.claimed_at),
             "files": {"stored": len(stored), "kept": len(kept), "failed": len(failures)},
             "processed": tree.printable(str(job.processed_path)) if job.processed_path else None,
-            "failures": reported or [{"path": None, "reason": "no-dicom", "detail": ""}],
+            "failures": reported or [{"path": None, "reason": nothing, "detail": ""}],
         }
         _write(folder, REPORT, job.id, json.dumps(report, indent=1) + "\n")
-        _write(folder, REASON, job.id, _reason_text(job, failures, len(stored)))
+        _write(folder, REASON, job.id, _reason_text(job, failures, len(stored), nothing))
         tree.sync_directory(folder)
 
 
-def _reason_text(job: Job, failures: list[FileOutcome], stored: int) -> str:
+def _as_told(file: FileOutcome) -> FileOutcome:
+    reason = told(file.reason)
+    return replace(file, reason=reason, detail="" if reason == NEUTRAL else file.detail)
+
+
+def _reason_text(job: Job, failures: list[FileOutcome], stored: int, nothing: str) -> str:
     lines = [f"Delivery {tree.printable(job.folder)!r} of clinic {job.clinic}, received {_iso(job.claimed_at)}.", ""]
     if stored:
         lines += [f"{stored} images of it were imported. {len(failures)} files were not and are in this folder.", ""]
     else:
         lines += ["Nothing of it was imported. All its files are in this folder.", ""]
-    counts = Counter(file.reason for file in failures) or Counter({"no-dicom": 0})
+    counts = Counter(file.reason for file in failures) or Counter({nothing: 0})
     for reason, count in counts.most_common():
         lines.append(f"{reason} ({count} files): {SENTENCES[reason]}")
         lines += [f"  {tree.printable(file.path)}" for file in failures if file.reason == reason][:20]
