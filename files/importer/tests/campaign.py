@@ -95,7 +95,7 @@ class Campaign:
             str(Path(directory) / name)
             for directory, _, names in os.walk(self.root / "inbox")
             for name in names
-            if name != ".lock" and ".scratch" not in directory
+            if name not in (".lock", ".caller.json") and ".scratch" not in directory
         ]
 
     def jobs(self) -> list[str]:

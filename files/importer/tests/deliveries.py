@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 
 warnings.filterwarnings("ignore", module="pydicom")
 
-OWN_FILES = re.compile(r"\.lock|(\.?REASON|\.?report)(\.\d+)?\.(txt|json)(\..*)?")
+OWN_FILES = re.compile(r"\.lock|\.caller\.json|(\.?REASON|\.?report)(\.\d+)?\.(txt|json)(\..*)?")
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 TEMPLATES = (
     "MR_small.dcm",

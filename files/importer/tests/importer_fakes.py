@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pydicom
 import requests
 from imaging_importer.reasons import UnavailableError
-from imaging_importer.registry import Attributes, OwnedStudy
+from imaging_importer.registry import Attributes, Claim, OwnedStudy
 
 # Longer than the importers of the recovery tests wait for an answer, in seconds.
 LATE = 0.6
@@ -26,6 +26,10 @@ LATE = 0.6
 def resource_id(*identifiers: str) -> str:
     digest = hashlib.sha1("|".join(identifiers).encode(), usedforsecurity=False).hexdigest()
     return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
+
+
+def is_stow(path: str) -> bool:
+    return path.startswith("/dicom-web/studies/")
 
 
 def sop_instance_uid(data: bytes) -> str:
@@ -48,6 +52,11 @@ class Faults:
         self.probability = 0.0
         self.down = False
         self.poison = b""  # Orthanc stumbles over every request that holds these bytes
+        self.deadly: tuple[bytes, ...] = ()  # Orthanc dies of every request that holds some of these bytes
+        self.deaths = 0
+        self.dead_until = 0.0
+        self.unstorable = b""  # Orthanc reads an instance that holds these bytes, and cannot store it
+        self.misread: dict[bytes, dict[str, str]] = {}  # what Orthanc reads in an instance that holds these bytes
         self.refused = b""  # Orthanc cannot read an instance that holds these bytes
         self.delay = 0.0  # seconds that Orthanc thinks about a STOW-RS request
         self.lies = 0  # so many STOW-RS requests are answered "stored" though nothing was
@@ -59,11 +68,15 @@ class Faults:
         return fault
 
     def _draw(self, path: str, body: bytes) -> str:
-        if self.down:
+        if self.down or time.monotonic() < self.dead_until:
+            return "drop"
+        if any(marker in body for marker in self.deadly):
+            self.deaths += 1
+            self.dead_until = time.monotonic() + 0.3
             return "drop"
         if self.poison and self.poison in body:
             return "503"
-        if self.lies and path == "/dicom-web/studies" and body:
+        if self.lies and is_stow(path) and body:
             self.lies -= 1
             return "liar"
         if self.random.random() >= self.probability:
@@ -71,7 +84,7 @@ class Faults:
         kinds = ["drop", "503"]
         if not path.startswith("/registry"):
             kinds += ["drop-after", "503-after", "late", "garbage"]
-        if path == "/dicom-web/studies":
+        if is_stow(path):
             kinds += ["400", "liar", "forgetful"]
         return self.random.choice(kinds)
 
@@ -89,7 +102,7 @@ class Platform:
         self.clinics = ["north", "south"]
         self.owner: dict[str, str] = {}
         self.recorded: dict[str, Attributes] = {}
-        self.uploaded: list[tuple[str, str, str]] = []  # user, clinic, study
+        self.access_log: list[tuple[str, str, str, str | None]] = []  # user, clinic, study, detail
         self.requests: list[str] = []
         handler = type("Handler", (_Handler,), {"platform": self})
         self._server = _Server(("127.0.0.1", 0), handler)
@@ -109,23 +122,35 @@ class Platform:
     def md5(self, key: str) -> str:
         return hashlib.md5(self.instances[key], usedforsecurity=False).hexdigest()
 
-    def store(self, data: bytes) -> tuple[str, bool]:
-        """The SOPInstanceUID, and whether it could be read."""
+    def store(self, data: bytes, study_uid: str = "") -> tuple[str, str]:
+        """The SOPInstanceUID, and what became of it: stored, failed (read, not stored), elsewhere or unread."""
         self.uploads += 1
         if self.faults.refused and self.faults.refused in data:
-            return "", False
+            return "", "unread"
         try:
             ds = pydicom.dcmread(
                 io.BytesIO(data), specific_tags=["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
             )
+            for marker, tags in self.faults.misread.items():
+                if marker in data:
+                    ds.update(
+                        {
+                            pydicom.datadict.tag_for_keyword(name): pydicom.DataElement(name, "UI", uid)
+                            for name, uid in tags.items()
+                        }
+                    )
             identity = (str(ds.get("PatientID") or ""), ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID)
         except Exception:
-            return "", False
+            return "", "unread"
+        if study_uid and identity[1] != study_uid:
+            return identity[3], "elsewhere"
+        if self.faults.unstorable and self.faults.unstorable in data:
+            return identity[3], "failed"
         key = resource_id(*identity)
         if key not in self.instances:
             self.instances[key] = data
             self.identity[key] = identity
-        return identity[3], True
+        return identity[3], "stored"
 
     def study(self, study_uid: str) -> list[Attributes]:
         patients = {identity[0] for identity in self.identity.values() if identity[1] == study_uid}
@@ -170,6 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._handle(self.rfile.read(int(self.headers["Content-Length"])))
 
+    def do_DELETE(self) -> None:
+        self._handle(b"")
+
     def _handle(self, body: bytes) -> None:
         with self.platform.lock:
             fault = self.platform.faults.draw(self.path, body)
@@ -186,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
                     answer = b"{}" if self.command == "POST" else b"[]"
                 elif fault in ("drop-after", "503-after"):
                     status, answer = (503, b"") if fault == "503-after" else (0, b"")
-        if self.path == "/dicom-web/studies" and self.command == "POST":
+        if is_stow(self.path) and self.command == "POST":
             time.sleep(self.platform.faults.delay)
         if fault == "late":
             time.sleep(LATE)
@@ -205,16 +233,23 @@ class _Handler(BaseHTTPRequestHandler):
         path, _, query = target.partition("?")
         fields = {key: values[0] for key, values in urllib.parse.parse_qs(query).items()}
         platform = self.platform
-        if path == "/dicom-web/studies" and self.command == "POST":
-            return self._stow(body)
-        if path == "/instances":
-            uid, readable = platform.store(body)
-            return (200, b"{}") if readable else (400, b"")
+        if is_stow(path) and self.command == "POST":
+            return self._stow(body, path.rpartition("/")[2])
+        if path.startswith("/instances/"):
+            identity = platform.identity.get(path.split("/")[2])
+            if identity is None:
+                return 404, b""
+            if self.command == "DELETE":
+                del platform.identity[path.split("/")[2]], platform.instances[path.split("/")[2]]
+                return 200, b"{}"
+            return 200, json.dumps({"ID": resource_id(*identity[:2])}).encode()
         if path == "/tools/find":
             asked = json.loads(body)["Query"]["SOPInstanceUID"].split("\\")
             answer = [
                 {
+                    "ID": key,
                     "MainDicomTags": {"SOPInstanceUID": identity[3]},
+                    "RequestedTags": {"StudyInstanceUID": identity[1], "SeriesInstanceUID": identity[2]},
                     "Attachments": [{"ContentType": 1, "UncompressedMD5": platform.md5(key)}],
                 }
                 for key, identity in platform.identity.items()
@@ -265,9 +300,14 @@ class _Handler(BaseHTTPRequestHandler):
             platform.recorded.pop(arguments[0], None)
             return platform.owner.pop(arguments[0], None) is not None
         if function == "log_upload":
-            assert platform.owner[arguments[0]] == arguments[1], "an upload to another clinic's study"
-            platform.uploaded.append((arguments[2].get("username"), arguments[1], arguments[0]))
+            platform.access_log.append((arguments[2].get("username"), arguments[1], arguments[0], arguments[3]))
             return None
+        if function == "release_claim":
+            free = platform.owner.get(arguments[0]) == arguments[1] and arguments[0] not in platform.recorded
+            return free and bool(platform.owner.pop(arguments[0]))
+        if function == "claims":
+            claimed = platform.owner.keys() - platform.recorded.keys()
+            return [[platform.owner[uid], uid, "2026-01-01T00:00:00Z"] for uid in sorted(claimed)]
         if function == "owned_studies":
             uids = sorted(uid for uid in platform.owner if uid > arguments[0])[: arguments[1]]
             return [[uid, platform.owner[uid], int(uid in platform.recorded)] for uid in uids]
@@ -283,18 +323,22 @@ class _Handler(BaseHTTPRequestHandler):
         boundary = email.parser.Parser().parsestr(head).get_boundary()
         return [part.partition(b"\r\n\r\n")[2][:-2] for part in body.split(f"--{boundary}".encode())[1:-1]]
 
-    def _stow(self, body: bytes) -> tuple[int, bytes]:
-        stored, failed = [], 0
+    def _stow(self, body: bytes, study_uid: str) -> tuple[int, bytes]:
+        """As Orthanc 1.13: what it cannot read is named nowhere; another study's and what it cannot store failed."""
+        stored, failed, status = [], [], 200
         for part in self._parts(body):
-            uid, readable = self.platform.store(part)
-            if readable:
+            uid, end = self.platform.store(part, study_uid)
+            if end == "stored":
                 stored.append({"00081155": {"vr": "UI", "Value": [uid]}})
-            else:
-                failed += 1
+                continue
+            status = 409 if end == "elsewhere" else 400
+            if end != "unread":
+                reason = {"vr": "US", "Value": [0x110]}
+                failed.append({"00081155": {"vr": "UI", "Value": [uid]}, "00081197": reason})
         answer: dict[str, object] = {"00081199": {"vr": "SQ", "Value": stored}}
         if failed:
-            answer["00081198"] = {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0x110]}}] * failed}
-        return 400 if failed else 200, json.dumps(answer).encode()
+            answer["00081198"] = {"vr": "SQ", "Value": failed}
+        return status, json.dumps(answer).encode()
 
 
 class HttpRegistry:
@@ -328,5 +372,11 @@ class HttpRegistry:
     def list_clinics(self) -> list[str]:
         return self._call("list_clinics")
 
-    def log_upload(self, study_uid: str, clinic_id: str, caller: dict[str, object]) -> None:
-        self._call("log_upload", study_uid, clinic_id, caller)
+    def log_upload(self, study_uid: str, clinic_id: str, caller: dict[str, object], detail: str | None) -> None:
+        self._call("log_upload", study_uid, clinic_id, caller, detail)
+
+    def claims(self) -> list[Claim]:
+        return [Claim(*row) for row in self._call("claims")]
+
+    def release_claim(self, study_uid: str, clinic_id: str) -> bool:
+        return self._call("release_claim", study_uid, clinic_id)

@@ -57,7 +57,7 @@ class House:
     def spooled(self) -> list[Path]:
         """Every file of the spool that is not the importer's own."""
         spool = self.root / "inbox" / ".spool"
-        return [path for path in spool.rglob("*") if path.is_file() and path.name != ".lock"]
+        return [path for path in spool.rglob("*") if path.is_file() and path.name not in (".lock", ".caller.json")]
 
     def archived(self, kind: str) -> list[Path]:
         return [path for path in (self.root / kind).rglob("*.dcm") if path.is_file()]
@@ -80,7 +80,7 @@ def test_when_the_answer_comes_the_images_are_stored_stamped_owned_visible_and_i
     assert (answer.failed, answer.unnamed) == ({}, [])
     assert house.platform.recorded[study]["00201208"]["Value"] == [9]
     assert house.platform.owner[study] == "north"
-    assert (CALLER["username"], "north", study) in house.platform.uploaded
+    assert house.platform.access_log.count((CALLER["username"], "north", study, None)) == 1
     body = json.loads(answer.body)
     assert body["00081190"]["Value"] == [f"https://imaging.test/dicom-web/studies/{study}"]
     (url,) = body["00081199"]["Value"][0]["00081190"]["Value"]

@@ -79,10 +79,12 @@ def test_a_folder_is_stored_recorded_and_archived(world: World) -> None:
 
 
 def test_nothing_is_sent_before_the_study_is_claimed(world: World) -> None:
+    before = len(world.platform.requests)
     deliver(world.inbox("north", "order"), world.series(1))
     world.wait_for("processed", "north", "order")
-    asked = [request for request in world.platform.requests if request.startswith("POST")]
-    assert asked.index("POST /registry/claim_study") < asked.index("POST /dicom-web/studies")
+    asked = [request for request in world.platform.requests[before:] if request.startswith("POST")]
+    (study,) = {line for line in asked if line.startswith("POST /dicom-web/studies/")}
+    assert asked.index("POST /registry/log_upload") < asked.index("POST /registry/claim_study") < asked.index(study)
 
 
 def test_a_study_of_another_clinic_is_refused_and_nothing_of_it_is_sent(world: World) -> None:
@@ -93,7 +95,7 @@ def test_a_study_of_another_clinic_is_refused_and_nothing_of_it_is_sent(world: W
     stolen = {f"new-{name}": data for name, data in files.items()}
     deliver(world.inbox("south", "stolen"), stolen)
     folder = world.wait_for("failed", "south", "stolen")
-    assert set(report(world.root, "south", "stolen").values()) == {"owned-by-another-clinic"}
+    assert set(report(world.root, "south", "stolen").values()) == {"not-accepted"}
     assert "north" not in (folder / "REASON.txt").read_text()
     assert (world.platform.md5s(), world.platform.uploads) == (before, uploads)
 

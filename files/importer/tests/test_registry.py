@@ -58,7 +58,7 @@ def test_two_clinics_deliver_one_study_at_once(campaign: Campaign, importer) -> 
     (owner,) = {clinic for clinic, _ in campaign.owners().values()}
     other = ({"north", "south"} - {owner}).pop()
     assert set(campaign.platform.md5s()) == {sop_uid(data) for data in images[owner]}
-    assert set(report(campaign.root, other, "study").values()) == {"owned-by-another-clinic"}
+    assert set(report(campaign.root, other, "study").values()) == {"not-accepted"}
 
 
 def test_a_study_split_over_folders_and_days_grows(campaign: Campaign, importer) -> None:

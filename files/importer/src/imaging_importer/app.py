@@ -16,7 +16,9 @@ from imaging_importer.erase import RESOURCE, Eraser
 from imaging_importer.inbox import Inbox
 from imaging_importer.journal import Journal
 from imaging_importer.metrics import Metrics
+from imaging_importer.operate import DROP, RELEASE, Operator
 from imaging_importer.orthanc import OrthancClient
+from imaging_importer.quarantine import Quarantine
 from imaging_importer.reasons import TransientError, UnavailableError
 from imaging_importer.reconcile import Reconciler
 from imaging_importer.recorder import Recorder
@@ -56,7 +58,10 @@ class App:
         recorder = Recorder(self._journal, registry)
         archive = Archive(config.processed, config.failed, self._journal, self._spool)
         tickets = Tickets()
-        carrier = Carrier(config, self._journal, self._spool, archive, registry, recorder, self._orthanc, tickets)
+        quarantine = Quarantine(self._journal)
+        carrier = Carrier(
+            config, self._journal, self._spool, archive, registry, recorder, self._orthanc, quarantine, tickets
+        )
         self._disk = Disk(
             (config.inbox, config.processed, config.failed, config.state, *config.watched), config.disk_reserve
         )
@@ -65,7 +70,6 @@ class App:
         self._door = Door(
             self._spool,
             tickets,
-            registry,
             lambda: self._clinics or set(),
             self._is_ready,
             has_room,
@@ -75,6 +79,7 @@ class App:
             config.upload_part_bytes,
         )
         self._reconciler = Reconciler(self._journal, registry, recorder, self._orthanc())
+        self._operator = Operator(self._journal, registry, recorder, self._orthanc(), self._worker.wake)
         self._eraser = Eraser(self._journal, recorder, self._orthanc())
         self._inbox = Inbox(
             config.inbox,
@@ -197,6 +202,8 @@ class App:
             Route("POST", r"/dicom-web/studies(/[0-9.]{1,64})?", self._door.store),
             Route("GET", "/", self._counts, is_open=True),
             Route("GET", "/status.json", self._status),
+            Route("POST", DROP, self._operator.drop),
+            Route("POST", RELEASE, self._operator.release),
             # Whoever deletes shows Orthanc's own password for it.
             Route("DELETE", RESOURCE, self._eraser.erase, is_open=True),
             Route("GET", "/metrics", self._render_metrics, is_open=True),

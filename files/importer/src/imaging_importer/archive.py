@@ -8,16 +8,15 @@ import json
 import logging
 import os
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
 from imaging_importer import failpoints, tree
-from imaging_importer.journal import WHOLE, Job, Journal, Outcome
+from imaging_importer.journal import WHOLE, FileOutcome, Job, Journal, Outcome
 from imaging_importer.printable import printable
-from imaging_importer.reasons import SENTENCES, TransientError
+from imaging_importer.reasons import NEUTRAL, SENTENCES, TransientError, told
 from imaging_importer.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -104,11 +103,8 @@ class Archive:
             "processed": printable(job.processed_path) if job.processed_path else None,
         }
         yield json.dumps(report, indent=1)[:-2] + ',\n "failures": ['
-        failures = (
-            {"path": printable(file.path), "reason": file.reason, "detail": printable(file.detail)}
-            for file in self._journal.files(job.id, Outcome.FAILED)
-        )
-        nothing = {"path": None, "reason": "no-dicom", "detail": ""}
+        failures = map(_as_told, self._journal.files(job.id, Outcome.FAILED))
+        nothing = {"path": None, "reason": _nothing(job), "detail": ""}
         for number, failure in enumerate(failures if counts[Outcome.FAILED] else [nothing]):
             yield (",\n  " if number else "\n  ") + json.dumps(failure)
         yield "\n ]\n}\n"
@@ -120,15 +116,35 @@ class Archive:
             yield f"{counts[Outcome.FAILED]} files were not and are in this folder.\n\n"
         else:
             yield "Nothing of it was imported. All its files are in this folder.\n\n"
-        reasons = Counter(self._journal.reasons(job.id)) or Counter({"no-dicom": 0})
-        for reason, count in reasons.most_common():
-            yield f"{reason} ({count} files): {SENTENCES[reason]}\n"
-            for file in islice(self._journal.files(job.id, Outcome.FAILED, reason=reason), 20):
+        of_told: dict[str, list[str]] = {}
+        reasons = self._journal.reasons(job.id) or {_nothing(job): 0}
+        for reason in sorted(reasons, key=lambda reason: -reasons[reason]):
+            of_told.setdefault(told(reason), []).append(reason)
+        for shown, behind in of_told.items():
+            count = sum(reasons[reason] for reason in behind)
+            yield f"{shown} ({count} files): {SENTENCES[shown]}\n"
+            files = (self._journal.files(job.id, Outcome.FAILED, reason=reason) for reason in behind)
+            for file in islice(chain.from_iterable(files), 20):
                 yield f"  {printable(file.path)}\n"
             if count > 20:
                 yield f"  ... and {count - 20} more, see report.json\n"
             yield "\n"
         yield "When the cause is gone, the administrator can deliver this folder again: imaging-importer retry FOLDER\n"
+
+
+def _nothing(job: Job) -> str:
+    """Why a delivery without any failed file failed."""
+    return "dropped" if job.dropped else "no-dicom"
+
+
+def _as_told(file: FileOutcome) -> dict[str, str]:
+    """A failure in the words that whoever delivered may read."""
+    reason = told(file.reason)
+    return {
+        "path": printable(file.path),
+        "reason": reason,
+        "detail": "" if reason == NEUTRAL else printable(file.detail),
+    }
 
 
 def _free_name(target: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The command: `imaging-importer run`, `status`, `retry FOLDER`, `rebuild`."""
+"""The command: `imaging-importer run`, `status`, `retry FOLDER`, `drop JOB`, `claims`, `release STUDY`, `rebuild`."""
 
 import argparse
 import json
@@ -8,6 +8,8 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from imaging_importer import archive, status
 from imaging_importer.app import App
@@ -34,17 +36,32 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("status", help="show what waits, what is being imported, what failed and why")
     retry = commands.add_parser("retry", help="deliver a failed folder again")
     retry.add_argument("folder", type=Path, help="the folder under failed/, with its REASON.txt")
+    drop = commands.add_parser("drop", help="end a delivery that cannot end: what is not imported goes to failed/")
+    drop.add_argument("job", help="as `status` names it")
+    commands.add_parser("claims", help="list the studies that a clinic has claimed and no image came for")
+    release = commands.add_parser("release", help="give such a claim up")
+    release.add_argument("study", help="StudyInstanceUID")
     again = commands.add_parser("rebuild", help="compare the registry with Orthanc, and tell every difference")
     again.add_argument("--apply", action="store_true", help="make the registry agree; without it nothing is changed")
+    again.add_argument(
+        "--adopt", action="append", default=[], metavar="CLINIC",
+        help="with --apply: studies that nobody owns and whose InstitutionName is this clinic's id become its own",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         if options.command == "run":
             return run(load(options.config))
         if options.command == "rebuild":
-            return show_differences(load(options.config), options.apply)
+            return show_differences(load(options.config), options.apply, set(options.adopt))
+        if options.command == "claims":
+            return show_claims(load(options.config))
         paths = load_paths(options.config)
         if options.command == "status":
-            return show_status(paths.status_url)
+            return show_status(paths.url)
+        if options.command == "drop":
+            return tell(paths.url, f"/jobs/{quote(options.job, safe='')}/drop")
+        if options.command == "release":
+            return tell(paths.url, f"/claims/{quote(options.study, safe='')}/release")
         print(f"back in the inbox: {printable(archive.put_back(options.folder, paths.failed, paths.inbox))}")
     except (ConfigError, AnotherImporterError, TransientError, OSError, ValueError) as error:
         print(f"imaging-importer: {printable(error)}", file=sys.stderr)
@@ -62,11 +79,18 @@ def run(config: Config) -> int:
     return 0
 
 
-def show_differences(config: Config, apply: bool) -> int:
+def show_claims(config: Config) -> int:
+    """Print the claims that no image came for."""
+    for claim in PostgresRegistry(config.registry).claims():
+        print(f"{claim.clinic_id}  {claim.study_uid}  since {claim.since}")
+    return 0
+
+
+def show_differences(config: Config, apply: bool, adopt: set[str]) -> int:
     """Print where registry and Orthanc disagree; beside the running service or without it."""
     orthanc = OrthancClient(config.orthanc_url, config.orthanc_user, config.orthanc_password)
     found = mended = 0
-    for difference in rebuild(orthanc, PostgresRegistry(config.registry), apply):
+    for difference in rebuild(orthanc, PostgresRegistry(config.registry), apply, adopt):
         print(printable(f"{difference.study_uid}: {difference.what}"), flush=True)
         found += 1
         mended += difference.mended
@@ -78,17 +102,33 @@ def show_differences(config: Config, apply: bool) -> int:
 
 
 def show_status(url: str) -> int:
-    """Print what the running importer says. The secret that it asks for is root's to read."""
+    """Print what the running importer says."""
+    with _ask("GET", url + "/status.json") as answer:
+        print(status.as_text(json.load(answer)), end="")
+    return 0
+
+
+def tell(url: str, path: str) -> int:
+    """Ask something of the running importer, and print its answer."""
+    try:
+        with _ask("POST", url + path) as answer:
+            print(answer.read().decode(), end="")
+    except urllib.error.HTTPError as error:
+        print(f"imaging-importer: {error.read().decode().strip() or error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _ask(method: str, url: str) -> Any:  # noqa: ANN401 - urllib's
+    """The running importer's answer. The secret that it asks for is root's to read. Raises ValueError with advice."""
     try:
         headers = {"Authorization": f"Bearer {SECRET.read_text('utf-8').strip()}", "X-Clinics": "*"}
     except PermissionError:
-        print("imaging-importer: the status names folders of patients and is for root: use sudo", file=sys.stderr)
-        return 1
+        raise ValueError("the importer names folders of patients and listens to root alone: use sudo") from None
+    request = urllib.request.Request(url, headers=headers, method=method)  # noqa: S310 - http, from our configuration
     try:
-        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http, from our own configuration
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-            print(status.as_text(json.load(answer)), end="")
+        return urllib.request.urlopen(request, timeout=30)  # noqa: S310
+    except urllib.error.HTTPError:
+        raise
     except urllib.error.URLError as error:
-        print(f"imaging-importer: the service does not answer on {url} ({error.reason})", file=sys.stderr)
-        return 1
-    return 0
+        raise ValueError(f"the service does not answer on {url} ({error.reason})") from error

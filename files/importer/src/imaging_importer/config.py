@@ -55,7 +55,7 @@ class Paths:
 
     inbox: Path
     failed: Path
-    status_url: str
+    url: str  # of the running service
 
 
 def load_paths(path: Path) -> Paths:
@@ -66,7 +66,7 @@ def load_paths(path: Path) -> Paths:
         return Paths(
             _directory(settings["paths"], "inbox"),
             _directory(settings["paths"], "failed"),
-            f"http://{http['host']}:{http['port']}/status.json",
+            f"http://{http['host']}:{http['port']}",
         )
     except KeyError as error:
         raise ConfigError(f"{path}: {error.args[0]} is missing") from error

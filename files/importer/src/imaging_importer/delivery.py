@@ -4,8 +4,11 @@ Every step can be done again: what was done before a kill is recognised by Ortha
 (same owner) or by the file system (already moved).
 """
 
+import json
 import logging
+import re
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -15,10 +18,11 @@ from imaging_importer import failpoints, tree
 from imaging_importer.archive import Archive
 from imaging_importer.batch import Batch, Prepared, read_batch
 from imaging_importer.config import Config
-from imaging_importer.instance import Instance, orthanc_id
+from imaging_importer.instance import PATIENT_ID, Instance, orthanc_id
 from imaging_importer.journal import FileOutcome, Job, Journal, Outcome, State
-from imaging_importer.orthanc import OrthancClient
-from imaging_importer.reasons import RejectedError, TransientError
+from imaging_importer.orthanc import Held, OrthancClient, Stow
+from imaging_importer.quarantine import GUILTY, Quarantine
+from imaging_importer.reasons import UNTOLD, BrokenOffError, RejectedError, TransientError, UnavailableError
 from imaging_importer.recorder import Recorder
 from imaging_importer.registry import Registry
 from imaging_importer.spool import Spool
@@ -33,6 +37,22 @@ Step = Future[Batch] | None
 CROWDED = 4
 LISTED_AT_ONCE = 1000
 
+# Seconds before each time that an instance which was not stored is sent alone. PostgreSQL's collisions pass in less.
+PAUSES = (0.0, 0.5, 2.0)
+
+# Who delivers a folder, in the access log. No user is called like this: names have no parentheses.
+FOLDER = {"username": "(folder)", "subject": "", "client": "imaging-importer", "address": ""}
+
+# In the access log, of everything that a clinic is not told the reason of: its auditors read the row too.
+NOT_ACCEPTED = "not accepted"
+
+# In the place of Orthanc's id of a study: it has several under this StudyInstanceUID, and none is the right one.
+SEVERAL = "several"
+
+# A PatientID that nobody reads differently: ASCII without what some character sets have other signs for (backslash and
+# tilde), no blanks around it but the padding. Empty and absent are one.
+PLAIN = re.compile(rb"([!-\[\]-}]([ -\[\]-}]*[!-\[\]-}])?[ \0]?)?")
+
 
 class Carrier:
     """Carries jobs in small steps, so that others can go in between; several at a time, each in a thread of its own."""
@@ -46,6 +66,7 @@ class Carrier:
         registry: Registry,
         recorder: Recorder,
         orthanc: Callable[[], OrthancClient],
+        quarantine: Quarantine,
         tickets: Tickets,
     ) -> None:
         self._config = config
@@ -56,6 +77,7 @@ class Carrier:
         self._recorder = recorder
         self._new_orthanc = orthanc
         self._clients = threading.local()
+        self._quarantine = quarantine
         self._tickets = tickets
 
     @property
@@ -71,11 +93,16 @@ class Carrier:
 
         Raises TransientError, OSError or sqlite3.Error: try again later. Left alone, it goes on where it was.
         """
-        if job.state is State.CLAIMED or (job.state is State.LISTED and job.attempts):
+        if job.dropped and job.state in (State.CLAIMED, State.LISTED):
+            self._journal.fail_pending(job.id, "dropped")
+            self._advance(job, State.VERIFIED, "files-verified")
+        elif job.state is State.CLAIMED or (job.state is State.LISTED and job.attempts):
             yield from self._list(job)
         if self._journal.job(job.id).state is State.LISTED:
             yield from self._upload(job, crowded)
             yield from self._refuse_changes(job)
+            if self._journal.has_pending(job.id):
+                raise TransientError("orthanc does not store some of the images just now")
             self._advance(job, State.VERIFIED, "files-verified")
         if self._journal.job(job.id).state is State.VERIFIED:
             yield from self._record(job)
@@ -147,85 +174,268 @@ class Carrier:
                 while batch := coming.result():
                     coming = read_next()  # while Orthanc stores one batch the next is being read
                     with closing(batch):
-                        self._store(job, batch)
+                        self._settle(job, batch)
                     yield coming
             finally:
                 if not coming.exception():
                     coming.result().close()
 
-    def _store(self, job: Job, batch: Batch) -> None:
+    def _settle(self, job: Job, batch: Batch) -> None:
+        """Claim the studies of a batch, send it, and write down what became of each file."""
         with self._recorder.holding(prepared.instance.study_uid for prepared in batch.instances):
             claimed, refused = self._claim(job, batch.instances)
-            sent = self._send(claimed) if claimed else []
+            sent = self._send(job, claimed)
             self._journal.settle(job.id, batch.outcomes + refused + sent)
             failpoints.reach("batch-journalled")
 
     def _claim(self, job: Job, batch: list[Prepared]) -> tuple[list[Prepared], list[FileOutcome]]:
         """Claim the studies of a batch: what may be sent, and what must not. Nothing of it was sent before."""
-        patients: dict[str, str] = {}  # StudyInstanceUID -> PatientID of the studies claimed for this batch
+        if self._journal.job(job.id).dropped:
+            raise TransientError("the administrator ends this delivery")
+        strikes = self._quarantine.strikes(batch)
+        places: dict[str, str | RejectedError] = {}  # of each study of this batch
         claimed, refused = [], []
         for prepared in batch:
+            instance = prepared.instance
             try:
-                self._claim_study(job, prepared.instance, patients)
+                if instance.study_uid not in places:
+                    places[instance.study_uid] = self._place(job, instance)
+                place = places[instance.study_uid]
+                _check(instance, place, strikes.get(prepared.path, 0))
             except RejectedError as rejection:
-                refused.append(_failed(prepared, rejection))
+                refused.append(self._refuse(job, prepared, rejection))
             else:
                 claimed.append(prepared)
         return claimed, refused
 
-    def _claim_study(self, job: Job, instance: Instance, patients: dict[str, str]) -> None:
-        study_uid = instance.study_uid
-        if study_uid not in patients:
-            if not self._registry.claim_study(study_uid, job.clinic):
-                raise RejectedError("owned-by-another-clinic")
-            failpoints.reach("study-claimed")
-            # Under a second PatientID Orthanc would open a second study, and WADO-RS answer neither (404 to everybody).
-            if self._orthanc.study_ids(study_uid) - {orthanc_id(instance.patient_id, study_uid)}:
-                raise RejectedError("patient-mismatch")
-            patients[study_uid] = instance.patient_id
-        if patients[study_uid] != instance.patient_id:
-            raise RejectedError("patient-mismatch")
+    def _place(self, job: Job, instance: Instance) -> str | RejectedError:
+        """Claim a study; Orthanc's id of the one study that its images have to be in, as far as that is known.
 
-    def _send(self, batch: list[Prepared]) -> list[FileOutcome]:
-        """Send a batch and compare what Orthanc holds afterwards with what was sent."""
-        stored, digests = self._orthanc.store([prepared.body for prepared in batch])
-        failpoints.reach("batch-sent")
-        accepted: list[tuple[Prepared, str]] = []
+        Under a second PatientID Orthanc would open a second study, and WADO-RS answer neither (404 to everybody).
+        """
+        study_uid = instance.study_uid
+        held = self._orthanc.study_ids(study_uid)
+        attempt = self._journal.attempt(job.id, study_uid)
+        if attempt is None:
+            self._registry.log_upload(study_uid, job.clinic, _caller(job), None)
+        # Several: what this job itself brought about before a kill is put right after the next batch.
+        known = attempt.orthanc_id if attempt else SEVERAL
+        place = known if len(held) > 1 else "".join(held)
+        # Before the claim: from now on nobody else gives it up.
+        self._journal.begin(job.id, study_uid, place)
+        try:
+            if not self._registry.claim_study(study_uid, job.clinic):
+                return RejectedError("owned-by-another-clinic")
+        except RejectedError as rejection:
+            return rejection
+        failpoints.reach("study-claimed")
+        if place == SEVERAL:
+            return RejectedError("patient-mismatch", "the archive holds this study under several PatientIDs")
+        return place or _plain_place(instance)
+
+    def _refuse(self, job: Job, prepared: Prepared, rejection: RejectedError) -> FileOutcome:
+        """The end of a file; on record, if its sender is not told why."""
+        if rejection.reason in UNTOLD:
+            self._note(job, prepared.instance.study_uid, rejection)
+        return _failed(prepared, rejection)
+
+    def _note(self, job: Job, study_uid: str, rejection: RejectedError) -> None:
+        """Write down, once for each job and study, that something of it was not accepted; the log has the truth."""
+        attempt = self._journal.attempt(job.id, study_uid)
+        if attempt and not attempt.refused:
+            log.error("job %s of %s: study %s is not accepted: %s", job.id, job.clinic, study_uid, rejection)
+            self._registry.log_upload(study_uid, job.clinic, _caller(job), NOT_ACCEPTED)
+            self._journal.mark_refused(job.id, study_uid)
+
+    def _send(self, job: Job, batch: list[Prepared]) -> list[FileOutcome]:
+        """Send a batch, study by study, and compare what Orthanc holds afterwards with what was sent.
+
+        A file without an outcome stays pending: Orthanc has trouble of its own.
+        """
+        strikes = self._quarantine.strikes(batch)
+        studies: dict[str, list[Prepared]] = {}
+        for prepared in batch:
+            studies.setdefault(prepared.instance.study_uid, []).append(prepared)
         outcomes = []
-        for prepared, digest in zip(batch, digests, strict=True):
-            try:
-                if prepared.instance.sop_instance_uid not in stored:
-                    digest = self._orthanc.store_alone(prepared.body)
-                accepted.append((prepared, digest))
-            except RejectedError as rejection:
-                outcomes.append(_failed(prepared, rejection))
-        if accepted:  # an empty question would be about everything that Orthanc holds
-            outcomes += self._verify(accepted)
+        for study_uid, instances in studies.items():
+            clean = [prepared for prepared in instances if prepared.path not in strikes]
+            if clean:
+                outcomes += self._store(job, study_uid, clean, self._deliver(job, study_uid, clean))
+            for suspect in instances:
+                if suspect.path in strikes:
+                    answer = self._deliver_suspect(job, study_uid, suspect)
+                    outcomes += self._store(job, study_uid, [suspect], answer)
         failpoints.reach("batch-verified")
         return outcomes
 
-    def _verify(self, sent: list[tuple[Prepared, str]]) -> list[FileOutcome]:
-        """Compare the MD5 of what was sent with what Orthanc holds under the same SOPInstanceUID."""
-        held = self._orthanc.stored_digests({prepared.instance.sop_instance_uid for prepared, _ in sent})
+    def _deliver(self, job: Job, study_uid: str, batch: list[Prepared]) -> Stow:
+        try:
+            with self._quarantine.together():
+                answer = self._orthanc.store(study_uid, [prepared.body for prepared in batch])
+        except BrokenOffError:
+            self._quarantine.strike(batch)
+            self._end_repeated(job)
+            raise
+        failpoints.reach("batch-sent")
+        return answer
+
+    def _deliver_suspect(self, job: Job, study_uid: str, suspect: Prepared) -> Stow:
+        try:
+            with self._quarantine.alone():
+                answer = self._orthanc.store(study_uid, [suspect.body])
+        except BrokenOffError as error:
+            self._quarantine.strike([suspect])
+            self._end_repeated(job)
+            rejection = RejectedError("stops-the-archive", str(error))
+            self._journal.settle(job.id, [_failed(suspect, rejection)])
+            self._note(job, study_uid, rejection)
+            raise
+        self._quarantine.acquit(suspect)
+        return answer
+
+    def _end_repeated(self, job: Job) -> None:
+        """A delivery that stops Orthanc by one file and then again ends: the next of its files would do the same."""
+        if self._journal.failed_as(job.id, "stops-the-archive"):
+            self._journal.fail_pending(job.id, "stops-the-archive")
+
+    def _store(self, job: Job, study_uid: str, batch: list[Prepared], answer: Stow) -> list[FileOutcome]:
+        """What became of a batch, by Orthanc's answer; what is not stored is sent again alone."""
+        accepted: list[tuple[Prepared, str]] = []
         outcomes = []
+        named = set(answer.stored)
+        for prepared, sent in zip(batch, answer.digests, strict=True):
+            digest = sent
+            try:
+                if prepared.instance.sop_instance_uid not in answer.stored:
+                    alone = self._store_alone(job, prepared)
+                    if alone is None:
+                        continue
+                    named |= alone.stored
+                    (digest,) = alone.digests
+                accepted.append((prepared, digest))
+            except RejectedError as rejection:
+                outcomes.append(self._refuse(job, prepared, rejection))
+        if accepted:  # an empty question would be about everything that Orthanc holds
+            outcomes += self._verify(job, study_uid, accepted, named)
+        return outcomes
+
+    def _store_alone(self, job: Job, prepared: Prepared) -> Stow | None:
+        """Send one instance that was not stored again, and find out why; None: it is Orthanc's own trouble.
+
+        Raises RejectedError when it is the file's: Orthanc reads another study in it, or cannot read it.
+        """
+        for pause in PAUSES:
+            time.sleep(pause)
+            answer = self._deliver(job, prepared.instance.study_uid, [prepared])
+            if answer.stored:
+                return answer
+            if answer.status == 409 and answer.understood:
+                raise RejectedError("misread", "Orthanc reads another StudyInstanceUID")
+        if answer.understood and not answer.failed:
+            raise RejectedError("refused-by-archive", f"HTTP {answer.status}")
+        if self._quarantine.is_hopeless(prepared):
+            raise RejectedError("refused-by-archive", f"HTTP {answer.status}: it reads the image and cannot store it")
+        return None
+
+    def _verify(self, job: Job, study_uid: str, sent: list[tuple[Prepared, str]], named: set[str]) -> list[FileOutcome]:
+        """Compare what was sent with what Orthanc holds: bytes (MD5), identifiers, and whether its study is one.
+
+        `named` are the SOPInstanceUIDs that Orthanc says it stored, whatever was sent. What is found to be somewhere
+        else than it should is taken out again; never anything that has other bytes than those of this batch.
+        """
+        asked = named | {prepared.instance.sop_instance_uid for prepared, _ in sent}
+        held = self._orthanc.instances(asked)
+        of_digest: dict[str, list[Held]] = {}
+        for found in held:
+            for digest in found.digests:
+                of_digest.setdefault(digest, []).append(found)
+        known = {found.sop_instance_uid for found in held}
+        studies = self._orthanc.study_ids(study_uid)
+        attempt = self._journal.attempt(job.id, study_uid)
+        place = "".join(studies) if len(studies) == 1 else attempt.orthanc_id if attempt else ""
+        outcomes = []
+        stored = 0
         for prepared, digest in sent:
-            sop_instance_uid = prepared.instance.sop_instance_uid
-            if sop_instance_uid not in held:
-                raise TransientError(f"orthanc accepted {sop_instance_uid} but does not have it")
-            if digest in held[sop_instance_uid]:
-                outcomes.append(FileOutcome(prepared.path, Outcome.STORED, study_uid=prepared.instance.study_uid))
+            instance = prepared.instance
+            copies = of_digest.get(digest, [])
+            if not copies and instance.sop_instance_uid in known:
+                outcomes.append(_failed(prepared, RejectedError("conflicting-bytes", instance.sop_instance_uid)))
+                continue
+            if not copies:
+                raise TransientError(f"orthanc accepted {instance.sop_instance_uid} but does not have it")
+            rejection, is_right = RejectedError("patient-mismatch"), False
+            for copy in copies:
+                if _identifiers(copy) != (instance.study_uid, instance.series_uid, instance.sop_instance_uid):
+                    rejection = RejectedError("misread", f"Orthanc reads {' '.join(_identifiers(copy))}")
+                else:
+                    parent = self._orthanc.parent_study(copy.orthanc_id) if len(studies) > 1 else place
+                    place = place or parent  # the first image says whose the study is
+                    if parent == place:
+                        is_right = True
+                        continue
+                log.error("job %s: %s was stored and is taken out again: %s", job.id, copy.orthanc_id, rejection)
+                self._orthanc.take_out(copy.orthanc_id)
+            if is_right:
+                outcomes.append(FileOutcome(prepared.path, Outcome.STORED, study_uid=study_uid))
+                stored += 1
             else:
-                outcomes.append(_failed(prepared, RejectedError("conflicting-bytes", sop_instance_uid)))
+                outcomes.append(self._refuse(job, prepared, rejection))
+        self._journal.begin(job.id, study_uid, place)
+        self._quarantine.stored(stored)
         return outcomes
 
     def _record(self, job: Job) -> Iterator[Step]:
-        """Show the job's studies: only now are they visible."""
+        """Show the job's studies: only now are they visible. Give up the claims that no image came for."""
         for study_uid in self._journal.studies(job.id):
-            done = self._recorder.refresh(self._orthanc, study_uid, job.clinic, always=True)
-            if done != "recorded":
-                log.warning("job %s: study %s was changed in Orthanc since it was stored: %s", job.id, study_uid, done)
+            try:
+                done = self._recorder.refresh(self._orthanc, study_uid, job.clinic, always=True)
+                reason = {"recorded": "", "forgotten": "deleted-meanwhile"}.get(done, "owned-by-another-clinic")
+            except RejectedError as rejection:
+                reason = rejection.reason
+                log.warning("job %s: the registry does not take study %s: %s", job.id, study_uid, rejection)
+            except UnavailableError:
+                raise
+            except TransientError as error:
+                if not job.dropped:
+                    raise
+                reason = "dropped"
+                log.warning("job %s: study %s is left as it is: %s", job.id, study_uid, error)
+            if reason:
+                log.warning("job %s: study %s is not shown: %s", job.id, study_uid, reason)
+                self._journal.fail_study(job.id, study_uid, reason)
             failpoints.reach("study-recorded")
             yield None
+        while attempts := self._journal.attempts(job.id):
+            for attempt in attempts:
+                self._journal.end_attempt(job.id, attempt.study_uid)
+                if not self._journal.has_stored(job.id, attempt.study_uid):
+                    self._recorder.release(self._orthanc, attempt.study_uid, job.clinic)
+            yield None
+
+
+def _check(instance: Instance, place: str | RejectedError, strikes: int) -> None:
+    if isinstance(place, RejectedError):
+        raise place
+    if place and _plain_place(instance) not in (place, ""):
+        raise RejectedError("patient-mismatch")
+    if strikes >= GUILTY:
+        raise RejectedError("stops-the-archive")
+
+
+def _plain_place(instance: Instance) -> str:
+    """Orthanc's id of the study by our own reading of the PatientID; empty where Orthanc may read it differently."""
+    patient = instance.find(PATIENT_ID)
+    if patient and (patient.vr == b"UN" or not PLAIN.fullmatch(instance.raw(patient, 1024))):
+        return ""
+    return orthanc_id(instance.patient_id, instance.study_uid)
+
+
+def _identifiers(held: Held) -> tuple[str, str, str]:
+    return held.study_uid, held.series_uid, held.sop_instance_uid
+
+
+def _caller(job: Job) -> dict[str, str]:
+    return dict(json.loads(job.caller)) if job.caller else FOLDER
 
 
 def _failed(prepared: Prepared, rejection: RejectedError) -> FileOutcome:

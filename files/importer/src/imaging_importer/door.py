@@ -25,8 +25,7 @@ from imaging_importer import failpoints, stow, tree
 from imaging_importer.body import MalformedError, Parts, Source, TooLargeError, TooSlowError, open_body
 from imaging_importer.instance import read_instance
 from imaging_importer.journal import FileOutcome, Outcome
-from imaging_importer.reasons import SENTENCES, CompanionError, RejectedError, UnavailableError
-from imaging_importer.registry import Registry
+from imaging_importer.reasons import SENTENCES, CompanionError, RejectedError, told
 from imaging_importer.spool import Spool
 from imaging_importer.stow import Part
 from imaging_importer.tickets import Ticket, Tickets
@@ -107,7 +106,6 @@ class Door:
         self,
         spool: Spool,
         tickets: Tickets,
-        registry: Registry,
         clinics: Callable[[], set[str]],
         is_ready: Callable[[], bool],
         has_room: Callable[[], bool],
@@ -118,7 +116,6 @@ class Door:
     ) -> None:
         self._spool = spool
         self._tickets = tickets
-        self._registry = registry
         self._clinics = clinics
         self._is_ready = is_ready
         self._has_room = has_room
@@ -185,7 +182,9 @@ class Door:
             tree.sync_directory(folder)
             failpoints.reach("upload-received")
             try:
-                ticket = self._tickets.take(clinic, lambda: self._spool.claim_folder(clinic, folder))
+                ticket = self._tickets.take(
+                    clinic, lambda: self._spool.claim_folder(clinic, folder, request.headers.get("X-Caller", "{}"))
+                )
             except (OSError, sqlite3.Error):
                 if folder.exists():
                     raise
@@ -197,7 +196,7 @@ class Door:
             outcomes += imported
         self._note(request, clinic, outcomes)
         status, answer = stow.answer(parts, outcomes, self._public_url)
-        reasons = sorted({outcome.reason for outcome in outcomes if outcome.outcome is not Outcome.STORED})
+        reasons = sorted({told(outcome.reason) for outcome in outcomes if outcome.outcome is not Outcome.STORED})
         warnings = [("Warning", f'299 {self._public_url} "{_words(reason)}"') for reason in reasons]
         return Answer(status, "application/dicom+json", json.dumps(answer) + "\n", tuple(warnings))
 
@@ -265,18 +264,13 @@ class Door:
             self._tickets.drop(ticket)
 
     def _note(self, request: Request, clinic: str, outcomes: list[FileOutcome]) -> None:
-        """Write down who uploaded which study. The journal has it in any case."""
+        """Say in the log how an upload ended. The access log has it since before its first byte was stored."""
         caller: dict[str, Any] = json.loads(request.headers.get("X-Caller", "{}"))
         stored = [outcome for outcome in outcomes if outcome.outcome is Outcome.STORED]
         log.info(
             "upload of %s for clinic %s: %d stored, %d refused",
             caller.get("subject"), clinic, len(stored), len(outcomes) - len(stored),
         )  # fmt: skip
-        for study_uid in sorted({outcome.study_uid for outcome in stored if outcome.study_uid}):
-            try:
-                self._registry.log_upload(study_uid, clinic, caller)
-            except UnavailableError as error:
-                log.warning("the upload of study %s is not in the access log: %s", study_uid, error)
 
 
 def _boundary(headers: Message) -> str:

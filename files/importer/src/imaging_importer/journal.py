@@ -20,7 +20,10 @@ from pathlib import Path
 from imaging_importer.reasons import RejectedError
 from imaging_importer.tree import Entry
 
-SCHEMA = """
+# What one release added to the journal of the one before. `PRAGMA user_version` counts what a journal has; the first
+# text also meets journals of releases that did not count.
+SCHEMAS = (
+    """
 CREATE TABLE IF NOT EXISTS job (
     id TEXT PRIMARY KEY,
     clinic TEXT NOT NULL,
@@ -58,9 +61,29 @@ CREATE TABLE IF NOT EXISTS study (
     fingerprint TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS position (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
-"""
+""",
+    """
+ALTER TABLE job ADD COLUMN caller TEXT NOT NULL DEFAULT '';
+ALTER TABLE job ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE attempt (
+    job TEXT NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    study_uid TEXT NOT NULL,
+    orthanc_id TEXT NOT NULL DEFAULT '',
+    refused INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (job, study_uid)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX attempt_study ON attempt (study_uid);
+CREATE TABLE strike (
+    digest TEXT PRIMARY KEY,
+    size INTEGER NOT NULL,
+    count INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+""",
+)
 
-JOB_COLUMNS = "id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed_path, failed_path"
+JOB_COLUMNS = (
+    "id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed_path, failed_path, caller, dropped"
+)
 
 OF_CLINICS = "(:clinics IS NULL OR clinic IN (SELECT value FROM json_each(:clinics)))"
 
@@ -108,6 +131,17 @@ class Job:
     error: str
     processed_path: Path | None
     failed_path: Path | None
+    caller: str = ""  # who uploads it, as the gateway says (JSON); empty for a folder
+    dropped: bool = False  # an operator ends it, whatever it waits for
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A study that an open job has begun with: the row of the access log is written."""
+
+    study_uid: str
+    orthanc_id: str  # of the one study that its images have to be in; empty until Orthanc has it
+    refused: bool  # that something of it was not accepted is in the access log too
 
 
 @dataclass(frozen=True)
@@ -146,10 +180,12 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._database = _open(path)
-        with self._lock, self._database:
-            self._database.executescript(SCHEMA)
-            # What a kill left of a job that is done.
-            self._database.execute("DELETE FROM file WHERE job IN (SELECT id FROM job WHERE finished_at IS NOT NULL)")
+        with self._lock:
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            for number, schema in enumerate(SCHEMAS[version:], version + 1):
+                self._database.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {number}; COMMIT;")
+        with self._transaction() as database:  # what a kill left of a job that is done
+            database.execute("DELETE FROM file WHERE job IN (SELECT id FROM job WHERE finished_at IS NOT NULL)")
         # Who only looks (the status counts all files of each job) holds up nobody who writes.
         self._looking = threading.Lock()
         self._view = sqlite3.connect(path, check_same_thread=False)
@@ -165,12 +201,12 @@ class Journal:
         with self._lock, self._database:
             yield self._database
 
-    def add(self, job_id: str, clinic: str, folder: str) -> None:
+    def add(self, job_id: str, clinic: str, folder: str, caller: str = "") -> None:
         """Remember a folder that is in the spool."""
         with self._transaction() as database:
             database.execute(
-                "INSERT OR IGNORE INTO job (id, clinic, folder, state, claimed_at) VALUES (?, ?, ?, ?, ?)",
-                (job_id, clinic, os.fsencode(folder), State.CLAIMED, time.time()),
+                "INSERT OR IGNORE INTO job (id, clinic, folder, state, claimed_at, caller) VALUES (?, ?, ?, ?, ?, ?)",
+                (job_id, clinic, os.fsencode(folder), State.CLAIMED, time.time(), caller),
             )
 
     def open_jobs(self, limit: int = -1, clinic: str | None = None) -> list[Job]:
@@ -307,6 +343,107 @@ class Journal:
                 ],
             )
 
+    def has_stored(self, job_id: str, study_uid: str) -> bool:
+        """Whether the job has stored something of a study."""
+        with self._lock:
+            statement = "SELECT 1 FROM file WHERE job = ? AND study_uid = ? AND outcome = 'stored' LIMIT 1"
+            return self._database.execute(statement, (job_id, study_uid)).fetchone() is not None
+
+    def fail_study(self, job_id: str, study_uid: str, reason: str) -> None:
+        """What was stored of a study did not stay, or cannot be shown."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE file SET outcome = 'failed', reason = ? WHERE job = ? AND study_uid = ? AND outcome = 'stored'",
+                (reason, job_id, study_uid),
+            )
+
+    def has_pending(self, job_id: str) -> bool:
+        """Whether a file of the job has no outcome yet."""
+        with self._lock:
+            statement = "SELECT 1 FROM file WHERE job = ? AND outcome = 'pending' LIMIT 1"
+            return self._database.execute(statement, (job_id,)).fetchone() is not None
+
+    def fail_pending(self, job_id: str, reason: str) -> None:
+        """End every file of the job that has no outcome yet."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE file SET outcome = 'failed', reason = ? WHERE job = ? AND outcome = 'pending'", (reason, job_id)
+            )
+
+    def drop(self, job_id: str) -> bool:
+        """Remember that an operator ends the job; whether it is open."""
+        with self._transaction() as database:
+            statement = "UPDATE job SET dropped = 1 WHERE id = ? AND finished_at IS NULL"
+            return database.execute(statement, (job_id,)).rowcount == 1
+
+    def failed_as(self, job_id: str, reason: str) -> bool:
+        """Whether a file of the job failed for this reason."""
+        with self._lock:
+            statement = "SELECT 1 FROM file WHERE job = ? AND outcome = 'failed' AND reason = ? LIMIT 1"
+            return self._database.execute(statement, (job_id, reason)).fetchone() is not None
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """Some of the studies that the job has begun with and not ended."""
+        with self._lock:
+            statement = "SELECT study_uid, orthanc_id, refused FROM attempt WHERE job = ? ORDER BY study_uid LIMIT ?"
+            return [Attempt(row[0], row[1], bool(row[2])) for row in self._database.execute(statement, (job_id, PAGE))]
+
+    def attempt(self, job_id: str, study_uid: str) -> Attempt | None:
+        """What is known of one study of the job; None before its first image."""
+        with self._lock:
+            statement = "SELECT study_uid, orthanc_id, refused FROM attempt WHERE job = ? AND study_uid = ?"
+            row = self._database.execute(statement, (job_id, study_uid)).fetchone()
+        return Attempt(row[0], row[1], bool(row[2])) if row else None
+
+    def begin(self, job_id: str, study_uid: str, orthanc_id: str) -> None:
+        """Remember that the job begins with a study, and where in Orthanc its images have to be."""
+        with self._transaction() as database:
+            database.execute(
+                "INSERT INTO attempt (job, study_uid, orthanc_id) VALUES (?, ?, ?)"
+                " ON CONFLICT (job, study_uid) DO UPDATE SET orthanc_id = excluded.orthanc_id",
+                (job_id, study_uid, orthanc_id),
+            )
+
+    def mark_refused(self, job_id: str, study_uid: str) -> None:
+        """Remember that the access log has it that something of the study was not accepted."""
+        with self._transaction() as database:
+            database.execute("UPDATE attempt SET refused = 1 WHERE job = ? AND study_uid = ?", (job_id, study_uid))
+
+    def end_attempt(self, job_id: str, study_uid: str) -> None:
+        """The job is done with a study."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM attempt WHERE job = ? AND study_uid = ?", (job_id, study_uid))
+
+    def is_attempted(self, study_uid: str) -> bool:
+        """Whether an open job has begun with the study."""
+        with self._lock:
+            statement = "SELECT 1 FROM attempt WHERE study_uid = ? LIMIT 1"
+            return self._database.execute(statement, (study_uid,)).fetchone() is not None
+
+    def struck_sizes(self) -> set[int]:
+        """The sizes of all files that have a strike: most files need not be hashed to know that they have none."""
+        with self._lock:
+            return {row[0] for row in self._database.execute("SELECT DISTINCT size FROM strike")}
+
+    def strikes(self, digest: str) -> int:
+        """How often Orthanc stopped while it was sent a file with this SHA-256."""
+        with self._lock:
+            row = self._database.execute("SELECT count FROM strike WHERE digest = ?", (digest,)).fetchone()
+        return row[0] if row else 0
+
+    def strike(self, files: dict[str, int]) -> None:
+        """Orthanc stopped while it was sent these files: SHA-256 -> size."""
+        with self._transaction() as database:
+            database.executemany(
+                "INSERT INTO strike VALUES (?, ?, 1) ON CONFLICT (digest) DO UPDATE SET count = count + 1",
+                list(files.items()),
+            )
+
+    def acquit(self, digest: str) -> None:
+        """Orthanc took a file with a strike: it was not this one."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM strike WHERE digest = ?", (digest,))
+
     def advance(self, job_id: str, state: State) -> None:
         """Enter the next state; trouble of the last one is over."""
         with self._transaction() as database:
@@ -345,6 +482,7 @@ class Journal:
                     job_id,
                 ),
             )
+            database.execute("DELETE FROM attempt WHERE job = ?", (job_id,))
             database.execute("DELETE FROM job WHERE finished_at < ?", (time.time() - KEEP_FINISHED,))
 
     def open_summaries(self, limit: int, clinics: list[str] | None = None) -> list[Summary]:
@@ -383,11 +521,11 @@ class Journal:
             ).fetchall()
         return [
             Summary(
-                _job(row[:10]),
-                {Outcome.STORED: row[10], Outcome.KEPT: row[11], Outcome.FAILED: row[12]},
-                row[13],
-                row[13],
-                {reason: int(count) for reason, _, count in (pair.partition("=") for pair in row[14].split())},
+                _job(row[:12]),
+                {Outcome.STORED: row[12], Outcome.KEPT: row[13], Outcome.FAILED: row[14]},
+                row[15],
+                row[15],
+                {reason: int(count) for reason, _, count in (pair.partition("=") for pair in row[16].split())},
             )
             for row in rows
         ]
@@ -454,8 +592,10 @@ def _open(path: Path) -> sqlite3.Connection:
     raise sqlite3.DatabaseError(f"{path} cannot be created")
 
 
-def _job(row: tuple[str, str, bytes, str, float, float | None, int, str, bytes | None, bytes | None]) -> Job:
-    job_id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed, failed = row
+def _job(
+    row: tuple[str, str, bytes, str, float, float | None, int, str, bytes | None, bytes | None, str, int],
+) -> Job:
+    job_id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed, failed, caller, dropped = row
     return Job(
         job_id,
         clinic,
@@ -467,6 +607,8 @@ def _job(row: tuple[str, str, bytes, str, float, float | None, int, str, bytes |
         error,
         Path(os.fsdecode(processed)) if processed else None,
         Path(os.fsdecode(failed)) if failed else None,
+        caller,
+        bool(dropped),
     )
 
 

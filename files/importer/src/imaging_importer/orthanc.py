@@ -4,23 +4,28 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from hashlib import md5
 from typing import Any
 
 import requests
+from urllib3.exceptions import NewConnectionError
 
 from imaging_importer import failpoints
-from imaging_importer.reasons import RejectedError, TransientError, UnavailableError
+from imaging_importer.reasons import BrokenOffError, UnavailableError
 from imaging_importer.registry import Attributes
 from imaging_importer.stamp import Body
 
-# Seconds to connect and between two bytes of the answer; Orthanc answers a STOW-RS request when all of it is stored.
-TIMEOUT = (5, 600)
+# Seconds to connect and between two bytes of the answer. Orthanc answers a STOW-RS request when all of it is stored,
+# at no less than so many bytes a second.
+TIMEOUT = (5.0, 60.0)
+SLOWEST = 1 << 20
 
 # Of an instance's attachments, the one that is the DICOM file.
 DICOM_ATTACHMENT = 1
 
 REFERENCED_SOP_SEQUENCE = "00081199"
+FAILED_SOP_SEQUENCE = "00081198"
 REFERENCED_SOP_INSTANCE_UID = "00081155"
 
 # What the study list shows and searches (PS3.18 table 10.6.1-5 and the attributes OHIF asks for).
@@ -30,8 +35,32 @@ STUDY_ATTRIBUTES = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Stow:
+    """Orthanc's answer to a STOW-RS request, by SOPInstanceUIDs as it read them."""
+
+    status: int
+    stored: frozenset[str]
+    # What it read and did not store: with 409 an instance of another study, else trouble of its own (its database, its
+    # disk). An instance that it cannot read is named nowhere.
+    failed: frozenset[str]
+    understood: bool  # whether the answer was one, and no page of somebody in between
+    digests: list[str]  # the MD5 of each body
+
+
+@dataclass(frozen=True)
+class Held:
+    """An instance as Orthanc holds it, under the identifiers that it read."""
+
+    orthanc_id: str
+    study_uid: str
+    series_uid: str
+    sop_instance_uid: str
+    digests: frozenset[str]  # MD5 of the file
+
+
 class Single:
-    """One instance as a request body, streamed; it computes the MD5 on the way."""
+    """One instance in a request body, streamed; it computes the MD5 on the way."""
 
     def __init__(self, body: Body, tick: Callable[[], None]) -> None:
         self._body = body
@@ -56,6 +85,7 @@ class Multipart:
 
     def __init__(self, bodies: list[Body], tick: Callable[[], None]) -> None:
         self._parts = [Single(body, tick) for body in bodies]
+        self.error: Exception | None = None  # of our own reading; requests would take it for the connection's
         self.boundary = uuid.uuid4().hex
         self._head = f"--{self.boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         self._end = f"--{self.boundary}--\r\n".encode()
@@ -71,7 +101,11 @@ class Multipart:
     def __iter__(self) -> Iterator[bytes]:
         for part in self._parts:
             yield self._head
-            yield from part
+            try:
+                yield from part
+            except Exception as error:
+                self.error = error
+                raise
             yield b"\r\n"
         yield self._end
 
@@ -92,18 +126,27 @@ class OrthancClient:
         method: str,
         path: str,
         params: dict[str, str | int] | None = None,
-        data: Single | Multipart | str | None = None,
+        data: Multipart | str | None = None,
         headers: dict[str, str] | None = None,
         own_name: bool = True,
     ) -> requests.Response:
+        connect, read = TIMEOUT
+        if isinstance(data, Multipart):
+            read += len(data) / SLOWEST
         with self._lock:
             try:
+                if isinstance(data, Multipart):
+                    self._session.close()  # a connection that Orthanc has given up since must not look like its death
                 response = self._session.request(
-                    method, self._url + path, params=params, data=data, headers=headers, timeout=TIMEOUT,
+                    method, self._url + path, params=params, data=data, headers=headers, timeout=(connect, read),
                     # Without this, the session's own password replaces an Authorization header that is given.
                     auth=None if own_name else _as_given,
                 )  # fmt: skip
             except requests.RequestException as error:
+                if isinstance(data, Multipart) and data.error is not None:
+                    raise data.error from error
+                if isinstance(data, Multipart) and not _never_began(error):
+                    raise BrokenOffError("orthanc", str(error)) from error
                 raise UnavailableError("orthanc", str(error)) from error
         if own_name and response.status_code in (401, 403):
             raise UnavailableError("orthanc", f"HTTP {response.status_code}: it refuses the importer's password")
@@ -114,17 +157,17 @@ class OrthancClient:
             self._request("GET", path, params, headers={"Accept": "application/dicom+json, application/json"})
         )
 
-    def store(self, bodies: list[Body]) -> tuple[set[str], list[str]]:
-        """Send instances by STOW-RS (PS3.18 10.5): the SOPInstanceUIDs that Orthanc says it has, and the MD5 of each
-        body.
+    def store(self, study_uid: str, bodies: list[Body]) -> Stow:
+        """Send instances of one study by STOW-RS (PS3.18 10.5), which names it: Orthanc stores none that it reads as
+        another study's. Raises BrokenOffError when it dies or hangs meanwhile.
 
-        No Expect header: Orthanc never answers 100-continue. The status code is not looked at: Orthanc answers 400
+        No Expect header: Orthanc never answers 100-continue. The status tells little of more than one: it answers 400
         as soon as one part fails and 200 for parts it ignored.
         """
         upload = Multipart(bodies, self._tick)
         response = self._request(
             "POST",
-            "/dicom-web/studies",
+            f"/dicom-web/studies/{study_uid}",
             data=upload,
             headers={
                 "Content-Type": f'multipart/related; type="application/dicom"; boundary={upload.boundary}',
@@ -135,42 +178,44 @@ class OrthancClient:
             raise UnavailableError("orthanc", f"HTTP {response.status_code} for a STOW-RS request")
         try:
             answer = response.json()
-            references = answer.get(REFERENCED_SOP_SEQUENCE, {}).get("Value", [])
-            stored = {item[REFERENCED_SOP_INSTANCE_UID]["Value"][0] for item in references}
+            stored, failed = (_referenced(answer, tag) for tag in (REFERENCED_SOP_SEQUENCE, FAILED_SOP_SEQUENCE))
+            understood = REFERENCED_SOP_SEQUENCE in answer
         except (ValueError, AttributeError, LookupError, TypeError):
-            stored = set()
-        return stored, upload.digests
+            stored, failed, understood = frozenset(), frozenset(), False
+        return Stow(response.status_code, stored, failed, understood, upload.digests)
 
-    def store_alone(self, body: Body) -> str:
-        """Store one instance that STOW-RS did not, through the REST API, whose status says why not: the body's MD5.
-
-        Raises RejectedError `refused-by-archive` for what Orthanc cannot read, TransientError for Orthanc's own
-        trouble.
-        """
-        upload = Single(body, self._tick)
-        response = self._request("POST", "/instances", data=upload, headers={"Content-Type": "application/dicom"})
-        if response.status_code == 200:
-            return upload.digest
-        if 400 <= response.status_code < 500:
-            raise RejectedError("refused-by-archive", f"HTTP {response.status_code}")
-        raise TransientError(f"orthanc: HTTP {response.status_code} for one instance")
-
-    def stored_digests(self, sop_instance_uids: set[str]) -> dict[str, set[str]]:
-        """MD5 of what Orthanc holds under each SOPInstanceUID; more than one where it came with other studies too."""
+    def instances(self, sop_instance_uids: set[str]) -> list[Held]:
+        """Every instance that Orthanc holds under these SOPInstanceUIDs, of whichever study."""
         question = {
             "Level": "Instance",
             "Query": {"SOPInstanceUID": "\\".join(sop_instance_uids)},
             "ResponseContent": ["MainDicomTags", "Attachments"],
+            "RequestedTags": ["StudyInstanceUID", "SeriesInstanceUID"],
         }
-        held: dict[str, set[str]] = {}
-        for instance in _content(self._request("POST", "/tools/find", data=json.dumps(question))):
-            digests = held.setdefault(instance["MainDicomTags"]["SOPInstanceUID"], set())
-            digests.update(
-                attachment["UncompressedMD5"]
-                for attachment in instance["Attachments"]
-                if attachment["ContentType"] == DICOM_ATTACHMENT
+        return [
+            Held(
+                instance["ID"],
+                instance["RequestedTags"]["StudyInstanceUID"],
+                instance["RequestedTags"]["SeriesInstanceUID"],
+                instance["MainDicomTags"]["SOPInstanceUID"],
+                frozenset(
+                    attachment["UncompressedMD5"]
+                    for attachment in instance["Attachments"]
+                    if attachment["ContentType"] == DICOM_ATTACHMENT
+                ),
             )
-        return held
+            for instance in _content(self._request("POST", "/tools/find", data=json.dumps(question)))
+        ]
+
+    def parent_study(self, instance_id: str) -> str:
+        """Orthanc's id of the study that an instance is filed under."""
+        return str(self._get(f"/instances/{instance_id}/study")["ID"])
+
+    def take_out(self, instance_id: str) -> None:
+        """Delete one instance that should not have been stored."""
+        response = self._request("DELETE", f"/instances/{instance_id}")
+        if response.status_code not in (200, 404):
+            raise UnavailableError("orthanc", f"HTTP {response.status_code} for the deletion of an instance")
 
     def study_ids(self, study_uid: str) -> set[str]:
         """Orthanc's ids of the studies with this StudyInstanceUID: one per PatientID."""
@@ -230,6 +275,17 @@ class OrthancClient:
         """How many studies, series and instances Orthanc holds."""
         statistics = self._get("/statistics")
         return statistics["CountStudies"], statistics["CountSeries"], statistics["CountInstances"]
+
+
+def _referenced(answer: dict[str, Any], sequence: str) -> frozenset[str]:
+    items = answer.get(sequence, {}).get("Value", [])
+    return frozenset(item[REFERENCED_SOP_INSTANCE_UID]["Value"][0] for item in items)
+
+
+def _never_began(error: requests.RequestException) -> bool:
+    """Whether there was no connection at all, so that nothing was sent."""
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(error, requests.ConnectTimeout) or isinstance(reason, NewConnectionError)
 
 
 def _as_given(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -4,18 +4,26 @@ SENTENCES = {
     "conflicting-bytes": "The archive already holds an image with this SOPInstanceUID but different content. "
     "The archived image was kept. If this one is a correction, the sending system must give it a new SOPInstanceUID.",
     "damaged": "The file says it is DICOM but cannot be read. Export it again from the modality or PACS.",
+    "deleted-meanwhile": "An administrator deleted the study in the archive while it was being imported. "
+    "Deliver it again if it should be there.",
     "device-file": "This is a device, pipe or socket, not a file with an image. Deliver the file itself.",
+    "dropped": "The administrator ended this delivery before the file was imported. Ask the administrator why.",
     "empty-file": "The file is empty, as after a copy that broke off. Copy it again.",
     "executable-preamble": "The file begins like a program, which an image never does. "
     "It was not imported; have the sending computer checked for malware.",
     "hard-link": "The file is a second name (hard link) of a file outside this folder. Deliver a copy of the file.",
     "invalid-identifiers": "A UID of the image is not a valid DICOM UID (digits and dots, at most 64). "
     "Export it again with valid UIDs.",
+    "misread": "The archive read the image as another one than it says it is. It was taken out again. "
+    "Have the sending system looked at: such a file is damaged, or made to deceive.",
     "missing-identifiers": "The image lacks a Study, Series or SOP Instance UID or SOP Class UID. "
     "Export it again from the modality or PACS.",
     "missing-transfer-syntax": "The image does not say how its pixels are compressed. "
     "Export it again as a DICOM file with file meta information.",
     "no-dicom": "The folder holds no DICOM image at all. Check that the right folder was copied.",
+    "not-accepted": "The archive does not take this image for your clinic. The administrator can say why.",
+    "not-listable": "The archive's study list does not take a text of this study. "
+    "Ask the administrator; the sending system has to write it shorter, or otherwise.",
     "owned-by-another-clinic": "This study was first delivered by another clinic and belongs to it. "
     "Nothing was stored. Ask the administrator if the study should change hands.",
     "patient-mismatch": "The archive holds this study under another PatientID. Two patients cannot share one study. "
@@ -23,6 +31,8 @@ SENTENCES = {
     "refused-by-archive": "Orthanc could not read the image and refused it. Export it again from the modality or PACS.",
     "signed": "The image carries a digital signature over an element that the import has to set (InstitutionName). "
     "Importing it would break the signature. Deliver it without the signature.",
+    "stops-the-archive": "The archive stopped working each time it was sent this image, or others of its delivery. "
+    "It is not sent again. Keep the file for the makers of the archive.",
     "symbolic-link": "This is a link to a file elsewhere, and links are not followed. Deliver the file itself.",
     "too-deep": "The delivery has directories in directories, or paths, beyond what is taken (32 deep, 2048 bytes). "
     "Nothing of it was imported. Deliver it in a flatter folder.",
@@ -35,6 +45,17 @@ SENTENCES = {
     "upload-unfinished": "The name says that the upload was still running, but nothing was added for a long time. "
     "Copy it again, and let the copy finish.",
 }
+
+# Whoever delivers is told the one neutral sentence for each of these: none of them tells whose a study is. The truth is
+# in the journal, hence in `imaging-importer status`, in the log, the metrics and the alerts.
+NEUTRAL = "not-accepted"
+UNTOLD = frozenset({"misread", "owned-by-another-clinic", "refused-by-archive", "stops-the-archive"})
+
+
+def told(reason: str) -> str:
+    """The reason as whoever delivers may know it."""
+    return NEUTRAL if reason in UNTOLD else reason
+
 
 # Kept with the delivery and counted, neither stored nor a failure.
 NOT_DICOM = "not-dicom"
@@ -71,3 +92,7 @@ class UnavailableError(TransientError):
     def __init__(self, service: str, message: str) -> None:
         super().__init__(f"{service}: {message}")
         self.service = service
+
+
+class BrokenOffError(UnavailableError):
+    """The service stopped, or hung, in the middle of what it was sent."""

@@ -1,14 +1,16 @@
 """Compares the registry with Orthanc, study by study, and on demand makes it agree: after a registry was lost, and to
 adopt an Orthanc that was there before the platform.
 
-Whose a study is, Orthanc knows from InstitutionName alone. So that is believed only where the registry has no owner and
-the name is exactly a clinic's id; where the registry has an owner, the registry is right.
+Whose a study is, Orthanc knows from InstitutionName alone, which anybody can write into a file, as also the stamp that
+the importer leaves. So where the registry has no owner a person decides, clinic by clinic (`adopt`), having seen the
+list; where it has one, the registry is right.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from imaging_importer.orthanc import OrthancClient
+from imaging_importer.reasons import RejectedError
 from imaging_importer.registry import Attributes, Registry, shown_studies
 
 INSTITUTION_NAME = "00080080"
@@ -28,14 +30,17 @@ class Difference:
     mended: bool  # whether it can be, and with --apply was
 
 
-def rebuild(orthanc: OrthancClient, registry: Registry, apply: bool) -> Iterator[Difference]:
-    """Every difference; with `apply`, each that can be mended is mended before it is yielded.
+def rebuild(
+    orthanc: OrthancClient, registry: Registry, apply: bool, adopt: Set[str] = frozenset()
+) -> Iterator[Difference]:
+    """Every difference; with `apply`, each that can be mended is mended before it is yielded. A study without an owner
+    can be if its InstitutionName is one of the clinics `adopt`.
 
     Raises TransientError when Orthanc or the registry does not answer; what was mended until then stays so.
     """
     clinics = set(registry.list_clinics())
     for study_uid in orthanc.study_uids(PAGE):
-        yield from _compare(orthanc, registry, study_uid, clinics, apply)
+        yield from _compare(orthanc, registry, study_uid, clinics, apply, adopt)
     for row in shown_studies(registry):
         if not orthanc.study_ids(row.study_uid):
             if apply:
@@ -44,7 +49,7 @@ def rebuild(orthanc: OrthancClient, registry: Registry, apply: bool) -> Iterator
 
 
 def _compare(
-    orthanc: OrthancClient, registry: Registry, study_uid: str, clinics: set[str], apply: bool
+    orthanc: OrthancClient, registry: Registry, study_uid: str, clinics: set[str], apply: bool, adopt: Set[str]
 ) -> Iterator[Difference]:
     if len(orthanc.study_ids(study_uid)) > 1:
         yield Difference(study_uid, "Orthanc has it under two PatientIDs: correct one of them in Orthanc", False)
@@ -56,6 +61,10 @@ def _compare(
     row = registry.recorded_study(study_uid)
     if row is None and named not in clinics:
         yield Difference(study_uid, f"InstitutionName {named!r} is no clinic: it stays invisible", False)
+        return
+    if row is None and named not in adopt:
+        what = f"has no owner: look whose it is; `--apply --adopt {named}` makes all that carry its id {named}'s"
+        yield Difference(study_uid, what, False)
         return
     owner = row.clinic_id if row else named
     if row and named != owner:
@@ -71,8 +80,12 @@ def _compare(
         tags = sorted(tag for tag in was.keys() | now.keys() if was.get(tag) != now.get(tag))
         what = f"differs in {', '.join(tags)}"
     if apply:
-        registry.claim_study(study_uid, owner)
-        registry.record_study(study_uid, owner, attributes)
+        try:
+            registry.claim_study(study_uid, owner)
+            registry.record_study(study_uid, owner, attributes)
+        except RejectedError as rejection:
+            yield Difference(study_uid, f"{what}: the registry does not take it: {rejection.detail}", False)
+            return
     yield Difference(study_uid, f"{what}: is recorded for {owner}", True)
 
 

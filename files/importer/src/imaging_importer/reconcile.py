@@ -10,8 +10,9 @@ import time
 
 from imaging_importer.journal import Journal
 from imaging_importer.orthanc import OrthancClient
+from imaging_importer.reasons import RejectedError
 from imaging_importer.recorder import Recorder
-from imaging_importer.registry import Registry, shown_studies
+from imaging_importer.registry import Registry, owned_studies
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +65,21 @@ class Reconciler:
             since = last
 
     def _sweep(self) -> None:
-        for study in shown_studies(self._registry):
-            self._refresh(study.study_uid, study.clinic_id)
+        for study in owned_studies(self._registry):
+            if study.revision:
+                self._refresh(study.study_uid, study.clinic_id)
+                continue
+            done = self._recorder.release(self._orthanc, study.study_uid, study.clinic_id)
+            if done == "held":
+                self._refresh(study.study_uid, study.clinic_id)
+            elif done == "released":
+                log.info("study %s: %s had claimed it, and no image came", study.study_uid, study.clinic_id)
 
     def _refresh(self, study_uid: str, clinic_id: str) -> None:
-        done = self._recorder.refresh(self._orthanc, study_uid, clinic_id)
+        try:
+            done = self._recorder.refresh(self._orthanc, study_uid, clinic_id)
+        except RejectedError as rejection:  # of one study: the others must not wait for it
+            log.warning("study %s of clinic %s cannot be listed: %s", study_uid, clinic_id, rejection)
+            return
         if done != "unchanged":
             log.info("study %s of clinic %s was changed in Orthanc: %s", study_uid, clinic_id, done)

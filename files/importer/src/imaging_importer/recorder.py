@@ -67,3 +67,12 @@ class Recorder:
             self._registry.record_study(study_uid, clinic_id, attributes)
             self._journal.record_study(study_uid, clinic_id, fingerprint)
             return "recorded"
+
+    def release(self, orthanc: OrthancClient, study_uid: str, clinic_id: str) -> str:
+        """Give up a claim that no image came for; what was done."""
+        with self.holding([study_uid]):
+            if self._journal.is_attempted(study_uid):
+                return "under way"
+            if orthanc.study_ids(study_uid):
+                return "held"
+            return "released" if self._registry.release_claim(study_uid, clinic_id) else "none"

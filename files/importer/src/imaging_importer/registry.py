@@ -11,10 +11,13 @@ from typing import Any, Protocol
 import psycopg
 from psycopg.types.json import Jsonb
 
-from imaging_importer.reasons import TransientError, UnavailableError
+from imaging_importer.reasons import RejectedError, TransientError, UnavailableError
 
-# Classes of SQLSTATE that tell of the values of one call (data, integrity, limits, state): other calls will succeed.
-ABOUT_THE_VALUES = ("22", "23", "54", "55")
+# Classes of SQLSTATE that tell of the values of one call: other calls will succeed. Data, integrity and limits are
+# the study's and final; an unknown clinic may be added, and a state may change.
+FINAL = ("22", "23", "54")
+UNKNOWN_CLINIC = "23503"
+STATE = "55"
 
 # Studies asked for at once.
 PAGE = 100
@@ -32,6 +35,15 @@ class OwnedStudy:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """A study that a clinic has, and nothing is recorded of."""
+
+    clinic_id: str
+    study_uid: str
+    since: str
+
+
+@dataclass(frozen=True)
 class RecordedStudy:
     """What the registry shows of a study."""
 
@@ -43,7 +55,8 @@ class RecordedStudy:
 class Registry(Protocol):
     """What the importer asks of the registry.
 
-    Every call may raise UnavailableError, and TransientError when it does not take these values: an unknown clinic.
+    Every call may raise UnavailableError, TransientError when it does not take these values now (an unknown clinic),
+    and RejectedError `not-listable` when it never will.
     """
 
     def claim_study(self, study_uid: str, clinic_id: str) -> bool:
@@ -64,16 +77,27 @@ class Registry(Protocol):
     def list_clinics(self) -> list[str]:
         """The ids of all clinics."""
 
-    def log_upload(self, study_uid: str, clinic_id: str, caller: dict[str, Any]) -> None:
-        """Write to the access log who uploaded to this study, which must be the clinic's."""
+    def log_upload(self, study_uid: str, clinic_id: str, caller: dict[str, Any], detail: str | None) -> None:
+        """Write to the access log who delivers to this study, or in detail what became of it."""
+
+    def claims(self) -> list[Claim]:
+        """The studies that are claimed and not recorded, oldest first."""
+
+    def release_claim(self, study_uid: str, clinic_id: str) -> bool:
+        """Give up the clinic's claim; False when it has none, or the study is recorded."""
+
+
+def owned_studies(registry: Registry) -> Iterator[OwnedStudy]:
+    """Every study that has an owner."""
+    after = ""
+    while page := registry.owned_studies(after, PAGE):
+        yield from page
+        after = page[-1].study_uid
 
 
 def shown_studies(registry: Registry) -> Iterator[OwnedStudy]:
     """Every study that the registry shows. Not those that are claimed alone: their first image may be on the way."""
-    after = ""
-    while page := registry.owned_studies(after, PAGE):
-        yield from (study for study in page if study.revision)
-        after = page[-1].study_uid
+    return (study for study in owned_studies(registry) if study.revision)
 
 
 class PostgresRegistry:
@@ -88,7 +112,7 @@ class PostgresRegistry:
         return bool(self._call("SELECT registry.claim_study(%s, %s)", (study_uid, clinic_id))[0][0])
 
     def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes) -> int:
-        values = (study_uid, clinic_id, Jsonb(attributes))
+        values = (study_uid, clinic_id, Jsonb(_storable(attributes)))
         return int(self._call("SELECT registry.record_study(%s, %s, %s)", values)[0][0])
 
     def forget_study(self, study_uid: str) -> bool:
@@ -106,8 +130,14 @@ class PostgresRegistry:
     def list_clinics(self) -> list[str]:
         return [row[0] for row in self._call("SELECT clinic_id FROM registry.list_clinics()", ())]
 
-    def log_upload(self, study_uid: str, clinic_id: str, caller: dict[str, Any]) -> None:
-        self._call("SELECT registry.log_upload(%s, %s, %s)", (study_uid, clinic_id, Jsonb(caller)))
+    def log_upload(self, study_uid: str, clinic_id: str, caller: dict[str, Any], detail: str | None) -> None:
+        self._call("SELECT registry.log_upload(%s, %s, %s, %s)", (study_uid, clinic_id, Jsonb(caller), detail))
+
+    def claims(self) -> list[Claim]:
+        return [Claim(*row) for row in self._call("SELECT clinic_id, study_uid, since FROM registry.claims()", ())]
+
+    def release_claim(self, study_uid: str, clinic_id: str) -> bool:
+        return bool(self._call("SELECT registry.release_claim(%s, %s)", (study_uid, clinic_id))[0][0])
 
     def _call(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -120,7 +150,21 @@ class PostgresRegistry:
                 if self._connection is not None:
                     self._connection.close()
                     self._connection = None
-                message = str(error).strip().replace("\n", " ")
-                if (error.sqlstate or "")[:2] in ABOUT_THE_VALUES:
+                message, state = str(error).strip().replace("\n", " "), error.sqlstate or ""
+                if state.startswith(FINAL) and state != UNKNOWN_CLINIC:
+                    # Not the whole message, which quotes what it is about.
+                    raise RejectedError("not-listable", error.diag.message_primary or state) from error
+                if state == UNKNOWN_CLINIC or state.startswith(STATE):
                     raise TransientError(f"registry: {message}") from error
                 raise UnavailableError("registry", message) from error
+
+
+def _storable(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """JSON as PostgreSQL takes it: text without NUL and without halves of surrogate pairs, which files may hold."""
+    if isinstance(value, str):
+        return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    return value

@@ -20,6 +20,9 @@ from imaging_importer.journal import Job, Journal
 # The name of the delivery that files copied directly into the clinic's folder become.
 LOOSE_FILES = "loose-files"
 
+# Beside the folder of an upload: who sends it. With it a journal that is lost, or was not reached, knows it again.
+CALLER = ".caller.json"
+
 
 class AnotherImporterError(Exception):
     """A second importer was started on the same inbox."""
@@ -63,16 +66,25 @@ class Spool:
     def _directory(self, clinic: str, job_id: str) -> Path:
         return self._root / clinic / job_id
 
-    def claim_folder(self, clinic: str, folder: Path) -> str:
-        """Take a folder out of the inbox, or an upload; the job's id.
+    def claim_folder(self, clinic: str, folder: Path, caller: str = "") -> str:
+        """Take a folder out of the inbox, or an upload of `caller` (JSON); the job's id.
 
         After an OSError or sqlite3.Error it is where it was, or `recover`
         finds it.
         """
         with self._claim(), self._new_directory(clinic) as directory:
-            folder.rename(directory / folder.name)
+            if caller:
+                with (directory / CALLER).open("x", encoding="utf-8") as file:
+                    file.write(caller)
+                    file.flush()
+                    os.fsync(file.fileno())
+            try:
+                folder.rename(directory / folder.name)
+            except OSError:
+                (directory / CALLER).unlink(missing_ok=True)
+                raise
             failpoints.reach("folder-spooled")
-            return self._journalled(clinic, directory, folder.name, folder.parent)
+            return self._journalled(clinic, directory, folder.name, folder.parent, caller)
 
     def claim_files(self, clinic: str, files: list[Path]) -> str:
         """Take single files out of a clinic's folder as one delivery; the job's id."""
@@ -107,16 +119,17 @@ class Spool:
                 directory.rmdir()
             raise
 
-    def _journalled(self, clinic: str, directory: Path, folder: str, inbox_directory: Path) -> str:
+    def _journalled(self, clinic: str, directory: Path, folder: str, inbox_directory: Path, caller: str = "") -> str:
         for changed in (directory, directory.parent, inbox_directory):
             tree.sync_directory(changed)
-        self._journal.add(directory.name, clinic, folder)
+        self._journal.add(directory.name, clinic, folder, caller)
         failpoints.reach("job-journalled")
         return directory.name
 
     def release(self, job: Job) -> None:
         """Remove the empty directory of a job whose folder was archived."""
         with contextlib.suppress(FileNotFoundError):
+            (self._directory(job.clinic, job.id) / CALLER).unlink(missing_ok=True)
             self._directory(job.clinic, job.id).rmdir()
 
     def recover(self) -> int:
@@ -129,12 +142,20 @@ class Spool:
                         continue
                     folders = _directories(directory, hidden=True)
                     for folder in folders:
-                        self._journal.add(directory.name, clinic.name, folder.name)
+                        self._journal.add(directory.name, clinic.name, folder.name, _caller(directory))
                         found += 1
                     if not folders:
+                        (directory / CALLER).unlink(missing_ok=True)
                         directory.rmdir()
             self.unsettled = False
             return found
+
+
+def _caller(directory: Path) -> str:
+    try:
+        return (directory / CALLER).read_text("utf-8")
+    except FileNotFoundError:
+        return ""
 
 
 def _directories(directory: Path, hidden: bool = False) -> list[Path]:

@@ -8,7 +8,7 @@ from imaging_importer.door import Reception
 from imaging_importer.inbox import Inbox
 from imaging_importer.journal import Journal, Outcome, Summary
 from imaging_importer.printable import printable
-from imaging_importer.reasons import SENTENCES
+from imaging_importer.reasons import SENTENCES, told
 
 # So many lines of each list are shown; the totals count all.
 LINES = 200
@@ -31,6 +31,7 @@ def collect(
         name: count for name, count in inbox.further.copy().items() if count and (clinics is None or name in clinics)
     }
     backlog, _ = journal.backlog(clinics)
+    is_root = clinics is None
     now = time.time()
     today = time.mktime((*time.localtime(now)[:3], 0, 0, 0, 0, 0, -1))
     finished = journal.finished_summaries(now - FAILURES_SHOWN_FOR, 10 * LINES, clinics)
@@ -62,8 +63,10 @@ def collect(
         ],
         "importing_total": backlog,
         "importing": [_open(summary) for summary in journal.open_summaries(LINES, clinics)],
-        "done_today": [_done(summary) for summary in finished if (summary.job.finished_at or 0) >= today][:LINES],
-        "failed": [_done(summary) for summary in finished if summary.result != "processed"][:LINES],
+        "done_today": [_done(summary, is_root) for summary in finished if (summary.job.finished_at or 0) >= today][
+            :LINES
+        ],
+        "failed": [_done(summary, is_root) for summary in finished if summary.result != "processed"][:LINES],
     }
 
 
@@ -76,6 +79,7 @@ def _outline(name: str, state: str) -> str:
 def _open(summary: Summary) -> Status:
     total = sum(summary.files.values())
     return {
+        "job": summary.job.id,
         "clinic": summary.job.clinic,
         "folder": printable(summary.job.folder),
         "since": _time(summary.job.claimed_at),
@@ -89,9 +93,15 @@ def _open(summary: Summary) -> Status:
     }
 
 
-def _done(summary: Summary) -> Status:
+def _done(summary: Summary, is_root: bool) -> Status:
+    """How a delivery ended; to all but administrators in the words that its sender may know."""
     job = summary.job
-    reasons = summary.reasons or (["no-dicom"] if summary.result == "failed" else [])
+    reasons: dict[str, int] = {}
+    for reason, count in summary.reasons.items():
+        shown = reason if is_root else told(reason)
+        reasons[shown] = reasons.get(shown, 0) + count
+    nothing = ["dropped" if job.dropped else "no-dicom"] if summary.result == "failed" else []
+    why = list(reasons) or nothing
     return {
         "clinic": job.clinic,
         "folder": printable(job.folder),
@@ -100,8 +110,8 @@ def _done(summary: Summary) -> Status:
         "stored": summary.files[Outcome.STORED],
         "kept": summary.files[Outcome.KEPT],
         "failed": summary.files[Outcome.FAILED],
-        "reasons": summary.reasons,
-        "why": " ".join(f"{reason}: {SENTENCES.get(reason, '')}" for reason in reasons),
+        "reasons": reasons,
+        "why": " ".join(f"{reason}: {SENTENCES.get(reason, '')}" for reason in why),
         "processed_path": printable(job.processed_path) if job.processed_path else None,
         "failed_path": printable(job.failed_path) if job.failed_path else None,
     }
@@ -116,7 +126,7 @@ COLUMNS = {
     "waiting": ("Waiting in the inbox", ("clinic", "folder", "since", "state", "files", "bytes")),
     "importing": (
         "Being imported",
-        ("clinic", "folder", "since", "state", "percent", "files_done", "files", "attempts", "trouble"),
+        ("job", "clinic", "folder", "since", "state", "percent", "files_done", "files", "attempts", "trouble"),
     ),
     "done_today": ("Done today", ("clinic", "folder", "finished", "result", "stored", "kept", "failed")),
     "failed": (

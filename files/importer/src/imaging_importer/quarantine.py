@@ -1,0 +1,109 @@
+"""Finds out which file Orthanc dies of, and sends it that file no more.
+
+Orthanc is one process that all clinics depend on. When it breaks off, or hangs, while instances are sent to it, each of
+them gets a strike; a file with a strike is sent alone, with nothing else on the way, so that a second strike proves
+that it was this one. Strikes belong to the bytes as delivered (SHA-256): they outlive the job, the upload and the
+importer, and the same file under another name or from another clinic is known.
+"""
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Iterator
+
+from imaging_importer.batch import Prepared
+from imaging_importer.journal import Journal
+
+# At so many strikes a file is guilty.
+GUILTY = 2
+
+# Orthanc stored others after so many refusals of a file that it can read: then it is not Orthanc's trouble.
+HOPELESS = 3
+
+CHUNK = 1 << 20
+
+
+class Quarantine:
+    """Shared by everybody who sends to Orthanc. Safe to use from several threads."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._changed = threading.Condition()
+        self._together = 0
+        self._alone = False
+        self._stored = 0  # instances, since the start
+        self._refused: dict[str, tuple[int, int]] = {}  # digest -> how often, how many were stored until then
+
+    def strikes(self, batch: Iterable[Prepared]) -> dict[str, int]:
+        """Path -> strikes, of the files that have any."""
+        sizes = self._journal.struck_sizes()
+        counts = {
+            prepared.path: self._journal.strikes(_digest(prepared))
+            for prepared in batch
+            if prepared.instance.file_size in sizes
+        }
+        return {path: count for path, count in counts.items() if count}
+
+    def strike(self, batch: Iterable[Prepared]) -> None:
+        """Orthanc broke off while these were sent."""
+        self._journal.strike({_digest(prepared): prepared.instance.file_size for prepared in batch})
+
+    def acquit(self, prepared: Prepared) -> None:
+        """Orthanc answered: it did not die of this file."""
+        self._journal.acquit(_digest(prepared))
+
+    def stored(self, count: int) -> None:
+        """Orthanc stored so many instances."""
+        with self._changed:
+            self._stored += count
+
+    def is_hopeless(self, prepared: Prepared) -> bool:
+        """Orthanc read this file and did not store it, as if its database or disk were away. Whether that can no longer
+        be believed. Forgotten by a restart: then it takes longer.
+        """
+        digest = _digest(prepared)
+        with self._changed:
+            count, stored = self._refused.pop(digest, (0, -1))
+            count += self._stored > stored
+            if count > HOPELESS:
+                return True
+            self._refused[digest] = (count, self._stored)
+            return False
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Send beside others; not while a suspect is alone with Orthanc."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._together += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._together -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Send a suspect, once nothing else is on the way."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone)
+            self._alone = True
+            self._changed.wait_for(lambda: not self._together)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
+
+
+def _digest(prepared: Prepared) -> str:
+    """SHA-256 of the file as it was delivered, whichever clinic's stamp it gets."""
+    digest = hashlib.sha256()
+    descriptor, position = prepared.instance.file.fileno(), 0
+    while data := os.pread(descriptor, CHUNK, position):
+        digest.update(data)
+        position += len(data)
+    return digest.hexdigest()
