@@ -43,6 +43,7 @@ NUMBERS = (
     "imaging_import_cooldown_seconds",
     "imaging_minimum_memory_mb",
     "imaging_minimum_disk_gb",
+    "imaging_disk_reserve_gb",
 )
 CONTROLLER_PATHS = ("imaging_secrets_path", "imaging_artifacts_path")
 

@@ -122,6 +122,9 @@ CASES = {
         {'pg_stat_database_deadlocks{datname="orthanc"}': "0+1x60"},
         {'pg_stat_database_deadlocks{datname="orthanc"}': "0x15 1x40"},
     ),
+    "ImporterWaitsForDisk": Case(
+        {"imaging_importer_waits_for_disk": "0x5 1x60"}, {"imaging_importer_waits_for_disk": "0x60"}
+    ),
     "DiskSpaceLow": Case({SIZE: "100x60", FREE: "15x60"}, {SIZE: "100x60", FREE: "21x60"}),
     "DiskSpaceCritical": Case({SIZE: "100x60", FREE: "4x60"}, {SIZE: "100x60", FREE: "15x60"}),
     "DiskFullInFourDays": Case(

@@ -48,6 +48,7 @@ GOOD: dict[str, Any] = {
     "imaging_artifacts_path": "/root/.cache/imaging-platform",
     "imaging_minimum_memory_mb": 3500,
     "imaging_minimum_disk_gb": 10,
+    "imaging_disk_reserve_gb": 5,
 }
 
 

@@ -59,6 +59,7 @@ class Faults:
         self.misread: dict[bytes, dict[str, str]] = {}  # what Orthanc reads in an instance that holds these bytes
         self.refused = b""  # Orthanc cannot read an instance that holds these bytes
         self.delay = 0.0  # seconds that Orthanc thinks about a STOW-RS request
+        self.cost = 0.0  # seconds of Orthanc's work for each MiB of a STOW-RS request; requests share it in turns
         self.lies = 0  # so many STOW-RS requests are answered "stored" though nothing was
         self.count = 0
 
@@ -94,6 +95,7 @@ class Platform:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
+        self._busy = threading.Lock()
         self.faults = Faults()
         self.instances: dict[str, bytes] = {}
         self.identity: dict[str, tuple[str, str, str, str]] = {}
@@ -109,6 +111,15 @@ class Platform:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def work(self, size: int) -> None:
+        """Be as busy as Orthanc is with so many bytes: a piece at a time, and others in between."""
+        left = size / (1 << 20) * self.faults.cost
+        while left > 0:
+            with self._busy:
+                time.sleep(min(left, 0.02))
+            left -= 0.02
+            time.sleep(0)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -216,6 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
                     status, answer = (503, b"") if fault == "503-after" else (0, b"")
         if is_stow(self.path) and self.command == "POST":
             time.sleep(self.platform.faults.delay)
+            self.platform.work(len(body))
         if fault == "late":
             time.sleep(LATE)
         if status == 0:

@@ -142,12 +142,14 @@ def run_importer(
     clock: int | None = None,
     timeout: float = 600,
     deaf: bool = False,
+    slowest: tuple[int, float, float] | None = None,
     **more: Any,
 ) -> None:
     """Run until SIGTERM. `registry`: of psycopg, instead of the fake's; `clock`: a seed for jumps of the clock;
-    `timeout`: for Orthanc's answers; `deaf`: inotify tells nothing.
+    `timeout`: for Orthanc's answers; `deaf`: inotify tells nothing;
+    `slowest`: bytes a second and over how many seconds that an upload must have, seconds for the head of a request.
     """
-    from imaging_importer import app, orthanc, watch, worker
+    from imaging_importer import app, orthanc, watch, web, worker
     from imaging_importer.registry import PostgresRegistry
     from importer_fakes import HttpRegistry
 
@@ -155,6 +157,8 @@ def run_importer(
     worker.FIRST_DELAY, worker.LONGEST_DELAY = 0.05, 0.2
     app.RECONCILE_EVERY = 0.5
     orthanc.TIMEOUT = (timeout, timeout)
+    if slowest:
+        web.SLOWEST, web.SLOWEST_OVER, web.HEAD_SECONDS = slowest
     if deaf:
         watch.Watch.add = lambda *_: None
     if clock is not None:

@@ -62,9 +62,7 @@ class App:
         carrier = Carrier(
             config, self._journal, self._spool, archive, registry, recorder, self._orthanc, quarantine, tickets
         )
-        self._disk = Disk(
-            (config.inbox, config.processed, config.failed, config.state, *config.watched), config.disk_reserve
-        )
+        self._disk = Disk((config.inbox, config.processed, config.failed, config.state), config.disk_reserve)
         has_room = self._disk.has_room
         self._worker = Worker(self._journal, carrier, tickets, self._metrics, self._report, has_room)
         self._door = Door(
@@ -246,8 +244,6 @@ class App:
         gauge("imaging_importer_unknown_clinic_entries", sum(self._inbox.unknown.values()))
         for service, state in self._services.items():
             gauge("imaging_importer_dependency_up", float(state == "ok"), service=service)
-        for directory, free in self._disk.free().items():
-            gauge("imaging_importer_disk_free_bytes", free, path=str(directory))
         gauge("imaging_importer_waits_for_disk", float(not self._disk.has_room()))
         gauge("imaging_importer_inotify_overflows_total", self._inbox.overflows)
         gauge("imaging_importer_last_full_scan_timestamp_seconds", self._inbox.last_scan)

@@ -38,7 +38,6 @@ class Config:
     upload_bytes: int  # of one STOW-RS request
     upload_part_bytes: int
     disk_reserve: int  # deliveries wait while less is free on a file system that they pass through
-    watched: tuple[Path, ...] = ()  # of these file systems too
 
     @property
     def spool(self) -> Path:
@@ -100,7 +99,7 @@ def load(path: Path) -> Config:
             public_url=str(upload["public_url"]).rstrip("/"),
             upload_bytes=int(_number(upload, "request_bytes")),
             upload_part_bytes=int(_number(upload, "part_bytes")),
-            disk_reserve=int(_number(settings["disk"], "reserve_bytes")),
+            disk_reserve=int(settings["disk"]["reserve_bytes"]),
         )
     except KeyError as error:
         raise ConfigError(f"{path}: {error.args[0]} is missing") from error

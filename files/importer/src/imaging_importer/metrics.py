@@ -17,7 +17,6 @@ HELP = {
     "imaging_importer_oldest_pending_age_seconds": ("gauge", "Age of the oldest delivery that is not archived."),
     "imaging_importer_unknown_clinic_entries": ("gauge", "Entries in folders of the inbox that belong to no clinic."),
     "imaging_importer_dependency_up": ("gauge", "Whether Orthanc and the registry answered last time."),
-    "imaging_importer_disk_free_bytes": ("gauge", "Free space of each file system that deliveries pass through."),
     "imaging_importer_waits_for_disk": ("gauge", "Whether deliveries wait because too little space is free."),
     "imaging_importer_inotify_overflows_total": ("counter", "Times that the kernel dropped inotify events."),
     "imaging_importer_last_full_scan_timestamp_seconds": ("gauge", "When the inbox was last listed completely."),
