@@ -24,6 +24,7 @@ DOOR_SECRET = "the-door-s-secret"
 
 def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, patience: float = 1.5, **more: Any):
     from imaging_importer.config import Config
+    from imaging_importer.instance import Limits
 
     for name in ("inbox", "processed", "failed"):
         (root / name).mkdir(exist_ok=True)
@@ -46,7 +47,7 @@ def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, 
         "door_secret": DOOR_SECRET,
         "public_url": "https://imaging.test/dicom-web",
         "upload_bytes": 64 << 20,
-        "upload_part_bytes": 8 << 20,
+        "limits": Limits(8 << 20, 8 << 20),
     }
     return Config(**settings | more)
 

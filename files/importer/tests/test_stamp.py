@@ -78,7 +78,7 @@ def test_every_other_element_stays_as_it_was(name: str) -> None:
         return
     assert expected(name, path) == IMPORTED
     before_bytes, after_bytes = element_bytes(data), element_bytes(after)
-    assert list(after_bytes) == sorted(after_bytes) or list(before_bytes) != sorted(before_bytes)
+    assert list(after_bytes) == sorted(after_bytes)
     for tag in STAMPED_AND_GROUP_LENGTHS:
         before_bytes.pop(tag, None)
         after_bytes.pop(tag, None)
@@ -92,7 +92,9 @@ def test_every_other_element_stays_as_it_was(name: str) -> None:
     for tag in STAMPED_AND_GROUP_LENGTHS:
         old_elements.pop(tag, None)
         new_elements.pop(tag, None)
-    assert new_elements == old_elements
+    untrue = old_elements.keys() - new_elements.keys()
+    assert {tag & 0xFFFF for tag in untrue} <= {0}, "nothing is dropped but group lengths that are not true"
+    assert new_elements == {tag: element for tag, element in old_elements.items() if tag not in untrue}
 
     assert new.InstitutionName == CLINIC
     assert len(new[ORIGINAL].value) == len(old.get("OriginalAttributesSequence") or []) + 1

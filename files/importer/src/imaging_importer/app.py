@@ -66,7 +66,7 @@ class App:
             self._worker.wake,
             config.public_url,
             config.upload_bytes,
-            config.upload_part_bytes,
+            config.limits,
         )
         self._reconciler = Reconciler(self._journal, registry, recorder, self._orthanc())
         self._eraser = Eraser(self._journal, recorder, self._orthanc())

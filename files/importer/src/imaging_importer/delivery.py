@@ -100,7 +100,7 @@ class Carrier:
     def _read_ahead(self, job: Job) -> Iterator[Batch]:
         """Read and stamp the job's pending files; while Orthanc stores one batch the next is being read."""
         folder, files = self._spool.folder(job), iter(self._journal.files(job.id, Outcome.PENDING))
-        limits = (self._config.batch_bytes, self._config.batch_count)
+        limits = (self._config.batch_bytes, self._config.batch_count, self._config.limits)
         with ThreadPoolExecutor(1, "read-ahead") as reader:
 
             def read_next() -> Future[Batch]:

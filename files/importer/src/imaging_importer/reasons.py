@@ -24,9 +24,13 @@ SENTENCES = {
     "signed": "The image carries a digital signature over an element that the import has to set (InstitutionName). "
     "Importing it would break the signature. Deliver it without the signature.",
     "symbolic-link": "This is a link to a file elsewhere, and links are not followed. Deliver the file itself.",
+    "too-large": "The image is larger than the archive's memory bears. "
+    "Export it in parts, or ask the administrator to raise the limit.",
     "too-large-inflated": "The compressed (deflated) image grows beyond the permitted size. "
     "Export it with another transfer syntax.",
     "truncated": "The file ends in the middle, as after a copy that broke off. Copy it again.",
+    "unknown-transfer-syntax": "The image names a transfer syntax (how it is compressed) that DICOM does not know. "
+    "Export it again with another one.",
     "unreadable": "The file cannot be opened for reading. Check its permissions and copy it again.",
     "upload-unfinished": "The name says that the upload was still running, but nothing was added for a long time. "
     "Copy it again, and let the copy finish.",
