@@ -428,7 +428,11 @@ def _identify(instance: Instance) -> None:
     patient = instance.find(PATIENT_ID)
     for tag in (PATIENT_ID, SPECIFIC_CHARACTER_SET):
         element = instance.find(tag)
-        if element and (element.vr not in TEXT_VRS or element.length > LONGEST_PATIENT_ID):
+        if element is None:
+            continue
+        # Behind a zero byte, some parsers read on.
+        plain = b"\0" not in instance.raw(element).rstrip(b"\0 ")
+        if element.vr not in TEXT_VRS or element.length > LONGEST_PATIENT_ID or not plain:
             raise RejectedError("damaged", f"{name(tag)} is not the text that it has to be")
     instance.patient_id = _text(instance.value(PATIENT_ID, 1024), instance.value(SPECIFIC_CHARACTER_SET, 1024))
     if patient and patient.vr == b"UN":  # Orthanc keeps the padding of an unknown VR: to it, that is another patient
