@@ -47,9 +47,10 @@ def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, 
         "door_secret": DOOR_SECRET,
         "public_url": "https://imaging.test/dicom-web",
         "upload_bytes": 64 << 20,
-        "limits": Limits(8 << 20, 8 << 20),
+        "limits": [8 << 20, 8 << 20],  # JSON knows no Limits
     }
-    return Config(**settings | more)
+    chosen = settings | more
+    return Config(**chosen | {"limits": Limits(*chosen["limits"])})
 
 
 def start(root: Path | str, url: str, failpoint: str = "", **settings: Any) -> subprocess.Popen:

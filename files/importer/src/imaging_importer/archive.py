@@ -92,7 +92,8 @@ def _reason_text(job: Job, failures: list[FileOutcome], stored: int) -> str:
     counts = Counter(file.reason for file in failures) or Counter({"no-dicom": 0})
     for reason, count in counts.most_common():
         lines.append(f"{reason} ({count} files): {SENTENCES[reason]}")
-        lines += [f"  {tree.printable(file.path)}" for file in failures if file.reason == reason][:20]
+        named = [file for file in failures if file.reason == reason][:20]
+        lines += [f"  {tree.printable(file.path)}{f': {file.detail}' if file.detail else ''}" for file in named]
         if count > 20:
             lines.append(f"  ... and {count - 20} more, see report.json")
         lines.append("")
