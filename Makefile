@@ -214,6 +214,12 @@ test-recovery: .venv/test ## the importer's long tests: a thousand kills, faults
 	tests/packages.sh
 	IMAGING_CAMPAIGN=25 pytest -n 2 -rP files/importer/tests/test_recovery.py -k campaign
 
+# A short form of it is among the unit tests. One run is replayed with IMAGING_SEED=, which each prints.
+.PHONY: test-readers
+test-readers: .venv/test ## let DCMTK read what the importer's reader lets through of 100,000 damaged and odd files
+	tests/packages.sh
+	IMAGING_READERS=100000 pytest -rP files/importer/tests/test_readers.py
+
 # The README's own commands make the host that the other tests then attack; it has a name of its own.
 .PHONY: test-platform
 test-platform: export SANDBOX := test

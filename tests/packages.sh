@@ -1,10 +1,12 @@
 #!/bin/sh
-# Debian packages that the tests need on the controller: a browser, its certificate store, a PostgreSQL server, what packs backups.
+# Debian packages that the tests need on the controller: a browser, its certificate store, a PostgreSQL server, what packs backups, Orthanc's
+# parser (DCMTK).
 set -eu
 missing=""
 [ -x /usr/bin/chromium ] || missing="$missing chromium"
 command -v certutil >/dev/null || missing="$missing libnss3-tools"
 command -v age >/dev/null || missing="$missing age"
+command -v dcmdump >/dev/null || missing="$missing dcmtk"
 command -v zstd >/dev/null || missing="$missing zstd"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 command -v gpg >/dev/null || missing="$missing gnupg"

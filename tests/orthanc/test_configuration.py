@@ -8,8 +8,10 @@ from typing import Any
 
 import jinja2
 import pytest
+import yaml
 
-TEMPLATES = Path(__file__).parents[2] / "roles/orthanc/templates"
+ROOT = Path(__file__).parents[2]
+TEMPLATES = ROOT / "roles/orthanc/templates"
 OWN_PLUGIN = "/opt/imaging/orthanc/plugins/libOrthancPostgreSQLIndex.so"
 VARIABLES = {
     "orthanc_storage_path": "/data/dicom",
@@ -145,3 +147,21 @@ def test_caches_and_buffers_leave_a_quarter_of_the_memory_limit(memory: int) -> 
     configuration = parse(render("orthanc.json.j2", orthanc_memory_mb=memory))
     used = sum(value for option, value in configuration.items() if option.endswith(("CacheSize", "MemoryCapacity")))
     assert 0 < used <= memory * 3 // 4
+
+
+@pytest.mark.parametrize("memory", [None, 1024, 2560, 3425, 16384])
+def test_the_largest_image_fits_the_memory_limit(memory: int | None) -> None:
+    """Beside 250 MB of its own, Orthanc takes 3.1 times an image's size to send it."""
+    defaults = {
+        role: yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text()) for role in ("orthanc", "importer")
+    }
+    wiring = yaml.safe_load((ROOT / "vars/wiring.yml").read_text())
+    chosen = {} if memory is None else {"orthanc_memory_mb": memory}
+    environment = jinja2.Environment()  # noqa: S701 (a number)
+    largest = int(environment.from_string(wiring["importer_instance_max_mb"]).render(chosen))
+    used = 250 + 3.1 * largest
+    assert used <= (memory or defaults["orthanc"]["orthanc_memory_mb"]) < used + 4
+    if memory is None:
+        assert largest == defaults["importer"]["importer_instance_max_mb"] > 650
+    if memory == 3425:
+        assert largest >= 1024, "as ADMIN.md says"

@@ -24,6 +24,7 @@ DOOR_SECRET = "the-door-s-secret"
 
 def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, patience: float = 1.5, **more: Any):
     from imaging_importer.config import Config
+    from imaging_importer.instance import Limits
 
     for name in ("inbox", "processed", "failed"):
         (root / name).mkdir(exist_ok=True)
@@ -46,10 +47,11 @@ def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, 
         "door_secret": DOOR_SECRET,
         "public_url": "https://imaging.test/dicom-web",
         "upload_bytes": 64 << 20,
-        "upload_part_bytes": 8 << 20,
         "disk_reserve": 1,
+        "limits": [8 << 20, 8 << 20],  # JSON knows no Limits
     }
-    return Config(**settings | more)
+    chosen = settings | more
+    return Config(**chosen | {"limits": Limits(*chosen["limits"])})
 
 
 def start(root: Path | str, url: str, failpoint: str = "", **settings: Any) -> subprocess.Popen:

@@ -296,7 +296,7 @@ class House:
         self.root = root
         self.random = random.Random(3)
         self.platform = Platform()
-        sizes = {"upload_part_bytes": 1 << 30, "upload_bytes": 1 << 30, "batch_bytes": 16 << 20, "batch_count": 50}
+        sizes = {"limits": [1 << 30, 1 << 30], "upload_bytes": 1 << 30, "batch_bytes": 16 << 20, "batch_count": 50}
         self.process = start(root, self.platform.url, slowest=SLOWEST, **sizes)
         assert wait_until(lambda: "ready: inbox" in self.log(), 120, self.process), self.log()
         self.port = int(self.log().rpartition("status on http://127.0.0.1:")[2].partition("/")[0])

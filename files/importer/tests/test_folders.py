@@ -246,7 +246,7 @@ def test_memory_stays_flat_over_two_gigabytes(campaign: Campaign, nursery: Nurse
         with (folder / str(number)).open("wb") as file:
             file.write(head + b"\xe0\x7f\x10\x00OW\0\0" + size.to_bytes(4, "little"))
             file.truncate(file.tell() + size)
-    importer = nursery.start(**campaign.settings, batch_bytes=64 << 20, batch_count=100)
+    importer = nursery.start(**campaign.settings, batch_bytes=64 << 20, batch_count=100, limits=[2 << 30] * 2)
     highest = 0
 
     def done() -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from imaging_importer.batch import read_batch
-from imaging_importer.instance import read_instance
+from imaging_importer.instance import Limits, read_instance
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import SENTENCES, CompanionError, RejectedError
 from imaging_importer.stamp import stamp
@@ -139,7 +139,6 @@ def test_small_files_made_to_exhaust_the_reader(tmp_path: Path, tail: bytes) -> 
 def test_a_deflated_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import zlib
 
-    monkeypatch.setattr("imaging_importer.instance.MAX_INFLATED", 16 << 20)
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     bomb = deflater.compress(bytes(64 << 20)) + deflater.flush()
     head = bytes(128) + b"DICM\x02\x00\x10\x00UI\x16\x001.2.840.10008.1.2.1.99"
@@ -160,7 +159,9 @@ def test_a_file_swapped_for_a_link_is_not_followed(tmp_path: Path, swapped: str)
     else:
         (folder / "deep").rmdir()
         (folder / "deep").symlink_to(outside)
-    batch = read_batch(folder, iter([FileOutcome("deep/a.dcm", Outcome.PENDING)]), "north", tmp_path, 1 << 20, 9)
+    batch = read_batch(
+        folder, iter([FileOutcome("deep/a.dcm", Outcome.PENDING)]), "north", tmp_path, 1 << 20, 9, Limits()
+    )
     assert not batch.instances
     assert [outcome.reason for outcome in batch.outcomes] == ["unreadable"]
     batch.close()

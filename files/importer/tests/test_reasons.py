@@ -55,6 +55,8 @@ def test_each_reason_is_reached_and_explained(tmp_path: Path, registry) -> None:
         "patient-mismatch": image(known, "P2"),
         "refused-by-archive": refused,
         "signed": signed(image()),
+        "too-large": image() + bytes(9 << 20),
+        "unknown-transfer-syntax": image().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0"),
         "upload-unfinished.part": image(),
     }
     inbox = campaign.root / "inbox"

@@ -78,7 +78,7 @@ def test_every_other_element_stays_as_it_was(name: str) -> None:
         return
     assert expected(name, path) == IMPORTED
     before_bytes, after_bytes = element_bytes(data), element_bytes(after)
-    assert list(after_bytes) == sorted(after_bytes) or list(before_bytes) != sorted(before_bytes)
+    assert list(after_bytes) == sorted(after_bytes)
     for tag in STAMPED_AND_GROUP_LENGTHS:
         before_bytes.pop(tag, None)
         after_bytes.pop(tag, None)
@@ -92,7 +92,9 @@ def test_every_other_element_stays_as_it_was(name: str) -> None:
     for tag in STAMPED_AND_GROUP_LENGTHS:
         old_elements.pop(tag, None)
         new_elements.pop(tag, None)
-    assert new_elements == old_elements
+    untrue = old_elements.keys() - new_elements.keys()
+    assert {tag & 0xFFFF for tag in untrue} <= {0}, "nothing is dropped but group lengths that are not true"
+    assert new_elements == {tag: element for tag, element in old_elements.items() if tag not in untrue}
 
     assert new.InstitutionName == CLINIC
     assert len(new[ORIGINAL].value) == len(old.get("OriginalAttributesSequence") or []) + 1
@@ -178,9 +180,9 @@ def test_the_previous_name_is_not_even_decoded(character_set: str, name: bytes) 
         assert elements[0x00080005][8:] == declared
 
 
-@pytest.mark.parametrize(("vr", "padding"), [("LO", False), ("UN", True)])
-def test_orthancs_id_of_a_patient_keeps_the_padding_of_an_unknown_vr(vr: str, padding: bool) -> None:
-    """To Orthanc `P1 ` in a UN element is another patient than `P1`; a second batch must not look like a mismatch."""
+@pytest.mark.parametrize(("vr", "expected"), [("LO", "odd"), ("UN", None)])
+def test_a_patient_id_that_orthanc_may_read_differently_is_not_compared(vr: str, expected: str | None) -> None:
+    """To Orthanc `odd ` in a UN element is another patient than `odd`; a second batch must not look like a mismatch."""
     data = written(dataset(PatientID="odd"))
     lo = b"\x10\x00\x20\x00LO\x04\x00odd "
     assert lo in data
@@ -189,7 +191,7 @@ def test_orthancs_id_of_a_patient_keeps_the_padding_of_an_unknown_vr(vr: str, pa
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
-        assert read_instance(file, SCRATCH).patient_id == ("odd " if padding else "odd")
+        assert read_instance(file, SCRATCH).patient_id == expected
 
 
 @pytest.mark.parametrize("uid", ["1.2.", "1..2", ".1", "1." + "2" * 63, "1.2.a"])

@@ -74,7 +74,7 @@ class App:
             self._worker.wake,
             config.public_url,
             config.upload_bytes,
-            config.upload_part_bytes,
+            config.limits,
         )
         self._reconciler = Reconciler(self._journal, registry, recorder, self._orthanc())
         self._operator = Operator(self._journal, registry, recorder, self._orthanc(), self._worker.wake)

@@ -125,7 +125,8 @@ class Archive:
             yield f"{shown} ({count} files): {SENTENCES[shown]}\n"
             files = (self._journal.files(job.id, Outcome.FAILED, reason=reason) for reason in behind)
             for file in islice(chain.from_iterable(files), 20):
-                yield f"  {printable(file.path)}\n"
+                detail = _as_told(file)["detail"]
+                yield f"  {printable(file.path)}{f': {detail}' if detail else ''}\n"
             if count > 20:
                 yield f"  ... and {count - 20} more, see report.json\n"
             yield "\n"

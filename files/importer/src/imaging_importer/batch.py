@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from imaging_importer import tree
-from imaging_importer.instance import Instance, read_instance
+from imaging_importer.instance import Instance, Limits, admit, read_instance, too_large
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import CompanionError, RejectedError, TransientError
+from imaging_importer.snapshot import snapshot
 from imaging_importer.stamp import Body, stamp
 
 log = logging.getLogger(__name__)
@@ -46,18 +47,24 @@ class Batch:
         """Close the files."""
         self._open.close()
 
-    def read(self, folder: Path, path: str, clinic: str, scratch: Path) -> int:
-        """Read and stamp one more file; its bytes to send. `scratch` is a directory for inflated copies.
+    def read(self, folder: Path, path: str, clinic: str, scratch: Path, limits: Limits) -> int:
+        """Read and stamp one more file; its bytes to send. `scratch` is a directory for copies.
+
+        What is read, checked and sent is a copy of it: its sender may still write into it.
 
         Raises TransientError or OSError for what may pass.
         """
         try:
             with _read_errors():
-                handle = self._open.enter_context(tree.open_file(folder, path))
-                instance = read_instance(handle, scratch)
-                if instance.data is not handle:
-                    self._open.enter_context(instance.data)
+                with tree.open_file(folder, path) as delivered:
+                    admit(delivered, limits)
+                    copy = self._open.enter_context(snapshot(delivered, scratch))
+                instance = read_instance(copy, scratch, limits)
+                self._open.callback(instance.close)
                 body = stamp(instance, clinic, scratch)
+                instance.forget()
+                if body.size > limits.instance:
+                    raise too_large(body.size, limits)
         except CompanionError as companion:
             self.outcomes.append(FileOutcome(path, Outcome.KEPT, companion.reason))
         except RejectedError as rejection:
@@ -69,14 +76,20 @@ class Batch:
 
 
 def read_batch(
-    folder: Path, files: Iterator[FileOutcome], clinic: str, scratch: Path, max_bytes: int, max_count: int
+    folder: Path,
+    files: Iterator[FileOutcome],
+    clinic: str,
+    scratch: Path,
+    max_bytes: int,
+    max_count: int,
+    limits: Limits,
 ) -> Batch:
     """Read the next files until a batch is full; empty when there are no more."""
     batch = Batch()
     size = 0
     try:
         for file in files:
-            size += batch.read(folder, file.path, clinic, scratch)
+            size += batch.read(folder, file.path, clinic, scratch, limits)
             if size >= max_bytes or len(batch) >= max_count:
                 break
     except BaseException:

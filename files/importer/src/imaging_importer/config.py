@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imaging_importer.instance import Limits
+
 # Where systemd takes the service's credentials from. Root's commands have no CREDENTIALS_DIRECTORY and read them there.
 HOST_CREDENTIALS = Path("/etc/imaging/credentials/importer")
 
@@ -36,7 +38,7 @@ class Config:
     door_secret: str  # who has it may upload and see what is delivered
     public_url: str  # where DICOMweb is reached from outside
     upload_bytes: int  # of one STOW-RS request
-    upload_part_bytes: int
+    limits: Limits  # of one image, which is also one part of an upload
     disk_reserve: int  # deliveries wait while less is free on a file system that they pass through
 
     @property
@@ -78,7 +80,7 @@ def load(path: Path) -> Config:
     try:
         settings = tomllib.loads(path.read_text("utf-8"))
         paths, scan, orthanc = (settings[name] for name in ("paths", "scan", "orthanc"))
-        http, upload = settings["http"], settings["upload"]
+        http, upload, limits = settings["http"], settings["upload"], settings["limits"]
         return Config(
             inbox=_directory(paths, "inbox"),
             processed=_directory(paths, "processed"),
@@ -98,7 +100,7 @@ def load(path: Path) -> Config:
             door_secret=_credential("door-secret"),
             public_url=str(upload["public_url"]).rstrip("/"),
             upload_bytes=int(_number(upload, "request_bytes")),
-            upload_part_bytes=int(_number(upload, "part_bytes")),
+            limits=Limits(int(_number(limits, "instance_bytes")), int(_number(limits, "inflated_bytes"))),
             disk_reserve=int(settings["disk"]["reserve_bytes"]),
         )
     except KeyError as error:

@@ -6,7 +6,6 @@ Every step can be done again: what was done before a kill is recognised by Ortha
 
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -18,7 +17,7 @@ from imaging_importer import failpoints, tree
 from imaging_importer.archive import Archive
 from imaging_importer.batch import Batch, Prepared, read_batch
 from imaging_importer.config import Config
-from imaging_importer.instance import PATIENT_ID, Instance, orthanc_id
+from imaging_importer.instance import Instance, orthanc_id
 from imaging_importer.journal import FileOutcome, Job, Journal, Outcome, State
 from imaging_importer.orthanc import Held, OrthancClient, Stow
 from imaging_importer.quarantine import GUILTY, Quarantine
@@ -48,10 +47,6 @@ NOT_ACCEPTED = "not accepted"
 
 # In the place of Orthanc's id of a study: it has several under this StudyInstanceUID, and none is the right one.
 SEVERAL = "several"
-
-# A PatientID that nobody reads differently: ASCII without what some character sets have other signs for (backslash and
-# tilde), no blanks around it but the padding. Empty and absent are one.
-PLAIN = re.compile(rb"([!-\[\]-}]([ -\[\]-}]*[!-\[\]-}])?[ \0]?)?")
 
 
 class Carrier:
@@ -163,9 +158,9 @@ class Carrier:
 
             def read_next() -> Future[Batch]:
                 share = CROWDED if crowded() else 1
-                limits = (self._config.batch_bytes // share, -(-self._config.batch_count // share))
+                sizes = (self._config.batch_bytes // share, -(-self._config.batch_count // share), self._config.limits)
                 return reader.submit(
-                    read_batch, self._spool.folder(job), files, job.clinic, self._spool.scratch, *limits
+                    read_batch, self._spool.folder(job), files, job.clinic, self._spool.scratch, *sizes
                 )
 
             coming = read_next()
@@ -424,10 +419,7 @@ def _check(instance: Instance, place: str | RejectedError, strikes: int) -> None
 
 def _plain_place(instance: Instance) -> str:
     """Orthanc's id of the study by our own reading of the PatientID; empty where Orthanc may read it differently."""
-    patient = instance.find(PATIENT_ID)
-    if patient and (patient.vr == b"UN" or not PLAIN.fullmatch(instance.raw(patient, 1024))):
-        return ""
-    return orthanc_id(instance.patient_id, instance.study_uid)
+    return "" if instance.patient_id is None else orthanc_id(instance.patient_id, instance.study_uid)
 
 
 def _identifiers(held: Held) -> tuple[str, str, str]:

@@ -23,7 +23,7 @@ from uuid import uuid4
 
 from imaging_importer import failpoints, stow, tree
 from imaging_importer.body import MalformedError, Parts, Source, TooLargeError, TooSlowError, open_body
-from imaging_importer.instance import read_instance
+from imaging_importer.instance import Limits, read_instance
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import SENTENCES, CompanionError, RejectedError, told
 from imaging_importer.spool import Spool
@@ -112,7 +112,7 @@ class Door:
         claimed: Callable[[], None],
         public_url: str,
         request_bytes: int,
-        part_bytes: int,
+        limits: Limits,
     ) -> None:
         self._spool = spool
         self._tickets = tickets
@@ -122,7 +122,7 @@ class Door:
         self._claimed = claimed
         self._public_url = public_url
         self._request_bytes = request_bytes
-        self._part_bytes = part_bytes
+        self._limits = limits
         self._places = Places(UPLOADS_AT_ONCE)
         self.arriving: dict[str, Reception] = {}
 
@@ -148,7 +148,7 @@ class Door:
         except TooSlowError:
             return as_text(408, SLOW)
         except TooLargeError:
-            largest, part = self._request_bytes >> 20, self._part_bytes >> 20
+            largest, part = self._request_bytes >> 20, self._limits.instance >> 20
             return as_text(
                 413,
                 f"At most {largest} MiB are taken in one request, {part} MiB in one part and {MOST_PARTS} parts. "
@@ -232,7 +232,7 @@ class Door:
         with path.open("xb") as file:
             for data in content:
                 size += len(data)
-                if size > self._part_bytes:
+                if size > self._limits.instance:
                     raise TooLargeError
                 file.write(data)
             file.flush()
@@ -242,7 +242,7 @@ class Door:
         """Who a part says it is. What cannot be read gets its reason later, from the import."""
         with tree.open_file(folder, name) as file:
             try:
-                instance = read_instance(file, self._spool.scratch)
+                instance = read_instance(file, self._spool.scratch, self._limits)
             except OSError:
                 raise
             except (CompanionError, RejectedError):
@@ -250,8 +250,7 @@ class Door:
             except Exception:
                 log.exception("a part of an upload could not be read")
                 return Part(name)
-            if instance.data is not file:
-                instance.data.close()
+            instance.close()
             return Part(
                 name, instance.study_uid, instance.series_uid, instance.sop_class_uid, instance.sop_instance_uid
             )

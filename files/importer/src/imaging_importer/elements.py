@@ -1,26 +1,44 @@
-"""Walks the elements of a DICOM data set in a file without reading their values (PS3.5 section 7).
+"""Walks a DICOM data set in a file to its last byte without reading values (PS3.5 section 7).
 
 It yields byte positions: what the importer changes is spliced in at them, everything else is passed on as it is.
+
+Orthanc reads the same bytes with another parser (DCMTK), and acts on what it reads. So this walker lets through only
+what has one reading: an element that one parser may take for longer or shorter than another is refused, wherever it
+stands. That is why it enters sequences of defined length too, although it could step over them.
 """
 
+import mmap
 import struct
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO, NamedTuple
+
+from pydicom.datadict import dictionary_VR
 
 from imaging_importer.reasons import RejectedError
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM = 0xFFFEE000
 ITEM_DELIMITER = 0xFFFEE00D
-SEQUENCE_DELIMITER = 0xFFFEE0DD
 PIXEL_DATA = 0x7FE00010
 
-# VRs with a reserved field and a 32-bit length (PS3.5 table 7.1-1).
+# The VRs that there are (PS3.5 table 6.2-1), by the width of their length (tables 7.1-1 and 7.1-2). Of any other VR
+# parsers guess the width, and not all of them the same.
 LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+SHORT_VRS = frozenset({
+    b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
+    b"ST", b"TM", b"UI", b"UL", b"US",
+})  # fmt: skip
+VRS = LONG_VRS | SHORT_VRS
 
-# Deeper than any real data set; a file that nests further is an attack on the reader's stack.
-MAX_DEPTH = 64
+# Orthanc dies of 50 sequences in each other, and not yet of 40. Real images have a handful.
+MAX_DEPTH = 32
+# Elements, items and fragments in one file, and elements of one data set or item. A large RT Structure Set has some
+# hundred thousand; a million takes Orthanc 400 MB and this walker some seconds.
+MOST_NODES = 1_000_000
+MOST_ELEMENTS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,135 +70,256 @@ class Element(NamedTuple):
     end: int  # where the next element begins
 
 
+class Item(NamedTuple):
+    """Where one item of a sequence stands, and its elements."""
+
+    start: int
+    end: int
+    elements: list[Element]
+
+
 class Walker:
-    """Walks the data set of a seekable file that ends at `size`."""
+    """Walks the data set of a file that ends at `size` and that nobody else can shorten (it is mapped)."""
 
     def __init__(self, file: BinaryIO, size: int, encoding: Encoding) -> None:
-        self._file = file
         self._size = size
-        self._encoding = encoding
-        self._tag = struct.Struct(encoding.order + "HH")
-        self._short = struct.Struct(encoding.order + "H")
-        self._long = struct.Struct(encoding.order + "L")
+        self._bytes = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+        self._reader = _Reader(self._bytes, size, encoding, [MOST_NODES])
 
-    def elements(self, position: int) -> Iterator[Element]:
-        """The top-level elements from `position` to the end of the file.
+    def data_set(self, position: int) -> tuple[list[Element], int]:
+        """The top-level elements from `position` on, and where the last one ends: zero bytes may follow.
 
         Raises RejectedError `truncated` or `damaged`.
         """
-        while position < self._size:
-            element = self._element(position, depth=0)
-            if element is None:
-                return
-            yield element
+        elements: list[Element] = []
+        return elements, self._reader.data_set(position, self._size, 0, False, elements)
+
+    def one(self, position: int) -> Element:
+        """The element at `position`."""
+        return self._reader.element(position, self._size, 0)
+
+    def items(self, sequence: Element) -> Iterator[Item]:
+        """The items of a sequence."""
+        return self._reader.items(sequence)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._bytes.close()
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to `end`."""
+        return self._bytes[start:end]
+
+
+class _Reader:
+    """Reads one encoding. Sequences may hold another one (UN), so readers share bytes and budget."""
+
+    def __init__(self, data: mmap.mmap, size: int, encoding: Encoding, left: list[int]) -> None:
+        self._data = data
+        self._size = size
+        self._explicit = encoding.explicit
+        self._tag = struct.Struct(encoding.order + "HH").unpack_from
+        self._short = struct.Struct(encoding.order + "H").unpack_from
+        self._long = struct.Struct(encoding.order + "L").unpack_from
+        self._left = left  # how many nodes may still come
+        # A sequence carried as UN is implicit VR little endian inside, whatever is around it (PS3.5 6.2.2).
+        self._implicit = self if encoding == IMPLICIT_LITTLE else _Reader(data, size, IMPLICIT_LITTLE, left)
+
+    def data_set(self, position: int, end: int, depth: int, delimited: bool, found: list[Element] | None = None) -> int:
+        """Walk a data set (depth 0) or the content of an item; where it ends."""
+        tags = array("I")
+        previous, ascending = -1, True
+        while delimited or position < end:
+            if depth == 0 and self._is_padding(position):
+                break
+            if position + 8 > end:
+                raise self._broken_off(position, end)
+            group, number = self._tag(self._data, position)
+            tag = group << 16 | number
+            if group == 0xFFFE and delimited and tag == ITEM_DELIMITER:
+                self._refuse_length(position)
+                position += 8
+                break
+            if group in (0xFFFE, 0, 2):
+                raise RejectedError("damaged", f"{name(tag)} at byte {position} has no business there")
+            element = self.element(position, end, depth)
+            if tag <= previous:
+                ascending = False
+            previous = tag
+            tags.append(tag)
+            if len(tags) > MOST_ELEMENTS:
+                raise RejectedError("damaged", f"more than {MOST_ELEMENTS:,} elements in one data set or item")
+            if found is not None:
+                found.append(element)
             position = element.end
+        if not ascending:
+            _refuse_twice(tags)
+        return position
 
-    def items(self, sequence: Element) -> Iterator[list[Element]]:
-        """The items of a sequence, each as the list of its elements."""
-        encoding = IMPLICIT_LITTLE if sequence.vr == b"UN" else self._encoding
-        walker = self if encoding == self._encoding else Walker(self._file, self._size, encoding)
-        position = sequence.value
-        end = sequence.end if sequence.length != UNDEFINED_LENGTH else sequence.end - 8
-        while position < end:
-            tag, length = walker._item_header(position)
-            if tag != ITEM:
-                raise RejectedError("damaged", f"an item was expected at byte {position}")
-            position += 8
-            stop = walker._end_of_item(position, length, depth=1)
-            inside = stop if length != UNDEFINED_LENGTH else stop - 8
-            elements = []
-            while position < inside:
-                element = walker._element(position, depth=1)
-                if element is None:
-                    break
-                elements.append(element)
-                position = element.end
-            yield elements
-            position = stop
-
-    def _read(self, position: int, count: int) -> bytes:
-        self._file.seek(position)
-        data = self._file.read(count)
-        if len(data) < count:
-            raise RejectedError("truncated", f"the file ends at byte {self._size}")
-        return data
-
-    def _element(self, position: int, depth: int) -> Element | None:
-        if self._size - position < 8:
-            # Some writers pad the file with a few zero bytes; anything else is an element that broke off.
-            if not self._read(position, self._size - position).strip(b"\0"):
-                return None
-            raise RejectedError("truncated", f"the file ends at byte {self._size}")
-        header = self._read(position, 8)
-        group, number = self._tag.unpack_from(header)
+    def element(self, position: int, end: int, depth: int) -> Element:
+        """One element and all that is in it; `end` is where that ends what it stands in."""
+        if position + 8 > end:
+            raise self._broken_off(position, end)
+        self._count()
+        data = self._data
+        group, number = self._tag(data, position)
         tag = group << 16 | number
-        vr = b""
         value = position + 8
-        if not self._encoding.explicit or group == 0xFFFE:
-            (length,) = self._long.unpack_from(header, 4)
-        else:
-            vr = header[4:6]
-            if vr in LONG_VRS:
-                (length,) = self._long.unpack(self._read(value, 4))
+        vr = b""
+        if self._explicit:
+            vr = data[position + 4 : position + 6]
+            if vr in SHORT_VRS:
+                (length,) = self._short(data, position + 6)
+            elif vr in LONG_VRS:
                 value += 4
-            elif vr.isalpha() and vr.isupper():
-                (length,) = self._short.unpack_from(header, 6)
-            elif depth == 0 and not tag and not header.strip(b"\0"):
-                self._refuse_unless_padding(position)
-                return None
+                if value > end:
+                    raise self._broken_off(position, end)
+                (length,) = self._long(data, position + 8)
             else:
-                raise RejectedError("damaged", f"no value representation at byte {position}")
-        if length == UNDEFINED_LENGTH:
-            inner = self if vr != b"UN" else Walker(self._file, self._size, IMPLICIT_LITTLE)
-            end = inner._end_of_sequence(value, depth + 1)
-        else:
-            end = value + length
-            if end > self._size:
                 raise RejectedError(
-                    "truncated", f"element ({group:04X},{number:04X}) needs {end} bytes, the file has {self._size}"
+                    "damaged",
+                    f"element {name(tag)} at byte {position} has the value representation '{shown(vr)}', "
+                    "which DICOM does not know",
                 )
-        if group == 0xFFFE and depth == 0:
-            raise RejectedError("damaged", f"a delimiter stands outside any sequence at byte {position}")
-        return Element(tag, vr, position, value, length, end)
+        else:
+            (length,) = self._long(data, position + 4)
+        if length == UNDEFINED_LENGTH:
+            stop = self._undefined(tag, vr, position, value, end, depth)
+        else:
+            stop = value + length
+            if stop > end:
+                raise self._broken_off(position, end, tag, stop)
+            if vr == b"SQ" or (not vr and self._may_be_sequence(tag, value)):
+                self.sequence(value, stop, depth + 1, False)
+        return Element(tag, vr, position, value, length, stop)
 
-    def _refuse_unless_padding(self, position: int) -> None:
-        """Zero bytes up to the end of the file are padding; zeros before something else are damage."""
-        self._file.seek(position)
-        while chunk := self._file.read(1 << 16):
-            if chunk.strip(b"\0"):
-                raise RejectedError("damaged", f"no element at byte {position}")
+    def _undefined(self, tag: int, vr: bytes, position: int, value: int, end: int, depth: int) -> int:
+        """Where an element of undefined length ends: a sequence, or pixel data in fragments (PS3.5 7.1, A.4)."""
+        if tag == PIXEL_DATA and vr in (b"OB", b"OW", b""):
+            return self.sequence(value, end, depth + 1, True, fragments=True)
+        if vr == b"UN":
+            return self._implicit.sequence(value, end, depth + 1, True)
+        if vr == b"SQ" or (not vr and _dictionary_vr(tag) in ("SQ", "UN")):
+            return self.sequence(value, end, depth + 1, True)
+        kind = vr.decode() or _dictionary_vr(tag)
+        raise RejectedError(
+            "damaged",
+            f"element {name(tag)} at byte {position} has no length, which only a sequence may lack, not {kind}",
+        )
 
-    def _item_header(self, position: int) -> tuple[int, int]:
-        header = self._read(position, 8)
-        group, number = self._tag.unpack_from(header)
-        return group << 16 | number, self._long.unpack_from(header, 4)[0]
+    def _may_be_sequence(self, tag: int, value: int) -> bool:
+        """Whether some parser may take a value in implicit VR for a sequence.
 
-    def _end_of_sequence(self, position: int, depth: int) -> int:
-        """The byte after the delimiter of a sequence (or of encapsulated pixel data) of undefined length."""
+        The tag tells it, for those who know the tag. Of others, private ones above all, it depends on the dictionary
+        that a parser has; what begins like a sequence has to be one.
+        """
+        kind = _dictionary_vr(tag)
+        if kind != "UN":
+            return kind == "SQ"
+        return self._data[value : value + 4] in (b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0")
+
+    def sequence(self, position: int, end: int, depth: int, delimited: bool, fragments: bool = False) -> int:
+        """Walk the items of a sequence, or the fragments of pixel data; where it ends."""
         if depth > MAX_DEPTH:
-            raise RejectedError("damaged", f"sequences are nested deeper than {MAX_DEPTH}")
-        while True:
-            tag, length = self._item_header(position)
-            position += 8
-            if tag == SEQUENCE_DELIMITER:
-                return position
-            if tag != ITEM:
-                raise RejectedError("damaged", f"an item was expected at byte {position - 8}")
-            position = self._end_of_item(position, length, depth)
-
-    def _end_of_item(self, position: int, length: int, depth: int) -> int:
-        if length != UNDEFINED_LENGTH:
-            if position + length > self._size:
-                raise RejectedError("truncated", f"the file ends at byte {self._size}")
-            return position + length
-        while True:
-            tag, _ = self._item_header(position)
-            if tag == ITEM_DELIMITER:
+            raise RejectedError("damaged", f"sequences are nested deeper than {MAX_DEPTH} levels")
+        while delimited or position < end:
+            if delimited and self._is_delimiter(position, end):
                 return position + 8
-            element = self._element(position, depth)
-            if element is None:
-                raise RejectedError("truncated", f"the file ends at byte {self._size}")
-            position = element.end
+            position = self._item(position, end, depth, fragments)
+        return position
+
+    def items(self, sequence: Element) -> Iterator[Item]:
+        """The items of a sequence."""
+        delimited = sequence.length == UNDEFINED_LENGTH
+        reader = self._implicit if sequence.vr == b"UN" else self
+        position, end = sequence.value, sequence.end - 8 if delimited else sequence.end
+        while position < end:
+            elements: list[Element] = []
+            start, position = position, reader._item(position, end, 1, False, elements)
+            yield Item(start, position, elements)
+
+    def _is_delimiter(self, position: int, end: int) -> bool:
+        if position + 8 > end:
+            raise self._broken_off(position, end)
+        if self._tag(self._data, position) != (0xFFFE, 0xE0DD):
+            return False
+        self._refuse_length(position)
+        return True
+
+    def _item(self, position: int, end: int, depth: int, fragments: bool, elements: list[Element] | None = None) -> int:
+        """Walk one item; where it ends."""
+        if position + 8 > end:
+            raise self._broken_off(position, end)
+        group, number = self._tag(self._data, position)
+        if (tag := group << 16 | number) != ITEM:
+            raise RejectedError("damaged", f"an item was expected at byte {position}, not {name(tag)}")
+        self._count()
+        (length,) = self._long(self._data, position + 4)
+        value = position + 8
+        if length == UNDEFINED_LENGTH and not fragments:
+            return self.data_set(value, end, depth, True, elements)
+        if value + length > end:
+            raise self._broken_off(position, end, tag, value + length)
+        return value + length if fragments else self.data_set(value, value + length, depth, False, elements)
+
+    def _count(self) -> None:
+        self._left[0] -= 1
+        if self._left[0] < 0:
+            raise RejectedError("damaged", f"the file has more than {MOST_NODES:,} elements and items")
+
+    def _refuse_length(self, position: int) -> None:
+        if self._long(self._data, position + 4)[0]:
+            raise RejectedError("damaged", f"the delimiter at byte {position} has a length")
+
+    def _is_padding(self, position: int) -> bool:
+        """Whether zero bytes fill the file from here on: some writers add a few, or a block."""
+        if self._data[position : position + 4].strip(b"\0"):
+            return False
+        return all(
+            not self._data[start : start + (1 << 16)].strip(b"\0") for start in range(position, self._size, 1 << 16)
+        )
+
+    def _broken_off(self, position: int, end: int, tag: int | None = None, needed: int = 0) -> RejectedError:
+        """The file ends too early, or only what the element stands in."""
+        what = (
+            f"{name(tag)} at byte {position} needs {needed} bytes"
+            if tag is not None
+            else f"an element at byte {position}"
+        )
+        if end >= self._size:
+            return RejectedError("truncated", f"{what}, the file has {self._size}")
+        return RejectedError("damaged", f"{what}, what it stands in ends at byte {end}")
+
+
+def _refuse_twice(tags: "array[int]") -> None:
+    """Of two elements with one tag some parsers take the first, others the last.
+
+    Without that, order changes no reading: DCMTK sorts what it reads, too.
+    """
+    seen: set[int] = set()
+    for tag in tags:
+        if tag in seen:
+            raise RejectedError("damaged", f"{name(tag)} stands twice in one data set or item")
+        seen.add(tag)
+
+
+@lru_cache(1 << 12)
+def _dictionary_vr(tag: int) -> str:
+    """The VR of a tag by the dictionary (PS3.6), UN for those that are not in it."""
+    try:
+        return dictionary_VR(tag)
+    except KeyError:
+        return "UN"
+
+
+def name(tag: int) -> str:
+    """A tag as DICOM writes it."""
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def shown(value: bytes) -> str:
+    """Bytes for people."""
+    return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02X}" for byte in value)
 
 
 def encode_element(encoding: Encoding, tag: int, vr: bytes, value: bytes) -> bytes:

@@ -1,7 +1,11 @@
-"""Reads what the importer must know of a delivered file, never its pixels.
+"""Reads what the importer must know of a delivered file, never its pixels, and has it written in one way.
 
 A file is an instance (Part 10 file, or a bare data set of old modalities), a companion (text, DICOMDIR:
 CompanionError) or cannot be imported (RejectedError).
+
+What Orthanc's parser could read otherwise is refused (imaging_importer.elements), or written anew so that it cannot:
+file meta information, the order of elements, group lengths, what pads the file. A file that is well-formed stays as it
+is, byte for byte.
 """
 
 import os
@@ -9,13 +13,12 @@ import re
 import struct
 import tempfile
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
 from typing import BinaryIO
-
-from pydicom.charset import convert_encodings, decode_bytes
 
 from imaging_importer import reasons
 from imaging_importer.elements import (
@@ -24,29 +27,49 @@ from imaging_importer.elements import (
     IMPLICIT_LITTLE,
     PIXEL_DATA,
     UNDEFINED_LENGTH,
+    VRS,
     Element,
     Encoding,
     Walker,
     encode_element,
+    name,
+    shown,
     text,
 )
 from imaging_importer.reasons import CompanionError, RejectedError
+from imaging_importer.snapshot import copy_range, private_file
 
 IMPLICIT_LITTLE_UID = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE_UID = "1.2.840.10008.1.2.1"
-DEFLATED_UID = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG_UID = "1.2.840.10008.1.2.2"
+NATIVE = {IMPLICIT_LITTLE_UID: IMPLICIT_LITTLE, EXPLICIT_LITTLE_UID: EXPLICIT_LITTLE, EXPLICIT_BIG_UID: EXPLICIT_BIG}
+DEFLATED_UID = "1.2.840.10008.1.2.1.99"
+# The others of PS3.5 section 10 and PS3.6 table A-1, retired ones included: all explicit VR little endian. Not the two
+# whose data set is deflated and refers to pixels elsewhere (JPIP).
+ENCAPSULATED = re.compile(
+    r"1\.2\.840\.10008\.1\.2\.(1\.98|4\.(5[0-9]|6[0-6]|70|8[01]|9[0-4]|10[0-6](\.1)?|10[78]|11[0-2]|20[1-4])|5|6\.[12]|7\.[1-3]|8\.1)"
+)
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 
 # A UUID-derived UID (PS3.5 B.2) that names this implementation in file meta information it has to write.
 IMPLEMENTATION_CLASS_UID = "2.25.213804268735467183652310418470519273841"
 
+GROUP_LENGTH_OF_META = 0x00020000
+MEDIA_STORAGE_SOP_CLASS_UID = 0x00020002
+TRANSFER_SYNTAX_UID = 0x00020010
 SPECIFIC_CHARACTER_SET = 0x00080005
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
 PATIENT_ID = 0x00100020
 STUDY_INSTANCE_UID = 0x0020000D
 SERIES_INSTANCE_UID = 0x0020000E
+IDENTIFIERS = {
+    "SOPClassUID": SOP_CLASS_UID,
+    "SOPInstanceUID": SOP_INSTANCE_UID,
+    "StudyInstanceUID": STUDY_INSTANCE_UID,
+    "SeriesInstanceUID": SERIES_INSTANCE_UID,
+}
+TEXT_VRS = frozenset({b"", b"CS", b"LO", b"LT", b"PN", b"SH", b"ST", b"UC", b"UN", b"UT"})  # "": implicit VR
 
 # The preamble may hold anything (PS3.10 7.1) and is what makes a file both image and program (CVE-2019-11687).
 EXECUTABLES = (
@@ -57,11 +80,32 @@ EXECUTABLES = (
 # What a data set without preamble begins with; anything else is not DICOM.
 FIRST_ELEMENTS = frozenset({0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0013, 0x0014, 0x0016, 0x0018})
 
-# Inflated data waits in a file beside the spool; no image of that size is sent deflated.
-MAX_INFLATED = 4 << 30
+MIB = 1 << 20
+LARGEST_META = MIB
+# Deflated, a data set may grow to so many times its size, and to HARMLESS in any case: pixels do not shrink further.
+MOST_GROWTH = 100
+HARMLESS = 16 * MIB
+# What may stand behind it, and is cut off: the checksum of gzip or zlib, which some writers leave there, and padding.
+LONGEST_TRAILER = 16
 
 # Leading zeros in a component are wrong (PS3.5 9.1), but scanners exist that write them; the registry takes them too.
-UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
+# Some pad with blanks instead of a zero byte.
+UID = re.compile(rb"([0-9]+(?:\.[0-9]+)*)[\0 ]*")
+LONGEST_UID = 64
+LONGEST_PATIENT_ID = 256  # bytes of 64 characters
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What Orthanc's memory bears, in bytes."""
+
+    instance: int = 745 * MIB
+    inflated: int = 745 * MIB
+
+
+# A PatientID that nobody reads differently: ASCII without what some character sets have other signs for (backslash and
+# tilde), no blanks around it but the padding. Empty and absent are one.
+PLAIN = re.compile(rb"([!-\[\]-}]([ -\[\]-}]*[!-\[\]-}])?[ \0]?)?")
 
 
 @dataclass
@@ -69,20 +113,20 @@ class Instance:
     """One delivered DICOM instance: where its elements stand and who it is."""
 
     file: BinaryIO  # as delivered
-    file_size: int
-    prefix: bytes  # preamble and file meta information that the file lacks
-    data: BinaryIO  # where the data set is: the file itself, or its inflated copy
-    data_start: int  # first byte of the data set, in `data`
-    data_size: int  # where `data` ends
-    meta_end: int  # where the file meta information ends, in `file`
+    head: bytes  # preamble and file meta information as they are sent
+    data: BinaryIO  # where the data set is: the file itself, its inflated copy, or one in which it was put in order
+    data_start: int
+    data_end: int
     deflated: bool
+    compressed: tuple[int, int] | None  # where `file` has the data set in deflated form, if it may be sent so
     encoding: Encoding
     elements: list[Element]
-    sop_class_uid: str
-    sop_instance_uid: str
-    study_uid: str
-    series_uid: str
-    patient_id: str
+    walker: Walker  # over `data`
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    patient_id: str | None = None  # None: programs may read it differently
 
     def find(self, tag: int) -> Element | None:
         """The top-level element with this tag."""
@@ -95,12 +139,18 @@ class Instance:
 
     def raw(self, element: Element, limit: int = 1 << 20) -> bytes:
         """The raw value of an element, at most `limit` bytes of it."""
-        self.data.seek(element.value)
-        return self.data.read(min(element.end - element.value, limit))
+        return self.walker.read(element.value, min(element.end, element.value + limit))
 
-    def walker(self) -> Walker:
-        """A walker over the data set."""
-        return Walker(self.data, self.data_size, self.encoding)
+    def forget(self) -> None:
+        """Let go of the elements, which a hostile file has many of; who it is stays."""
+        self.elements = []
+        self.walker.close()
+
+    def close(self) -> None:
+        """Close the files."""
+        self.walker.close()
+        self.data.close()
+        self.file.close()
 
 
 def orthanc_id(*identifiers: str) -> str:
@@ -109,49 +159,91 @@ def orthanc_id(*identifiers: str) -> str:
     return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
 
 
-def read_instance(file: BinaryIO, scratch: Path) -> Instance:
-    """Read the header of an open file; `scratch` is a directory for an inflated copy.
-
-    Raises CompanionError for what is no instance, RejectedError for what cannot be imported.
-    """
+def admit(file: BinaryIO, limits: Limits) -> None:
+    """Look at the first bytes: CompanionError or RejectedError for what need not be read, nor copied, any further."""
     size = os.fstat(file.fileno()).st_size
     if not size:
         raise RejectedError("empty-file")
-    file.seek(0)
-    head = file.read(132 + 8)
+    head = os.pread(file.fileno(), 140, 0)
     if head[128:132] == b"DICM":
         if head.startswith(EXECUTABLES):
             raise RejectedError("executable-preamble")
-        prefix, meta_start = b"", 132
-    elif head[:2] == b"\x02\x00" and head[4:6] in (b"UL", b"OB", b"UI"):
-        prefix, meta_start = bytes(128) + b"DICM", 0
-    else:
-        return _bare_instance(file, size, _bare_encoding(head))
+    elif not _begins_with_meta(head):
+        _bare_encoding(head)
+    if size > limits.instance:
+        raise too_large(size, limits)
 
-    meta, start = _read_meta(file, size, meta_start)
-    if meta.get(0x00020002) == MEDIA_STORAGE_DIRECTORY:
+
+def too_large(size: int, limits: Limits) -> RejectedError:
+    """An image that Orthanc has no memory for."""
+    return RejectedError(
+        "too-large", f"it has {-(-size // MIB):,} MiB; at most {limits.instance // MIB:,} MiB are taken in one file"
+    )
+
+
+def read_instance(file: BinaryIO, scratch: Path, limits: Limits = Limits()) -> Instance:
+    """Read a file that nobody else can change; `scratch` is a directory for copies of it.
+
+    Raises CompanionError for what is no instance, RejectedError for what cannot be imported.
+    """
+    admit(file, limits)
+    size = os.fstat(file.fileno()).st_size
+    head = os.pread(file.fileno(), 140, 0)
+    if head[128:132] == b"DICM":
+        preamble, meta_start = head[:132], 132
+    elif _begins_with_meta(head):
+        preamble, meta_start = bytes(128) + b"DICM", 0
+    else:
+        return _bare_instance(file, _bare_encoding(head), scratch)
+
+    meta = _read_meta(Walker(file, size, EXPLICIT_LITTLE), size, meta_start)
+    if meta.uid(MEDIA_STORAGE_SOP_CLASS_UID) == MEDIA_STORAGE_DIRECTORY:
         raise CompanionError(reasons.DICOMDIR)
-    syntax = meta.get(0x00020010, "")
-    if syntax == DEFLATED_UID:
-        data = _inflate(file, start, scratch)
-        end = data.seek(0, os.SEEK_END)
-        return _instance(file, size, prefix, data, 0, end, EXPLICIT_LITTLE, deflated_from=start)
+    syntax = meta.uid(TRANSFER_SYNTAX_UID)
     if not syntax:
         raise RejectedError("missing-transfer-syntax")
-    encoding = {EXPLICIT_BIG_UID: EXPLICIT_BIG, IMPLICIT_LITTLE_UID: IMPLICIT_LITTLE}.get(syntax, EXPLICIT_LITTLE)
-    if encoding.explicit and not _has_vr(_read_at(file, start, 8)):
-        # Known writers name an explicit syntax and write implicit VR.
-        encoding = IMPLICIT_LITTLE
-    return _instance(file, size, prefix, file, start, size, encoding)
+    if syntax == DEFLATED_UID:
+        data, end = _inflate(file, meta.end, size, scratch, limits)
+        try:
+            head = preamble + meta.written()
+            return _instance(file, head, data, 0, EXPLICIT_LITTLE, scratch, compressed=(meta.end, end))
+        except BaseException:
+            data.close()
+            raise
+    if syntax not in NATIVE and not ENCAPSULATED.fullmatch(syntax):
+        raise RejectedError("unknown-transfer-syntax", syntax)
+    encoding = NATIVE.get(syntax, EXPLICIT_LITTLE)
+    if syntax in NATIVE:
+        encoding = _true_encoding(encoding, os.pread(file.fileno(), 8, meta.end))
+        syntax = _native_uid(encoding) if encoding != NATIVE[syntax] else syntax
+    instance = _instance(file, preamble + meta.written(syntax), file, meta.end, encoding, scratch)
+    pixels = instance.find(PIXEL_DATA)
+    if syntax in NATIVE and pixels is not None and pixels.length == UNDEFINED_LENGTH:
+        raise RejectedError("damaged", "pixel data in fragments, but a transfer syntax that has none")
+    return instance
 
 
-def _read_at(file: BinaryIO, position: int, count: int) -> bytes:
-    file.seek(position)
-    return file.read(count)
+def _begins_with_meta(head: bytes) -> bool:
+    return head[:2] == b"\x02\x00" and head[4:6] in (b"UL", b"OB", b"UI")
 
 
-def _has_vr(header: bytes) -> bool:
-    return len(header) < 8 or (header[4:6].isalpha() and header[4:6].isupper())
+def _native_uid(encoding: Encoding) -> str:
+    return next(uid for uid, native in NATIVE.items() if native == encoding)
+
+
+def _true_encoding(named: Encoding, header: bytes) -> Encoding:
+    """How a data set is written that begins with `header`.
+
+    There are writers that name one native transfer syntax and write another.
+    """
+
+    def fits(encoding: Encoding) -> bool:
+        (group,) = struct.unpack_from(encoding.order + "H", header)
+        return group <= 0xFF and (header[4:6] in VRS) == encoding.explicit
+
+    if len(header) < 8:
+        return named
+    return next((encoding for encoding in (named, *NATIVE.values()) if fits(encoding)), named)
 
 
 def _bare_encoding(head: bytes) -> Encoding:
@@ -167,129 +259,225 @@ def _bare_encoding(head: bytes) -> Encoding:
     raise CompanionError(reasons.NOT_DICOM)
 
 
-def _bare_instance(file: BinaryIO, size: int, encoding: Encoding) -> Instance:
+def _bare_instance(file: BinaryIO, encoding: Encoding, scratch: Path) -> Instance:
     """A data set alone.
 
     DICOMweb carries Part 10 files (PS3.18 8.7.3.1), so the missing head is written in front of it.
     """
-    instance = _instance(file, size, b"", file, 0, size, encoding)
+    instance = _instance(file, b"", file, 0, encoding, scratch)
     pixels = instance.find(PIXEL_DATA)
     if pixels is not None and pixels.length == UNDEFINED_LENGTH:
         raise RejectedError("missing-transfer-syntax")
-    syntax = {EXPLICIT_LITTLE: EXPLICIT_LITTLE_UID, EXPLICIT_BIG: EXPLICIT_BIG_UID}.get(encoding, IMPLICIT_LITTLE_UID)
-
-    def uid(value: str) -> bytes:
-        return value.encode("ascii") + b"\0" * (len(value) % 2)
-
     meta = b"".join(
         encode_element(EXPLICIT_LITTLE, tag, vr, value)
         for tag, vr, value in (
             (0x00020001, b"OB", b"\0\1"),
-            (0x00020002, b"UI", uid(instance.sop_class_uid)),
-            (0x00020003, b"UI", uid(instance.sop_instance_uid)),
-            (0x00020010, b"UI", uid(syntax)),
-            (0x00020012, b"UI", uid(IMPLEMENTATION_CLASS_UID)),
+            (MEDIA_STORAGE_SOP_CLASS_UID, b"UI", _encoded_uid(instance.sop_class_uid)),
+            (0x00020003, b"UI", _encoded_uid(instance.sop_instance_uid)),
+            (TRANSFER_SYNTAX_UID, b"UI", _encoded_uid(_native_uid(encoding))),
+            (0x00020012, b"UI", _encoded_uid(IMPLEMENTATION_CLASS_UID)),
             (0x00020013, b"SH", text("IMAGING-IMPORTER")),
         )
     )
-    group_length = encode_element(EXPLICIT_LITTLE, 0x00020000, b"UL", struct.pack("<L", len(meta)))
-    instance.prefix = bytes(128) + b"DICM" + group_length + meta
+    instance.head = bytes(128) + b"DICM" + _group_length(len(meta)) + meta
     return instance
 
 
-def _read_meta(file: BinaryIO, size: int, start: int) -> tuple[dict[int, str], int]:
-    """The UIDs of the file meta information (always explicit VR little endian, PS3.10 7.1) and where the data set
-    begins.
-    """
-    walker = Walker(file, size, EXPLICIT_LITTLE)
-    meta: dict[int, str] = {}
-    while size - start >= 8 and struct.unpack("<H", _read_at(file, start, 2)) == (2,):
-        element = next(walker.elements(start))
-        if element.vr == b"UI":
-            meta[element.tag] = _ascii(_read_at(file, element.value, min(element.length, 128)))
-        start = element.end
-    return meta, start
+def _encoded_uid(value: str) -> bytes:
+    return value.encode("ascii") + b"\0" * (len(value) % 2)
 
 
-def _inflate(file: BinaryIO, start: int, scratch: Path) -> BinaryIO:
-    """The data set of a deflated file (PS3.5 A.5), inflated into an unnamed file."""
+def _group_length(length: int) -> bytes:
+    return encode_element(EXPLICIT_LITTLE, GROUP_LENGTH_OF_META, b"UL", struct.pack("<L", length))
+
+
+@dataclass
+class Meta:
+    """File meta information: explicit VR little endian, whatever the data set is (PS3.10 7.1)."""
+
+    elements: list[Element]
+    walker: Walker
+    start: int
+    end: int  # where the data set begins
+
+    def uid(self, tag: int) -> str:
+        """A UID of it; empty when absent."""
+        element = next((element for element in self.elements if element.tag == tag), None)
+        if element is None or element.vr != b"UI":
+            return ""
+        value = self._value(element)
+        uid = _plain_uid(value[:128])
+        return uid or shown(value[:64].strip(b"\0 "))
+
+    def _value(self, element: Element) -> bytes:
+        return self.walker.read(element.value, element.end)
+
+    def written(self, syntax: str = "") -> bytes:
+        """It as it is sent: as it is, when its group length is true and its order is right."""
+        tags = [element.tag for element in self.elements]
+        first = self.elements[0]
+        length = struct.pack("<L", self.end - first.end)
+        exact = (first.tag, first.vr, self._value(first)) == (GROUP_LENGTH_OF_META, b"UL", length)
+        if exact and tags == sorted(set(tags)) and syntax in ("", self.uid(TRANSFER_SYNTAX_UID)):
+            return self.walker.read(self.start, self.end)
+        pieces = {
+            element.tag: self.walker.read(element.start, element.end)
+            for element in sorted(self.elements)
+            if element.tag != GROUP_LENGTH_OF_META
+        }
+        if syntax:
+            pieces[TRANSFER_SYNTAX_UID] = encode_element(
+                EXPLICIT_LITTLE, TRANSFER_SYNTAX_UID, b"UI", _encoded_uid(syntax)
+            )
+        meta = b"".join(pieces.values())
+        return _group_length(len(meta)) + meta
+
+
+def _read_meta(walker: Walker, size: int, start: int) -> Meta:
+    elements: list[Element] = []
+    written: dict[int, bytes] = {}
+    position = start
+    while size - position >= 8 and walker.read(position, position + 2) == b"\x02\x00":
+        element = walker.one(position)
+        if element.end - start > LARGEST_META:
+            raise RejectedError("damaged", "the file meta information has more than 1 MiB")
+        data = walker.read(element.start, element.end)
+        if element.tag != GROUP_LENGTH_OF_META and written.setdefault(element.tag, data) != data:
+            raise RejectedError("damaged", f"{name(element.tag)} stands twice in the file meta information")
+        elements.append(element)
+        position = element.end
+    if not elements:
+        raise RejectedError("missing-transfer-syntax")
+    return Meta(elements, walker, start, position)
+
+
+def _inflate(file: BinaryIO, start: int, size: int, scratch: Path, limits: Limits) -> tuple[BinaryIO, int]:
+    """The data set of a deflated file (PS3.5 A.5), inflated into an unnamed file, and where it ends in the first."""
     copy = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed with the instance
-    file.seek(start)
     try:
-        for plain in _inflated(file):
-            copy.write(plain)
+        return copy, _inflate_into(copy, file, start, size, limits)
     except BaseException:
         copy.close()
         raise
-    return copy
 
 
-def _inflated(file: BinaryIO) -> Iterator[bytes]:
+def _inflate_into(copy: BinaryIO, file: BinaryIO, start: int, size: int, limits: Limits) -> int:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    size = 0
+    most = min(limits.inflated, max(HARMLESS, MOST_GROWTH * (size - start)))
+    file.seek(start)
+    for plain in _inflated(file, inflater):
+        copy.write(plain)
+        if copy.tell() > most:
+            raise RejectedError(
+                "too-large-inflated", f"{(size - start) / MIB:,.1f} MiB grow beyond {most // MIB:,} MiB"
+            )
+    copy.flush()
+    rest = len(inflater.unused_data) + size - file.tell()
+    if rest > LONGEST_TRAILER:
+        raise RejectedError("damaged", f"{rest} bytes follow the deflated data set")
+    return size - rest
+
+
+def _inflated(file: BinaryIO, inflater: "zlib._Decompress") -> Iterator[bytes]:
     while not inflater.eof:
         compressed = inflater.unconsumed_tail or file.read(1 << 16)
         if not compressed:
             raise RejectedError("truncated", "the deflated data set is not complete")
         try:
-            plain = inflater.decompress(compressed, 1 << 20)
+            yield inflater.decompress(compressed, 1 << 20)
         except zlib.error as error:
             raise RejectedError("damaged", f"deflated data set: {error}") from error
-        size += len(plain)
-        if size > MAX_INFLATED:
-            raise RejectedError("too-large-inflated")
-        yield plain
 
 
 def _instance(
     file: BinaryIO,
-    size: int,
-    prefix: bytes,
+    head: bytes,
     data: BinaryIO,
     start: int,
-    end: int,
     encoding: Encoding,
-    deflated_from: int | None = None,
+    scratch: Path,
+    compressed: tuple[int, int] | None = None,
 ) -> Instance:
-    elements = list(Walker(data, end, encoding).elements(start))
-    deflated = deflated_from is not None
-    meta_end = deflated_from if deflated_from is not None else start
-    instance = Instance(
-        file, size, prefix, data, start, end, meta_end, deflated, encoding, elements, "", "", "", "", ""
-    )
-    instance.sop_class_uid = _ascii(instance.value(SOP_CLASS_UID, 128))
-    instance.sop_instance_uid = _ascii(instance.value(SOP_INSTANCE_UID, 128))
-    instance.study_uid = _ascii(instance.value(STUDY_INSTANCE_UID, 128))
-    instance.series_uid = _ascii(instance.value(SERIES_INSTANCE_UID, 128))
-    patient = instance.find(PATIENT_ID)
-    instance.patient_id = _text(instance.value(PATIENT_ID, 1024), instance.value(SPECIFIC_CHARACTER_SET, 1024))
-    if patient and patient.vr == b"UN":  # Orthanc keeps the padding of an unknown VR: to it, that is another patient
-        instance.patient_id = instance.value(PATIENT_ID, 1024).decode("latin-1")
-    uids = {
-        "SOPClassUID": instance.sop_class_uid,
-        "SOPInstanceUID": instance.sop_instance_uid,
-        "StudyInstanceUID": instance.study_uid,
-        "SeriesInstanceUID": instance.series_uid,
-    }
-    if missing := [name for name, uid in uids.items() if not uid]:
-        raise RejectedError("missing-identifiers", ", ".join(missing))
-    if invalid := [name for name, uid in uids.items() if not UID.fullmatch(uid)]:
-        raise RejectedError("invalid-identifiers", ", ".join(invalid))
+    size = os.fstat(data.fileno()).st_size
+    if start >= size:
+        raise RejectedError("missing-identifiers", ", ".join(IDENTIFIERS))
+    walker = Walker(data, size, encoding)
+    elements, end = walker.data_set(start)
+    if end < size:
+        compressed = None
+    instance = Instance(file, head, data, start, end, data is not file, compressed, encoding, elements, walker)
+    _identify(instance)
+    ordered = _ordered(instance)
+    if ordered != elements:
+        _rewrite(instance, ordered, scratch)
     return instance
 
 
-def _ascii(value: bytes) -> str:
-    return value.decode("ascii", "replace").strip("\0 ")
+def _identify(instance: Instance) -> None:
+    """Read who it is, if every parser reads the same. Raises RejectedError."""
+    values = {keyword: instance.find(tag) for keyword, tag in IDENTIFIERS.items()}
+    uids = {}
+    for keyword, element in values.items():
+        if element is not None and element.length and element.vr not in (b"", b"UI", b"UN"):
+            raise RejectedError("damaged", f"{keyword} is written as {element.vr.decode()}, not as UI")
+        uids[keyword] = _plain_uid(instance.raw(element)) if element else ""
+    empty = [keyword for keyword, element in values.items() if not element or not instance.raw(element).strip(b"\0 ")]
+    if empty:
+        raise RejectedError("missing-identifiers", ", ".join(empty))
+    if invalid := [keyword for keyword, uid in uids.items() if not uid]:
+        raise RejectedError("invalid-identifiers", ", ".join(invalid))
+    instance.sop_class_uid, instance.sop_instance_uid, instance.study_uid, instance.series_uid = uids.values()
+
+    patient = instance.find(PATIENT_ID)
+    for tag in (PATIENT_ID, SPECIFIC_CHARACTER_SET):
+        element = instance.find(tag)
+        if element is None:
+            continue
+        # Behind a zero byte, some parsers read on.
+        plain = b"\0" not in instance.raw(element).rstrip(b"\0 ")
+        if element.vr not in TEXT_VRS or element.length > LONGEST_PATIENT_ID or not plain:
+            raise RejectedError("damaged", f"{name(tag)} is not the text that it has to be")
+    patient_id = instance.value(PATIENT_ID, 1024)
+    if PLAIN.fullmatch(patient_id) and not (patient and patient.vr == b"UN"):
+        instance.patient_id = patient_id.decode("ascii").rstrip("\0 ")
 
 
-def _text(value: bytes, character_set: bytes) -> str:
-    """Text decoded as Orthanc decodes it before it hashes it.
+def _plain_uid(value: bytes) -> str:
+    """A UID that is nothing but one UID and its padding, else an empty string."""
+    uid = UID.fullmatch(value)
+    return uid[1].decode() if uid and len(uid[1]) <= LONGEST_UID else ""
 
-    Where the two differ, the next batch of the same study looks like another patient's.
-    """
-    declared = [name.strip() for name in character_set.decode("ascii", "replace").strip("\0 ").split("\\")]
-    try:
-        encodings = convert_encodings([name for name in declared if name] or "ISO_IR 6")
-        return decode_bytes(value, encodings, set()).strip("\0 ")
-    except (LookupError, UnicodeError, ValueError):
-        return value.decode("latin-1").strip("\0 ")
+
+def _ordered(instance: Instance) -> list[Element]:
+    """The elements in the order of their tags (PS3.5 7.1), without group lengths (retired, 7.2) that are not true."""
+    sizes: defaultdict[int, int] = defaultdict(int)
+    for element in instance.elements:
+        if element.tag & 0xFFFF:
+            sizes[element.tag >> 16] += element.end - element.start
+    unpack = struct.Struct(instance.encoding.order + "L").unpack
+
+    def is_true(element: Element) -> bool:
+        return (
+            element.vr in (b"", b"UL")
+            and element.length == 4
+            and unpack(instance.raw(element)) == (sizes[element.tag >> 16],)
+        )
+
+    return sorted(element for element in instance.elements if element.tag & 0xFFFF or is_true(element))
+
+
+def _rewrite(instance: Instance, elements: list[Element], scratch: Path) -> None:
+    """Put these elements of the data set, in this order, into a file of their own. Not a byte of them changes."""
+    copy = private_file(scratch, instance.data_end - instance.data_start)
+    moved, position = [], 0
+    for element in elements:
+        copy_range(instance.data, element.start, element.end, copy)
+        by = position - element.start
+        moved.append(element._replace(start=position, value=element.value + by, end=element.end + by))
+        position += element.end - element.start
+    instance.walker.close()
+    instance.walker = Walker(copy, position, instance.encoding)
+    if instance.data is not instance.file:
+        instance.data.close()
+    instance.data, instance.data_start, instance.data_end, instance.elements = copy, 0, position, moved
+    instance.compressed = None

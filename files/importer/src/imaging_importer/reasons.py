@@ -36,11 +36,15 @@ SENTENCES = {
     "symbolic-link": "This is a link to a file elsewhere, and links are not followed. Deliver the file itself.",
     "too-deep": "The delivery has directories in directories, or paths, beyond what is taken (32 deep, 2048 bytes). "
     "Nothing of it was imported. Deliver it in a flatter folder.",
+    "too-large": "The image is larger than the archive's memory bears. "
+    "Export it in parts, or ask the administrator to raise the limit.",
     "too-large-inflated": "The compressed (deflated) image grows beyond the permitted size. "
     "Export it with another transfer syntax.",
     "too-many-files": "The delivery has more than two million files and directories. Nothing of it was imported. "
     "Deliver it in several folders.",
     "truncated": "The file ends in the middle, as after a copy that broke off. Copy it again.",
+    "unknown-transfer-syntax": "The image names a transfer syntax (how it is compressed) that DICOM does not know. "
+    "Export it again with another one.",
     "unreadable": "The file cannot be opened for reading. Check its permissions and copy it again.",
     "upload-unfinished": "The name says that the upload was still running, but nothing was added for a long time. "
     "Copy it again, and let the copy finish.",

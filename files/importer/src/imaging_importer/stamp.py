@@ -27,9 +27,10 @@ from imaging_importer.elements import (
     Encoding,
     encode_element,
     encode_item,
+    name,
     text,
 )
-from imaging_importer.instance import Instance
+from imaging_importer.instance import TEXT_VRS, Instance
 from imaging_importer.reasons import RejectedError, TransientError
 
 INSTITUTION_NAME = 0x00080080
@@ -97,16 +98,28 @@ def stamp(instance: Instance, clinic_id: str, scratch: Path) -> Body:
     A file that already carries this clinic's stamp (exported from here and delivered again) passes unchanged.
     """
     edits = [] if _is_stamped(instance, clinic_id) else _edits(instance, clinic_id)
-    pieces: list[bytes | tuple[int, int]] = [instance.prefix] if instance.prefix else []
-    if instance.deflated and edits:
+    if not instance.deflated:
+        return Body(instance.data, [instance.head, *_splice(instance.data_start, instance.data_end, edits)])
+    if edits or not instance.compressed:
         return _deflated(instance, edits, scratch)
-    return Body(instance.file, pieces + _splice(0, instance.file_size, edits))
+    start, end = instance.compressed
+    return Body(instance.file, [instance.head, (start, end), b"\0" * ((end - start) % 2)])
 
 
 def _is_stamped(instance: Instance, clinic_id: str) -> bool:
-    if instance.value(INSTITUTION_NAME, 256).strip(b"\0 ") != clinic_id.encode():
+    """Whether the stamp is there as we write it, item by item: bytes that look like it prove nothing."""
+    institution, equipment = instance.find(INSTITUTION_NAME), instance.find(CONTRIBUTING_EQUIPMENT)
+    if institution is None or institution.vr not in (b"", b"LO"):
         return False
-    return _equipment_item(instance.encoding) in instance.value(CONTRIBUTING_EQUIPMENT)
+    if instance.raw(institution).strip(b"\0 ") != clinic_id.encode():
+        return False
+    if equipment is None or equipment.vr not in (b"", b"SQ"):
+        return False
+    item = _equipment_item(instance.encoding)
+    return any(
+        found.end - found.start == len(item) and instance.walker.read(found.start, found.end) == item
+        for found in instance.walker.items(equipment)
+    )
 
 
 def _edits(instance: Instance, clinic_id: str) -> list[Edit]:
@@ -114,6 +127,8 @@ def _edits(instance: Instance, clinic_id: str) -> list[Edit]:
     encoding = instance.encoding
     name = encode_element(encoding, INSTITUTION_NAME, b"LO", text(clinic_id))
     previous = instance.find(INSTITUTION_NAME)
+    if previous and (previous.vr not in TEXT_VRS or previous.length == UNDEFINED_LENGTH):
+        raise RejectedError("damaged", f"InstitutionName is written as {previous.vr.decode()}")
     if previous:
         edits = [Edit(previous.start, previous.end - previous.start, name, INSTITUTION_NAME)]
     else:
@@ -128,8 +143,8 @@ def _refuse_signed(instance: Instance) -> None:
     """A signature names the elements it covers in its MAC parameters (PS3.3 C.12.1.1.3)."""
     signed = False
     for parameters in (element for element in instance.elements if element.tag == MAC_PARAMETERS):
-        for item in instance.walker().items(parameters):
-            for element in item:
+        for item in instance.walker.items(parameters):
+            for element in item.elements:
                 if element.tag == DATA_ELEMENTS_SIGNED:
                     value = instance.raw(element)
                     pairs = struct.iter_unpack(instance.encoding.order + "HH", value[: len(value) // 4 * 4])
@@ -153,6 +168,8 @@ def _append_item(instance: Instance, tag: int, item_in: Callable[[Encoding], byt
     if sequence is None:
         element = encode_element(encoding, tag, b"SQ", item_in(encoding))
         return [Edit(_place(instance, tag), 0, element, tag)]
+    if sequence.vr not in (b"", b"SQ", b"UN"):
+        raise RejectedError("damaged", f"the sequence {name(tag)} is written as {sequence.vr.decode()}")
     # A sequence carried as UN is implicit VR little endian inside (PS3.5 6.2.2).
     item = item_in(IMPLICIT_LITTLE if sequence.vr == b"UN" else encoding)
     if sequence.length == UNDEFINED_LENGTH:
@@ -237,10 +254,9 @@ def _deflated(instance: Instance, edits: list[Edit], scratch: Path) -> Body:
     """The head of the file as delivered, then the changed data set deflated again (PS3.5 A.5)."""
     deflater = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
     copy = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - lives as long as the body
-    for chunk in Body(instance.data, _splice(0, instance.data_size, edits)).chunks():
+    for chunk in Body(instance.data, _splice(instance.data_start, instance.data_end, edits)).chunks():
         copy.write(deflater.compress(chunk))
     copy.write(deflater.flush())
     copy.write(b"\0" * (copy.tell() % 2))
     copy.flush()
-    head = os.pread(instance.file.fileno(), instance.meta_end, 0)
-    return Body(copy, [instance.prefix + head, (0, copy.tell())])
+    return Body(copy, [instance.head, (0, copy.tell())])

@@ -5,8 +5,9 @@ from typing import Any
 
 from imaging_importer.journal import FileOutcome, Outcome
 
-CANNOT_UNDERSTAND = 0xC000  # PS3.4 table B.2-1, as are the next two
+CANNOT_UNDERSTAND = 0xC000  # PS3.4 table B.2-1, as are the next three
 DATA_SET_MISMATCH = 0xA900
+OUT_OF_RESOURCES = 0xA700
 PROCESSING_FAILURE = 0x0110
 DUPLICATE_INSTANCE = 0x0111  # PS3.7 C.5.7
 
@@ -23,8 +24,10 @@ FAILURE_REASONS = {
     "not-dicom": CANNOT_UNDERSTAND,
     "patient-mismatch": DATA_SET_MISMATCH,
     "study-mismatch": DATA_SET_MISMATCH,
-    "too-large-inflated": CANNOT_UNDERSTAND,
+    "too-large": OUT_OF_RESOURCES,
+    "too-large-inflated": OUT_OF_RESOURCES,
     "truncated": CANNOT_UNDERSTAND,
+    "unknown-transfer-syntax": CANNOT_UNDERSTAND,
 }
 
 

@@ -1,0 +1,41 @@
+"""Private copies of delivered files: what was checked is what is sent, whatever a sender does with a file meanwhile.
+
+Whoever copied a file into the inbox may hold it open for hours, and write into it between our reading and our sending.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+# Up to this size a copy is made in memory, which a slice of a CT fits. A batch is limited to 16 MiB.
+IN_MEMORY = 2 << 20
+CHUNK = 1 << 20
+
+
+def private_file(scratch: Path, size: int) -> BinaryIO:
+    """An empty file without a name, for about `size` bytes; `scratch` is a directory for those that are large."""
+    if size <= IN_MEMORY:
+        return os.fdopen(os.memfd_create("delivered", os.MFD_CLOEXEC), "w+b", buffering=0)
+    return tempfile.TemporaryFile(dir=scratch, buffering=0)
+
+
+def copy_range(source: BinaryIO, start: int, end: int, target: BinaryIO) -> None:
+    """Append bytes of one file to another, as many as there are."""
+    while start < end and (chunk := os.pread(source.fileno(), min(CHUNK, end - start), start)):
+        view = memoryview(chunk)
+        while view:
+            view = view[target.write(view) :]
+        start += len(chunk)
+
+
+def snapshot(file: BinaryIO, scratch: Path) -> BinaryIO:
+    """A private copy of an open file as it is now."""
+    size = os.fstat(file.fileno()).st_size
+    copy = private_file(scratch, size)
+    try:
+        copy_range(file, 0, size, copy)
+    except BaseException:
+        copy.close()
+        raise
+    return copy

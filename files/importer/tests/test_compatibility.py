@@ -1,0 +1,49 @@
+"""A well-formed file gives the bytes that earlier releases stored, so that a repeated delivery is recognised.
+
+golden_digests.txt holds the SHA-256 (its first half) of what the release of November 2026 sent for each real file. It
+is never made anew: what differs from it is told to a clinic as `conflicting-bytes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import pytest
+from imaging_importer.instance import read_instance
+from imaging_importer.stamp import stamp
+from real_files import EXCEPTIONS, IMPORTED, expected, real_files
+
+SCRATCH = Path(tempfile.gettempdir())
+GOLDEN = {
+    name: digest
+    for digest, name in (
+        line.split(" ", 1) for line in Path(__file__).with_name("golden_digests.txt").read_text().splitlines()
+    )
+}
+# Group lengths that are not true are dropped since.
+REPAIRED = {
+    "pydicom/charset_files/chrJapMulti.dcm",
+    "pydicom/charset_files/chrKoreanMulti.dcm",
+    "pydicom/test_files/693_J2KI.dcm",
+    "pydicom-data/data/693_J2KR.dcm",
+    "pydicom-data/data/693_UNCI.dcm",
+    "pydicom-data/data/693_UNCR.dcm",
+}
+
+
+def test_all_real_images_have_a_digest() -> None:
+    assert {
+        name for name, path in real_files().items() if expected(name, path) == IMPORTED
+    } == GOLDEN.keys() - EXCEPTIONS.keys()
+    assert GOLDEN.keys() > REPAIRED
+
+
+@pytest.mark.parametrize("name", sorted(GOLDEN.keys() - EXCEPTIONS.keys()))
+def test_the_bytes_are_those_of_the_last_release(name: str) -> None:
+    with real_files()[name].open("rb") as file:
+        digest = hashlib.sha256()
+        for chunk in stamp(read_instance(file, SCRATCH), "denscan-central", SCRATCH).chunks():
+            digest.update(chunk)
+    assert (digest.hexdigest()[:32] == GOLDEN[name]) == (name not in REPAIRED)
