@@ -289,6 +289,18 @@ def test_the_file_meta_information_names_how_the_data_set_is_written(named: str,
     assert sent(part10(data, meta(named))) == sent(part10(data, meta(written)))
 
 
+def test_a_first_element_from_which_the_encoding_would_be_guessed_wrong_is_refused() -> None:
+    """DCMTK guesses where it does not know the transfer syntax; (0004,6105) looks like (0400,0561) in big endian."""
+    data = part10(el(0x00046105, "LO", b"ABCD") + data_set(), meta("1.2.840.10008.1.2.7.1"))
+    assert refusal(data).reason == "damaged"
+
+
+@pytest.mark.parametrize("vr", ["ZZ", "??"])
+def test_an_unknown_vr_of_the_first_element_is_no_implicit_vr(vr: str) -> None:
+    refused = refusal(part10(el(0x00080005, vr, b"ISO_IR 100") + data_set() + bytes(1 << 20)))
+    assert f"'{vr}'" in refused.detail
+
+
 def test_compressed_pixels_in_implicit_vr_are_refused() -> None:
     assert refusal(part10(implicit_data_set(), meta("1.2.840.10008.1.2.4.50"))).reason == "damaged"
 

@@ -214,6 +214,9 @@ def read_instance(file: BinaryIO, scratch: Path, limits: Limits = Limits()) -> I
         encoding = _true_encoding(encoding, os.pread(file.fileno(), 8, meta.end))
         syntax = _native_uid(encoding) if encoding != NATIVE[syntax] else syntax
     instance = _instance(file, preamble + meta.written(syntax), file, meta.end, encoding, scratch)
+    if syntax not in NATIVE and instance.elements[0].tag >> 16 < 0x0008:
+        # A parser that does not know the transfer syntax guesses the encoding from the first element.
+        raise RejectedError("damaged", f"{name(instance.elements[0].tag)} has no business in a data set")
     pixels = instance.find(PIXEL_DATA)
     if syntax in NATIVE and pixels is not None and pixels.length == UNDEFINED_LENGTH:
         raise RejectedError("damaged", "pixel data in fragments, but a transfer syntax that has none")
@@ -236,7 +239,10 @@ def _true_encoding(named: Encoding, header: bytes) -> Encoding:
 
     def fits(encoding: Encoding) -> bool:
         (group,) = struct.unpack_from(encoding.order + "H", header)
-        return group <= 0xFF and (header[4:6] in VRS) == encoding.explicit
+        if header[4:6] in VRS or encoding.explicit:
+            return group <= 0xFF and (header[4:6] in VRS) == encoding.explicit
+        # No length of a first element, but an unknown VR: then it is not written in implicit VR.
+        return group <= 0xFF and (encoding == named or struct.unpack_from("<L", header, 4)[0] <= 1024)
 
     if len(header) < 8:
         return named
@@ -474,8 +480,9 @@ def _rewrite(instance: Instance, elements: list[Element], scratch: Path) -> None
         position += element.end - element.start
     instance.walker.close()
     instance.walker = Walker(copy, position, instance.encoding)
-    if instance.data is not instance.file:
-        instance.data.close()
+    instance.data.close()
+    if not instance.deflated:
+        instance.file = copy
     instance.data, instance.data_start, instance.data_end, instance.elements = copy, 0, position, moved
     instance.compressed = None
 

@@ -29,7 +29,7 @@ SENTENCES = {
     "too-large-inflated": "The compressed (deflated) image grows beyond the permitted size. "
     "Export it with another transfer syntax.",
     "truncated": "The file ends in the middle, as after a copy that broke off. Copy it again.",
-    "unknown-transfer-syntax": "The image names a transfer syntax (how it is compressed) that DICOM does not know. "
+    "unknown-transfer-syntax": "The image names a transfer syntax (how it is compressed) that is not known here. "
     "Export it again with another one.",
     "unreadable": "The file cannot be opened for reading. Check its permissions and copy it again.",
     "upload-unfinished": "The name says that the upload was still running, but nothing was added for a long time. "
