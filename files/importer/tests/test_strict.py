@@ -438,6 +438,15 @@ def test_a_sender_who_keeps_the_file_open_changes_nothing_that_was_read(tmp_path
     assert {entry.name for entry in tmp_path.iterdir()} == {"a.dcm"}, "copies have no name and end with the batch"
 
 
+def test_copies_of_what_is_refused_are_not_kept(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.dcm").write_bytes(part10(data_set() + b"x" * 1000))
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a kernel's directory
+    with batch_of(tmp_path, *(f"{number}.dcm" for number in range(30))) as batch:
+        assert len(batch.outcomes) == 30
+        assert len(os.listdir("/proc/self/fd")) <= before + 1  # noqa: PTH208
+
+
 def test_a_large_copy_is_not_held_in_memory(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(part10(data_set(el(0x00091001, "OB", bytes(200 << 20)))))
     tracemalloc.start()
