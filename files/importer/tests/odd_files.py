@@ -25,6 +25,7 @@ SYNTAXES = (IMPLICIT, EXPLICIT, EXPLICIT, EXPLICIT, BIG, DEFLATED, *ENCAPSULATED
 LIES = (
     "1.2.840.10008.1.2.9", "1.2.840.113619.5.2", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205", "1.2.3", "",
     " 1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1 ", "1.2.840.10008.1.2\\1.2.840.10008.1.2.1", IMPLICIT, BIG, EXPLICIT,
+    IMPLICIT + " " * 120 + ".1", "\0" + EXPLICIT, EXPLICIT + "\0.9",
 )  # fmt: skip
 LONG = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
 KNOWN = (
@@ -159,6 +160,7 @@ class Builder:
                 b"",
                 b"1." + b"2" * 70,
                 b"1.2\0.3",
+                b"1.2" + b" " * 140 + b".4",
                 b"\t1.2",
             )
         )

@@ -301,6 +301,14 @@ def test_an_unknown_vr_of_the_first_element_is_no_implicit_vr(vr: str) -> None:
     assert f"'{vr}'" in refused.detail
 
 
+@pytest.mark.parametrize(
+    "syntax", [f"{IMPLICIT}{' ' * 160}.1", f"{IMPLICIT} .1", f"{IMPLICIT}\0.1", f" {IMPLICIT}", f"\0{IMPLICIT}"]
+)
+def test_what_is_not_plainly_one_transfer_syntax_is_refused(syntax: str) -> None:
+    """DCMTK takes blanks out of UIDs, wherever they are, and ends at a zero byte."""
+    assert refusal(part10(implicit_data_set(), meta(syntax))).reason == "unknown-transfer-syntax"
+
+
 def test_compressed_pixels_in_implicit_vr_are_refused() -> None:
     assert refusal(part10(implicit_data_set(), meta("1.2.840.10008.1.2.4.50"))).reason == "damaged"
 
@@ -358,12 +366,20 @@ def test_a_deflated_data_set_is_treated_alike() -> None:
         "1.2.٣".encode(),
         b"1.2.\xb9",
         b"1." + b"2" * 64,
+        b"1.2" + b" " * 160 + b".4",
         b"\t1.2",
     ],
 )
 def test_what_is_not_plainly_one_uid_is_refused(tag: int, value: bytes) -> None:
     others = b"".join(el(other, "UI", IDENTITY[other]) for other in sorted(IDENTITY) if other not in (tag, 0x00100020))
     assert refusal(part10(el(tag, "UI", value) + others)).reason == "invalid-identifiers"
+
+
+def test_a_uid_behind_a_million_blanks_is_not_overlooked() -> None:
+    data = implicit_data_set().replace(
+        implicit(0x0020000D, b"1.2.1\0"), implicit(0x0020000D, b"1.2" + b" " * (2 << 20) + b".9")
+    )
+    assert refusal(part10(data, meta(IMPLICIT))).reason == "invalid-identifiers"
 
 
 @pytest.mark.parametrize("vr", ["OB", "LO", "UT", "US", "SQ"])

@@ -94,6 +94,7 @@ LONGEST_TRAILER = 16
 # Some pad with blanks instead of a zero byte.
 UID = re.compile(rb"([0-9]+(?:\.[0-9]+)*)[\0 ]*")
 LONGEST_UID = 64
+LONGEST_VALUE = 128  # with its padding
 LONGEST_PATIENT_ID = 256  # bytes of 64 characters
 
 
@@ -304,13 +305,12 @@ class Meta:
     end: int  # where the data set begins
 
     def uid(self, tag: int) -> str:
-        """A UID of it; empty when absent."""
+        """A UID of it; empty when absent, and what stands there when it is none."""
         element = next((element for element in self.elements if element.tag == tag), None)
         if element is None or element.vr != b"UI":
             return ""
         value = self._value(element)
-        uid = _plain_uid(value[:128])
-        return uid or shown(value[:64].strip(b"\0 "))
+        return _plain_uid(value) or shown(value.rstrip(b"\0 ")[:64])
 
     def _value(self, element: Element) -> bytes:
         return self.walker.read(element.value, element.end)
@@ -446,8 +446,8 @@ def _identify(instance: Instance) -> None:
 
 
 def _plain_uid(value: bytes) -> str:
-    """A UID that is nothing but one UID and its padding, else an empty string."""
-    uid = UID.fullmatch(value)
+    """A UID that is nothing but one UID and its padding, else an empty string. DCMTK takes blanks out of the middle."""
+    uid = UID.fullmatch(value) if len(value) <= LONGEST_VALUE else None
     return uid[1].decode() if uid and len(uid[1]) <= LONGEST_UID else ""
 
 
