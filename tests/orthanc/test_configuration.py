@@ -149,7 +149,7 @@ def test_caches_and_buffers_leave_a_quarter_of_the_memory_limit(memory: int) -> 
     assert 0 < used <= memory * 3 // 4
 
 
-@pytest.mark.parametrize("memory", [None, 1024, 2560, 3425, 16384])
+@pytest.mark.parametrize("memory", [None, 1024, 2560, 3425, 12288])
 def test_the_largest_image_fits_the_memory_limit(memory: int | None) -> None:
     """Beside 250 MB of its own, Orthanc takes 3.1 times an image's size to send it."""
     defaults = {

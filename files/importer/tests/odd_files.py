@@ -18,10 +18,14 @@ IMPLICIT, EXPLICIT, BIG, DEFLATED = (
     "1.2.840.10008.1.2.1.99",
 )
 JPEG = "1.2.840.10008.1.2.4.50"
-SYNTAXES = (IMPLICIT, EXPLICIT, EXPLICIT, EXPLICIT, BIG, DEFLATED, JPEG)
+# HTJ2K and a video over IP: DCMTK knows them late or never, and then guesses how the data set is written.
+GUESSED = ("1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.7.1")
+ENCAPSULATED = (JPEG, *GUESSED)
+SYNTAXES = (IMPLICIT, EXPLICIT, EXPLICIT, EXPLICIT, BIG, DEFLATED, *ENCAPSULATED)
 LIES = (
     "1.2.840.10008.1.2.9", "1.2.840.113619.5.2", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205", "1.2.3", "",
     " 1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1 ", "1.2.840.10008.1.2\\1.2.840.10008.1.2.1", IMPLICIT, BIG, EXPLICIT,
+    IMPLICIT + " " * 120 + ".1", "\0" + EXPLICIT, EXPLICIT + "\0.9",
 )  # fmt: skip
 LONG = {"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"}
 KNOWN = (
@@ -35,20 +39,12 @@ TAGS = (
     0x00080000, 0x00080005, 0x00080008, 0x00080060, 0x00080080, 0x00081140, 0x00090010, 0x00091001, 0x00100010,
     0x00180000, 0x0018A001, 0x00280010, 0x00290010, 0x00291010, 0x00400275, 0x0040A730, 0x04000561, 0x4FFE0001,
     0x52009229, 0x52009230, 0x60003000, 0x7FE00008, 0x7FE00010, 0xFFFCFFFC, 0x00020010, 0x00000000, 0x00030010,
-    0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD, 0xFFFE0001, 0x00089999, 0x300A00B0, 0x00283010, 0x00880200,
+    0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD, 0xFFFE0001, 0x00089999, 0x300A00B0, 0x00283010, 0x00880200, 0x00046105,
 )  # fmt: skip
 SEQUENCES = (
-    0x00081140,
-    0x00400275,
-    0x0040A730,
-    0x52009229,
-    0x00091001,
-    0x00291010,
-    0x0018A001,
-    0x04000561,
-    0x00283010,
+    0x00081140, 0x00400275, 0x0040A730, 0x52009229, 0x00091001, 0x00291010, 0x0018A001, 0x04000561, 0x00283010,
     0x00041220,
-)
+)  # fmt: skip
 INTERESTING = (0, 1, 2, 7, 8, 0x7F, 0x80, 0xFF, 0xFFFF, 0xFFFE, UNDEFINED, 0xFFFFFFFE, 0x80000000, 0x7FFFFFFF)
 TOKENS = (
     b"\xfe\xff\x00\xe0\xff\xff\xff\xff", b"\xfe\xff\x00\xe0\0\0\0\0",
@@ -141,7 +137,7 @@ class Builder:
         return tag, self.element(tag, "UN" if tag >> 16 & 1 else "LO", value)
 
     def pixels(self) -> bytes:
-        if self.syntax != JPEG and not self.lies():
+        if self.syntax not in ENCAPSULATED and not self.lies():
             return self.element(0x7FE00010, "OW", self.random.randbytes(32))
         fragments = b"".join(
             struct.pack(self.order + "HHL", 0xFFFE, 0xE000, self.length(len(data)) % (1 << 32)) + data
@@ -164,6 +160,7 @@ class Builder:
                 b"",
                 b"1." + b"2" * 70,
                 b"1.2\0.3",
+                b"1.2" + b" " * 140 + b".4",
                 b"\t1.2",
             )
         )

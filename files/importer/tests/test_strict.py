@@ -289,6 +289,26 @@ def test_the_file_meta_information_names_how_the_data_set_is_written(named: str,
     assert sent(part10(data, meta(named))) == sent(part10(data, meta(written)))
 
 
+def test_a_first_element_from_which_the_encoding_would_be_guessed_wrong_is_refused() -> None:
+    """DCMTK guesses where it does not know the transfer syntax; (0004,6105) looks like (0400,0561) in big endian."""
+    data = part10(el(0x00046105, "LO", b"ABCD") + data_set(), meta("1.2.840.10008.1.2.7.1"))
+    assert refusal(data).reason == "damaged"
+
+
+@pytest.mark.parametrize("vr", ["ZZ", "??"])
+def test_an_unknown_vr_of_the_first_element_is_no_implicit_vr(vr: str) -> None:
+    refused = refusal(part10(el(0x00080005, vr, b"ISO_IR 100") + data_set() + bytes(1 << 20)))
+    assert f"'{vr}'" in refused.detail
+
+
+@pytest.mark.parametrize(
+    "syntax", [f"{IMPLICIT}{' ' * 160}.1", f"{IMPLICIT} .1", f"{IMPLICIT}\0.1", f" {IMPLICIT}", f"\0{IMPLICIT}"]
+)
+def test_what_is_not_plainly_one_transfer_syntax_is_refused(syntax: str) -> None:
+    """DCMTK takes blanks out of UIDs, wherever they are, and ends at a zero byte."""
+    assert refusal(part10(implicit_data_set(), meta(syntax))).reason == "unknown-transfer-syntax"
+
+
 def test_compressed_pixels_in_implicit_vr_are_refused() -> None:
     assert refusal(part10(implicit_data_set(), meta("1.2.840.10008.1.2.4.50"))).reason == "damaged"
 
@@ -346,12 +366,20 @@ def test_a_deflated_data_set_is_treated_alike() -> None:
         "1.2.٣".encode(),
         b"1.2.\xb9",
         b"1." + b"2" * 64,
+        b"1.2" + b" " * 160 + b".4",
         b"\t1.2",
     ],
 )
 def test_what_is_not_plainly_one_uid_is_refused(tag: int, value: bytes) -> None:
     others = b"".join(el(other, "UI", IDENTITY[other]) for other in sorted(IDENTITY) if other not in (tag, 0x00100020))
     assert refusal(part10(el(tag, "UI", value) + others)).reason == "invalid-identifiers"
+
+
+def test_a_uid_behind_a_million_blanks_is_not_overlooked() -> None:
+    data = implicit_data_set().replace(
+        implicit(0x0020000D, b"1.2.1\0"), implicit(0x0020000D, b"1.2" + b" " * (2 << 20) + b".9")
+    )
+    assert refusal(part10(data, meta(IMPLICIT))).reason == "invalid-identifiers"
 
 
 @pytest.mark.parametrize("vr", ["OB", "LO", "UT", "US", "SQ"])
@@ -424,6 +452,15 @@ def test_a_sender_who_keeps_the_file_open_changes_nothing_that_was_read(tmp_path
         assert b"".join(prepared.body.chunks()) == sent(data)
         assert prepared.instance.study_uid == "1.2.1"
     assert {entry.name for entry in tmp_path.iterdir()} == {"a.dcm"}, "copies have no name and end with the batch"
+
+
+def test_copies_of_what_is_refused_are_not_kept(tmp_path: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.dcm").write_bytes(part10(data_set() + b"x" * 1000))
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a kernel's directory
+    with batch_of(tmp_path, *(f"{number}.dcm" for number in range(30))) as batch:
+        assert len(batch.outcomes) == 30
+        assert len(os.listdir("/proc/self/fd")) <= before + 1  # noqa: PTH208
 
 
 def test_a_large_copy_is_not_held_in_memory(tmp_path: Path) -> None:

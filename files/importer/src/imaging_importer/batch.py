@@ -55,16 +55,17 @@ class Batch:
         Raises TransientError or OSError for what may pass.
         """
         try:
-            with _read_errors():
+            with _read_errors(), ExitStack() as opened:  # what is refused is closed at once
                 with tree.open_file(folder, path) as delivered:
                     admit(delivered, limits)
-                    copy = self._open.enter_context(snapshot(delivered, scratch))
+                    copy = opened.enter_context(snapshot(delivered, scratch))
                 instance = read_instance(copy, scratch, limits)
-                self._open.callback(instance.close)
+                opened.callback(instance.close)
                 body = stamp(instance, clinic, scratch)
                 instance.forget()
                 if body.size > limits.instance:
                     raise too_large(body.size, limits)
+                self._open.push(opened.pop_all())
         except CompanionError as companion:
             self.outcomes.append(FileOutcome(path, Outcome.KEPT, companion.reason))
         except RejectedError as rejection:

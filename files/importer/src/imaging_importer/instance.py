@@ -92,6 +92,7 @@ LONGEST_TRAILER = 16
 # Some pad with blanks instead of a zero byte.
 UID = re.compile(rb"([0-9]+(?:\.[0-9]+)*)[\0 ]*")
 LONGEST_UID = 64
+LONGEST_VALUE = 128  # with its padding
 LONGEST_PATIENT_ID = 256  # bytes of 64 characters
 
 
@@ -217,6 +218,9 @@ def read_instance(file: BinaryIO, scratch: Path, limits: Limits = Limits()) -> I
         encoding = _true_encoding(encoding, os.pread(file.fileno(), 8, meta.end))
         syntax = _native_uid(encoding) if encoding != NATIVE[syntax] else syntax
     instance = _instance(file, preamble + meta.written(syntax), file, meta.end, encoding, scratch)
+    if syntax not in NATIVE and instance.elements[0].tag >> 16 < 0x0008:
+        # A parser that does not know the transfer syntax guesses the encoding from the first element.
+        raise RejectedError("damaged", f"{name(instance.elements[0].tag)} has no business in a data set")
     pixels = instance.find(PIXEL_DATA)
     if syntax in NATIVE and pixels is not None and pixels.length == UNDEFINED_LENGTH:
         raise RejectedError("damaged", "pixel data in fragments, but a transfer syntax that has none")
@@ -239,7 +243,10 @@ def _true_encoding(named: Encoding, header: bytes) -> Encoding:
 
     def fits(encoding: Encoding) -> bool:
         (group,) = struct.unpack_from(encoding.order + "H", header)
-        return group <= 0xFF and (header[4:6] in VRS) == encoding.explicit
+        if header[4:6] in VRS or encoding.explicit:
+            return group <= 0xFF and (header[4:6] in VRS) == encoding.explicit
+        # No length of a first element, but an unknown VR: then it is not written in implicit VR.
+        return group <= 0xFF and (encoding == named or struct.unpack_from("<L", header, 4)[0] <= 1024)
 
     if len(header) < 8:
         return named
@@ -301,13 +308,12 @@ class Meta:
     end: int  # where the data set begins
 
     def uid(self, tag: int) -> str:
-        """A UID of it; empty when absent."""
+        """A UID of it; empty when absent, and what stands there when it is none."""
         element = next((element for element in self.elements if element.tag == tag), None)
         if element is None or element.vr != b"UI":
             return ""
         value = self._value(element)
-        uid = _plain_uid(value[:128])
-        return uid or shown(value[:64].strip(b"\0 "))
+        return _plain_uid(value) or shown(value.rstrip(b"\0 ")[:64])
 
     def _value(self, element: Element) -> bytes:
         return self.walker.read(element.value, element.end)
@@ -443,8 +449,8 @@ def _identify(instance: Instance) -> None:
 
 
 def _plain_uid(value: bytes) -> str:
-    """A UID that is nothing but one UID and its padding, else an empty string."""
-    uid = UID.fullmatch(value)
+    """A UID that is nothing but one UID and its padding, else an empty string. DCMTK takes blanks out of the middle."""
+    uid = UID.fullmatch(value) if len(value) <= LONGEST_VALUE else None
     return uid[1].decode() if uid and len(uid[1]) <= LONGEST_UID else ""
 
 
@@ -477,7 +483,8 @@ def _rewrite(instance: Instance, elements: list[Element], scratch: Path) -> None
         position += element.end - element.start
     instance.walker.close()
     instance.walker = Walker(copy, position, instance.encoding)
-    if instance.data is not instance.file:
-        instance.data.close()
+    instance.data.close()
+    if not instance.deflated:
+        instance.file = copy
     instance.data, instance.data_start, instance.data_end, instance.elements = copy, 0, position, moved
     instance.compressed = None

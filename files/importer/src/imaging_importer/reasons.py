@@ -43,7 +43,7 @@ SENTENCES = {
     "too-many-files": "The delivery has more than two million files and directories. Nothing of it was imported. "
     "Deliver it in several folders.",
     "truncated": "The file ends in the middle, as after a copy that broke off. Copy it again.",
-    "unknown-transfer-syntax": "The image names a transfer syntax (how it is compressed) that DICOM does not know. "
+    "unknown-transfer-syntax": "The image names a transfer syntax (how it is compressed) that is not known here. "
     "Export it again with another one.",
     "unreadable": "The file cannot be opened for reading. Check its permissions and copy it again.",
     "upload-unfinished": "The name says that the upload was still running, but nothing was added for a long time. "

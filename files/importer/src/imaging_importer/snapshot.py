@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 # Up to this size a copy is made in memory, which a slice of a CT fits. A batch is limited to 16 MiB.
 IN_MEMORY = 2 << 20
-CHUNK = 1 << 20
+CHUNK = 1 << 17  # small enough for memory that is used again
 
 
 def private_file(scratch: Path, size: int) -> BinaryIO:
