@@ -241,6 +241,11 @@ test-certs: .venv/test ## issue, renew and fail to renew certificates by a real 
 test-hardening: .venv/test ## let testssl.sh and lynis judge the sandbox host (SANDBOX=)
 	pytest tests/hardening
 
+# Not part of `make test`: it takes ten minutes and an image of 600 MB.
+.PHONY: test-front
+test-front: .venv/test ## ask the front door of the sandbox host oddly for ten minutes, and upload the largest image (SANDBOX=)
+	ODD_REQUESTS_SECONDS=600 pytest -s tests/platform/test_odd_requests.py tests/front
+
 # Not part of `make test`: it takes two deployments.
 .PHONY: test-restore
 test-restore: export SANDBOX := restore

@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 from reader import PATIENCE_MS, Reader
+from real_sizes import encoded, panoramic
 
 CLINIC = "denscan-central"
 SERIES = Path(str(get_testdata_file("DICOMDIR"))).parent / "98892001" / "CT5N"
@@ -54,6 +55,25 @@ def test_what_a_technician_uploads_in_the_viewer_is_in_the_list_and_on_the_impor
     reader.screenshot("import-on-a-phone")
     assert reader.page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing sticks out on a phone"
     assert reader.policy_violations() == []
+
+
+def test_a_panoramic_x_ray_is_uploaded_in_the_viewer(
+    platform: Platform, open_browser: Callable[[], Reader], tmp_path: Path
+) -> None:
+    """2.8 MB in one request, as the viewer sends it: with its length, over HTTP/2."""
+    mark = generate_uid().split(".")[-1][-8:]
+    image = panoramic(PatientName=f"Panoramic{mark}^Test", PatientID=f"PX-{mark}", StudyDate="20990202")
+    (tmp_path / "panoramic.dcm").write_bytes(encoded(image))
+    reader = open_browser()
+    reader.log_in(platform.user("technician", CLINIC))
+    reader.page.get_by_role("button", name="Upload").first.click()
+    reader.page.locator("input[type=file]").first.set_input_files(tmp_path / "panoramic.dcm")
+    expect(reader.page.get_by_text("1 files completed.", exact=True)).to_be_visible(timeout=PATIENCE_MS)
+    answers = platform.api(platform.user("physician", CLINIC)).get(
+        f"{platform.url}/dicom-web/studies", params={"PatientID": f"PX-{mark}"}, timeout=30
+    )
+    (study,) = answers.json()
+    assert study["0020000D"]["Value"] == [image.StudyInstanceUID]
 
 
 def test_the_import_page_says_why_a_delivery_failed_and_shows_no_other_clinics(

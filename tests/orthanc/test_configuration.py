@@ -106,7 +106,6 @@ def test_dicomweb_has_no_side_door(configuration: dict[str, Any], option: str, v
 def test_only_the_three_plugins_named_are_loaded(configuration: dict[str, Any]) -> None:
     assert configuration["Plugins"] == [
         "/usr/share/orthanc/plugins/libOrthancDicomWeb.so",
-        "/usr/share/orthanc/plugins/libOrthancGdcm.so",
         "/usr/share/orthanc/plugins/libOrthancPostgreSQLIndex.so",
     ]
 

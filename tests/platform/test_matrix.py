@@ -282,3 +282,19 @@ def test_keycloaks_documents_name_no_address_beside_the_realm(platform):
     addresses = re.findall(r'https?://[^"]+', json.dumps(document))
     assert addresses
     assert [address for address in addresses if not address.startswith(platform.realm_url)] == []
+
+
+@pytest.mark.parametrize("clinic", ["denscan-almaty", "partner-clinic"])
+def test_an_auditor_learns_no_uid_of_another_clinic(platform, as_role, central_study, clinic):
+    """Also not from the row of an administrator, who belongs to all clinics and looked at the record of one study."""
+    entries, uid = f"{platform.url}/audit/entries", central_study.study_uid
+    assert as_role("admin").get(entries, params={"study": uid}, timeout=30).status_code == 200
+    time.sleep(2)  # the rows are written once a second
+    own = as_role("auditor").get(entries, params={"study": uid, "user": f"admin-{CLINIC}"}, timeout=30).json()
+    assert {(row["action"], row["study"]) for row in own["entries"]} == {("audit", uid)}
+    foreign = platform.api(platform.user("auditor", clinic))
+    for query in ({"limit": "1000"}, {"user": f"admin-{CLINIC}"}):
+        answer = foreign.get(entries, params=query, timeout=30)
+        assert answer.status_code == 200
+        assert uid not in answer.text
+    assert foreign.get(entries, params={"study": uid}, timeout=30).json()["entries"] == []

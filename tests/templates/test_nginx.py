@@ -72,11 +72,54 @@ def test_orthanc_gets_no_header_of_the_client_but_those_named(platform: Directiv
     for location in proxied_to(platform, "orthanc"):
         assert [str(d) for d in location.effective("proxy_pass_request_headers")] == ["proxy_pass_request_headers off"]
         sent = headers_sent(location)
+        assert sent["Accept"] == "$orthanc_accept", "the gateway's word"
+        granted = {d.arguments[0]: d.arguments[1] for d in location.effective("auth_request_set")}
+        assert granted["$orthanc_accept"] == "$upstream_http_x_orthanc_accept"
         assert "Authorization" not in sent, "comes from the included credentials"
         assert sent["Forwarded"] == "host=imaging.example.org;proto=https"
         assert not {"Cookie", "X-Forwarded-For", "X-Forwarded-Host", "X-Accel-Redirect"} & set(sent)
         (credentials,) = location.effective("include")
         assert credentials.arguments == ["/etc/imaging/credentials/nginx/orthanc.conf"]
+
+
+def test_nothing_of_the_clients_reaches_a_service_unread(nginx: Directive, platform: Directive) -> None:
+    """A header that the gateway's parser refuses would be a 500 of its, for which nobody is to blame."""
+    for location in (*proxied_to(platform, "gateway"), *proxied_to(platform, "orthanc")):
+        raw = {"$http_accept", "$http_authorization", "$http_x_clinic"}
+        assert not raw & set(headers_sent(location).values()), str(location)
+    for variable, good in (
+        ("$accept_shown", "*/*;q=0.5"),
+        ("$authorization_shown", "Bearer x.y"),
+        ("$clinic_shown", "a"),
+    ):
+        nothing, pattern, _ = (d.name.strip("\"'") for d in map_of(nginx, variable))
+        assert nothing == "", "which nginx compares with no pattern"
+        pattern = pattern.removeprefix("~")
+        for text, shown in ((good, True), ("a\x01", False), ("\xe9", False), ("a" * 20000, False)):
+            assert bool(re.search(pattern, text)) is shown
+
+
+def test_the_gateway_is_asked_about_uploads_of_any_length(platform: Directive) -> None:
+    """A subrequest inherits the length of the request; with a limit of its own each larger upload is a 500."""
+    asked = {d.arguments[0] for d in platform.find("auth_request")}
+    assert asked == {"/.authorize"}
+    (authorize,) = [location for location in platform.find("location") if location.arguments == ["=", "/.authorize"]]
+    assert [d.arguments for d in authorize.own("client_max_body_size")] == [["0"]]
+    assert [d.arguments for d in authorize.effective("proxy_pass_request_body")] == [["off"]]
+
+
+def test_what_is_under_way_at_once_is_limited_for_every_route(platform: Directive) -> None:
+    assert {d.arguments[0] for d in platform.own("limit_conn")} == {"session_open", "address_open", "sender_open"}
+    assert not [location for location in platform.find("location") if location.own("limit_conn")]
+
+
+@pytest.mark.parametrize(
+    ("request_line", "counted"),
+    [("GET:", False), ("GET:0", False), ("HEAD:", False), ("GET:5", True), ("GET:chunked", True), ("POST:", True)],
+)
+def test_requests_with_a_body_are_counted(nginx: Directive, request_line: str, counted: bool) -> None:
+    (pattern,) = [d.name.strip("\"'") for d in map_of(nginx, "$sender_key") if d.name != "default"]
+    assert bool(re.search(pattern.removeprefix("~"), request_line)) is not counted
 
 
 def test_only_requests_of_administrators_reach_orthanc_with_a_body_and_its_length(
@@ -127,7 +170,7 @@ def test_the_cache_is_keyed_by_revision_path_query_and_accept(platform: Directiv
     assert cached
     for location in cached:
         (key,) = location.effective("proxy_cache_key")
-        assert key.arguments[0].split() == ["$study_revision", "$request_uri", "$accept_at_orthanc"]
+        assert key.arguments[0].split() == ["$study_revision", "$request_uri", "$orthanc_accept"]
         assert [d.arguments for d in location.effective("proxy_cache_valid")] == [["200", "30d"]]
         assert [d.arguments for d in location.effective("proxy_no_cache")] == [["$uncached"]]
         assert [d.arguments for d in location.effective("proxy_cache_bypass")] == [["$uncached"]]
@@ -163,23 +206,37 @@ def test_the_gateway_gets_exactly_what_the_contract_says(platform: Directive) ->
     sent = {name: value for name, value in headers_sent(authorize).items() if value}
     assert sent == {
         "Host": "imaging.example.org",
-        "Authorization": "$http_authorization",
+        "Authorization": "$authorization_shown",
         "X-Original-Method": "$request_method",
         "X-Original-URI": "$request_uri",
-        "X-Clinic": "$http_x_clinic",
+        "X-Original-Accept": "$accept_shown",
+        "X-Clinic": "$clinic_shown",
         "X-Real-IP": "$remote_addr",
     }
 
 
 def keycloak_routes(platform: Directive, path: str) -> bool:
-    return any(re.search(location.arguments[-1], path) for location in proxied_to(platform, "keycloak"))
+    """A location within another is reached through that one alone."""
+    outer = [location for location in proxied_to(platform, "keycloak") if location.parent is platform]
+    return any(re.search(location.arguments[-1], path) for location in outer)
 
 
 @pytest.mark.parametrize(
     "path",
     [
         "/auth/realms/imaging",
-        "/auth/realms/imaging/protocol/openid-connect/token",
+        "/auth/realms/imaging/.well-known/openid-configuration",
+        *(
+            f"/auth/realms/imaging/protocol/openid-connect/{name}"
+            for name in ("auth", "token", "certs", "logout", "logout/logout-confirm", "userinfo", "revoke")
+        ),
+        "/auth/realms/imaging/protocol/openid-connect/login-status-iframe.html",
+        "/auth/realms/imaging/protocol/openid-connect/login-status-iframe.html/init",
+        "/auth/realms/imaging/protocol/openid-connect/3p-cookies/step1.html",
+        "/auth/realms/imaging/login-actions/authenticate",
+        "/auth/realms/imaging/login-actions/required-action",
+        "/auth/realms/imaging/account/",
+        "/auth/realms/imaging/account/credentials",
         "/auth/resources/x",
         "/auth/admin/imaging/console/",
         "/auth/admin/realms/imaging/users",
@@ -201,6 +258,22 @@ def test_keycloak_is_reached_for_the_one_realm(platform: Directive, path: str) -
         "/auth/metrics",
         "/auth/health",
         "/auth/realms/imaging/clients-registrations/default",
+        *(
+            f"/auth/realms/imaging/{path}"
+            for path in (
+                *("protocol/saml", "protocol/saml/descriptor", "protocol/docker-v2/auth", "protocol/oid4vc/credential"),
+                *("authz/protection/resource_set", "authz/protection/permission", "broker/google/endpoint"),
+                *(
+                    "broker/after-post-broker-login",
+                    ".well-known/uma2-configuration",
+                    ".well-known/openid-credential-issuer",
+                ),
+                *("device", "protocol/openid-connect/auth/device", "protocol/openid-connect/ext/par/request"),
+                *("protocol/openid-connect/ext/ciba/auth", "protocol/openid-connect/token/introspect"),
+                *("protocol/openid-connect/registrations", "protocol/openid-connect/forgot-credentials", "tokens"),
+                *("login-actions/first-broker-login", "login-actions/registration", "login-actions/", "scim/v2/Users"),
+            )
+        ),
         "/auth/",
         "/x/auth/resources/",
     ],

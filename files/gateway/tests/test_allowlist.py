@@ -37,6 +37,7 @@ VIEWER = [
     f"{STUDY}/series/1.2.3/instances?SOPInstanceUID=1.2.4%2C1.2.5",
     f"{INSTANCE}/metadata",
     f"{INSTANCE}/rendered?viewport=512,512&window=40,400,linear",
+    f"{INSTANCE}/rendered?viewport=4096,4096,-10,0.5,,-512.25&quality=100&window=-600,1500.5,linear-exact",
     f"{INSTANCE}/frames/1,2,3",
     f"{INSTANCE}/frames/2/rendered",
     f"/dicom-web/studies/{'1' * 64}/metadata",
@@ -126,6 +127,18 @@ REFUSED = [
     f"{STUDY}/series?limit=1%00",
     f"{STUDY}/series?limit=1?limit=2",
     f"{STUDY}/series?includefield={'0' * 8000}",
+    # Pictures that take memory, or that nobody can draw.
+    *(
+        f"{INSTANCE}/{picture}?{query}"
+        for picture in ("rendered", "frames/1/rendered")
+        for query in (
+            *("viewport=4097,1", "viewport=1,4097", "viewport=30000,30000", "viewport=0,0", "viewport=-5,5"),
+            *("viewport=512", "viewport=512.5,512", "viewport=,", "viewport=0512,512", "viewport=1e3,1e3"),
+            *("viewport=512,512,0,0,1e9,1", "viewport=512,512,0,0,1,1,1", "viewport=512,512,9999999"),
+            *("viewport=512%2C99999", "quality=0", "quality=101", "quality=-1", "quality=1e1"),
+            *("window=1,1,cubic", "window=nan,1,linear", "window=1e300,1,linear", "window=1,1", "window=,,linear"),
+        )
+    ),
 ]
 
 

@@ -182,6 +182,48 @@ class TestDecisions:
         assert (await door.ask(METADATA.format(SOUTH), {**realm.bearer("north"), **forged}))[0] == 403
 
 
+class TestForms:
+    """What Orthanc is asked for is decided here, after whose the study is."""
+
+    async def refusal(self, door, headers, uri, accept):
+        sent = {"X-Original-Method": "GET", "X-Original-URI": uri, "X-Original-Accept": accept, **headers}
+        async with door.client.get("/authorize", headers=sent) as response:
+            names = ("X-Refusal", "X-Orthanc-Accept", "X-Part-Alone")
+            return response.status, *(response.headers.get(name) for name in names)
+
+    async def test_who_may_see_the_study_is_told_of_the_form(self, door, realm, studies):
+        bulk = f"/dicom-web/studies/{NORTH}/series/1/instances/1/bulk/54001010"
+        wanted = 'multipart/related; type="application/octet-stream"'
+        north = realm.bearer("north")
+        assert await self.refusal(door, north, METADATA.format(NORTH), "*/*") == (
+            204, None, "application/dicom+json", None,
+        )  # fmt: skip
+        assert await self.refusal(door, north, bulk, "application/octet-stream") == (
+            204, None, wanted, "application/octet-stream",
+        )  # fmt: skip
+        assert await self.refusal(door, north, METADATA.format(NORTH), "text/html") == (403, "accept", None, None)
+        frames = f"/dicom-web/studies/{NORTH}/series/1/instances/1/frames/{','.join(['1'] * 257)}"
+        assert await self.refusal(door, north, frames, "*/*") == (403, "frames", None, None)
+
+    async def test_who_may_not_is_told_nothing(self, door, realm, studies):
+        frames = "/dicom-web/studies/{}/series/1/instances/1/frames/" + ",".join(["1"] * 257)
+        for study in (SOUTH, UNKNOWN):
+            for uri in (METADATA.format(study), f"{METADATA.format(study)}?accept=x", frames.format(study)):
+                answer = await self.refusal(door, realm.bearer("north"), uri, "text/html")
+                assert answer == (403, None, None, None)
+
+    async def test_what_is_not_given_is_no_view(self, door, realm, studies, registry):
+        await self.refusal(door, realm.bearer("north"), METADATA.format(NORTH), "text/html")
+        await door.gateway.access.flush()
+        assert TestAccessLog().rows(registry) == []
+
+    async def test_orthancs_own_api_is_asked_for_anything(self, door, realm):
+        admin = realm.bearer(roles=["admin"])
+        for accept in ("image/jpeg", "x", ""):
+            answer = await self.refusal(door, admin, f"/orthanc/instances/{'-'.join(['0a0b0c0d'] * 5)}/preview", accept)
+            assert answer == (204, None, "*/*", None)
+
+
 class TestChanges:
     """What is remembered never outlives the truth."""
 

@@ -77,6 +77,25 @@ def test_an_auditor_reads_what_concerns_the_own_clinics_newest_first(read, scope
     assert read(scope, "username, clinic_id") == visible
 
 
+@pytest.mark.parametrize("row", ["*", "north,south", "north,south,west"])
+@pytest.mark.parametrize(
+    ("scope", "sees"), [("north", True), ("south", False), ("west", False), ("south,west", False), ("*", True)]
+)
+def test_a_study_in_a_row_of_several_clinics_is_shown_to_its_own_clinic_alone(importer, log, read, row, scope, sees):
+    """Somebody of several clinics, or an administrator, looked at the record of a study of north."""
+    importer.add("1.7", "north", name="NORTH")
+    log({"username": "admin", "action": "audit", "clinic_id": row, "study_uid": "1.7"})
+    assert read(scope, "study_uid") == (["1.7"] if sees else [])
+    assert read(scope, "study_uid", study="1.7") == (["1.7"] if sees else [])
+
+
+def test_a_row_of_one_clinic_stays_its_own_when_the_study_changes_hands(importer, log, read):
+    importer.add("1.7", "south", name="SOUTH")
+    log({"study_uid": "1.7"})
+    assert read("north", "study_uid") == ["1.7"]
+    assert read("south") == []
+
+
 @pytest.mark.usefixtures("accesses")
 def test_filters_and_pages(read):
     assert read("*", study="1.2") == ["south-reader"]

@@ -16,6 +16,18 @@ OPEN_PORTS = {22, 80, 443}
 
 FIREWALL = """\
 table inet imaging {
+	set clients {
+		type ipv4_addr
+		size 65535
+		flags dynamic
+	}
+
+	set clients6 {
+		type ipv6_addr
+		size 65535
+		flags dynamic
+	}
+
 	chain input {
 		type filter hook input priority filter; policy drop;
 		ct state established,related accept
@@ -25,6 +37,8 @@ table inet imaging {
 		icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert } accept
 		icmp type echo-request limit rate 10/second burst 5 packets accept
 		icmpv6 type echo-request limit rate 10/second burst 5 packets accept
+		tcp dport { 22, 80, 443 } ct state new add @clients { ip saddr ct count over 512 } reject with tcp reset
+		tcp dport { 22, 80, 443 } ct state new add @clients6 { ip6 saddr & ffff:ffff:ffff:ffff:: ct count over 512 } reject with tcp reset
 		tcp dport { 22, 80, 443 } ct state new accept
 	}
 
@@ -47,7 +61,7 @@ def test_nothing_failed_to_start(host: Host) -> None:
 
 
 def test_the_whole_firewall_is_ours(host: Host) -> None:
-    assert host.check_output("nft --stateless list ruleset") == FIREWALL.rstrip("\n")
+    assert host.check_output("nft --stateless --terse list ruleset") == FIREWALL.rstrip("\n")
 
 
 def test_only_the_three_doors_are_reachable_from_outside(host: Host) -> None:

@@ -62,9 +62,9 @@ def test_the_index_is_in_postgresql(host: Host) -> None:
     assert system["StorageAreaPlugin"] is None
 
 
-def test_only_the_three_plugins_are_loaded(host: Host) -> None:
+def test_only_the_two_plugins_are_loaded(host: Host) -> None:
     plugins = json.loads(ask(host, "gateway", "/plugins")[1])
-    assert sorted(set(plugins) - {"explorer.js"}) == ["dicom-web", "gdcm", "postgresql-index"]
+    assert sorted(set(plugins) - {"explorer.js"}) == ["dicom-web", "postgresql-index"]
 
 
 @pytest.mark.parametrize("path", ["/app/explorer.html", "/webdav/", "/wado?requestType=WADO"])

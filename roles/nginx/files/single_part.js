@@ -1,5 +1,6 @@
 // Orthanc gives bulk data only as the one part of a multipart body. Who asks for the bytes alone (a single part payload,
-// PS3.18 8.6.1.2.1), as the viewer does for ECGs, gets the content of that part. The cache keeps what Orthanc gave.
+// PS3.18 8.6.1.2.1), as the viewer does for ECGs, gets the content of that part: whoever it is, the gateway says, and
+// under which media type. The cache keeps what Orthanc gave.
 
 // Of one request: nginx gives each a world of its own.
 let closing = null;
@@ -9,11 +10,11 @@ let inContent = false;
 // Header filter: take note of what will close the part.
 function head(r) {
     const boundary = /^multipart\/related;.*boundary="?([^";]+)/.exec(r.headersOut["Content-Type"] || "");
-    if (r.headersIn["Accept"] !== "application/octet-stream" || r.status !== 200 || !boundary) {
+    if (!r.variables.part_alone || r.status !== 200 || !boundary) {
         return;
     }
     closing = `\r\n--${boundary[1]}`;
-    r.headersOut["Content-Type"] = "application/octet-stream";
+    r.headersOut["Content-Type"] = r.variables.part_alone;
     delete r.headersOut["Content-Length"];
 }
 

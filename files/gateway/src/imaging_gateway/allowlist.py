@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from imaging_gateway.requests import UID, RefusedError, Request
+from imaging_gateway.accept import Form, choose
+from imaging_gateway.requests import UID, AcceptError, RefusedError, Request, TooManyFramesError
 
 VIEWERS = frozenset({"physician", "technician", "admin"})
 UPLOADERS = frozenset({"technician", "admin"})
@@ -21,7 +22,7 @@ PLACES = {
     "study": UID,
     "series": UID,
     "instance": UID,
-    "frames": r"[1-9][0-9]{0,8}(?:,[1-9][0-9]{0,8}){0,255}",
+    "frames": r"[1-9][0-9]{0,8}+(?:,[1-9][0-9]{0,8}+)*+",
     "bulk": r"[0-9A-Fa-f]{8}(?:/[1-9][0-9]{0,8}/[0-9A-Fa-f]{8}){0,16}",
     "level": r"patients|studies|series|instances",
     "id": r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}",
@@ -38,7 +39,14 @@ NUMBER, FLAG, WORD, TAGS = r"[0-9]{1,9}", r"|true|false|1|0", r"[A-Za-z0-9_]{1,3
 PAGE = {"limit": NUMBER, "offset": NUMBER, "fuzzymatching": FLAG, "includefield": TAGS}
 SERIES = {**PAGE, "SeriesInstanceUID": UIDS, "0020000E": UIDS, "Modality": WORD, "00080060": WORD}
 INSTANCES = {**PAGE, "SOPInstanceUID": UIDS, "00080018": UIDS, "SOPClassUID": UIDS, "00080016": UIDS}
-RENDERED = {"quality": NUMBER, "viewport": r"[0-9.,-]{1,64}", "window": r"[0-9A-Za-z.,_-]{1,64}"}
+# PS3.18 8.3.5.1. A picture takes memory by its viewport, so that has an end; Orthanc cannot draw one of no pixel.
+PIXELS = r"(?:[1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-6])"
+DECIMAL = r"-?[0-9]{1,6}(?:\.[0-9]{1,6})?"
+RENDERED = {
+    "quality": r"[1-9][0-9]?|100",
+    "viewport": rf"{PIXELS},{PIXELS}(?:,(?:{DECIMAL})?){{0,4}}",
+    "window": rf"{DECIMAL},{DECIMAL},(?:linear|linear-exact|sigmoid)",
+}
 ORTHANC_LIST = {"since": NUMBER, "limit": NUMBER, "expand": FLAG, "full": FLAG, "short": FLAG}
 NOTHING: dict[str, str] = {}
 
@@ -48,6 +56,26 @@ ONE_SERIES = STUDY + "/series/{series}"
 INSTANCE = ONE_SERIES + "/instances/{instance}"
 RESOURCE = "/orthanc/{level}/{id}"
 
+# More than a viewer fetches at once; a longer list keeps one of Orthanc's threads for long.
+MOST_FRAMES = 256
+
+# What a client may ask for, and what Orthanc is asked for then; who has no wish gets the first of a row. DICOM files
+# and frames come as they are stored, in whichever transfer syntax that is: Orthanc converts nothing.
+MULTIPART, DICOM, BYTES, PDF, VIDEO = (
+    "multipart/related", "application/dicom", "application/octet-stream", "application/pdf", "video/mp4",
+)  # fmt: skip
+JSON = tuple(Form(name, "application/dicom+json") for name in ("application/dicom+json", "application/json"))
+FILES = (Form(MULTIPART, f'{MULTIPART}; type="{DICOM}"; transfer-syntax=*', part=DICOM),)
+FRAMES = (Form(MULTIPART, f'{MULTIPART}; type="{BYTES}"; transfer-syntax=*', part=BYTES),)
+BULK = (
+    *(Form(MULTIPART, f'{MULTIPART}; type="{BYTES}"', part=part) for part in (BYTES, PDF, VIDEO)),
+    *(Form(name, f'{MULTIPART}; type="{BYTES}"', alone=True) for name in (BYTES, PDF, VIDEO)),
+)
+# A PDF and a video are rendered by giving them as they are.
+PICTURE = (
+    *(Form(name, "*/*") for name in ("image/jpeg", PDF, VIDEO, BYTES)),
+    Form("image/png", "image/png"),
+)
 
 ONE, ALL = "one", "all"
 
@@ -67,6 +95,8 @@ class Rule:
     not asked."""
     answered_here: bool = False
     """The gateway itself answers; Orthanc must never be asked, since it would answer for all clinics."""
+    forms: tuple[Form, ...] = ()
+    """What a client may ask for by Accept; empty: there is one form, and Accept plays no part."""
     pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -77,21 +107,21 @@ class Rule:
 RULES = (
     # Study list and study (QIDO-RS, WADO-RS: PS3.18 10.4, 10.6). The list's parameters are read by `search`.
     Rule("GET", STUDIES, NOTHING, VIEWERS, "list", answered_here=True),
-    Rule("GET", STUDY, NOTHING, VIEWERS, "download"),
-    Rule("GET", STUDY + "/metadata", NOTHING, VIEWERS, "view"),
-    Rule("GET", STUDY + "/rendered", RENDERED, VIEWERS, "view"),
-    Rule("GET", STUDY + "/series", SERIES, VIEWERS, "view"),
-    Rule("GET", STUDY + "/instances", INSTANCES, VIEWERS, "view"),
-    Rule("GET", ONE_SERIES, NOTHING, VIEWERS, "download"),
-    Rule("GET", ONE_SERIES + "/metadata", NOTHING, VIEWERS, "view"),
-    Rule("GET", ONE_SERIES + "/rendered", RENDERED, VIEWERS, "view"),
-    Rule("GET", ONE_SERIES + "/instances", INSTANCES, VIEWERS, "view"),
-    Rule("GET", INSTANCE, NOTHING, VIEWERS, "download"),
-    Rule("GET", INSTANCE + "/metadata", NOTHING, VIEWERS, "view"),
-    Rule("GET", INSTANCE + "/rendered", RENDERED, VIEWERS, "view"),
-    Rule("GET", INSTANCE + "/frames/{frames}", NOTHING, VIEWERS, "view"),
-    Rule("GET", INSTANCE + "/frames/{frames}/rendered", RENDERED, VIEWERS, "view"),
-    Rule("GET", INSTANCE + "/bulk/{bulk}", NOTHING, VIEWERS, "view"),
+    Rule("GET", STUDY, NOTHING, VIEWERS, "download", forms=FILES),
+    Rule("GET", STUDY + "/metadata", NOTHING, VIEWERS, "view", forms=JSON),
+    Rule("GET", STUDY + "/rendered", RENDERED, VIEWERS, "view", forms=PICTURE),
+    Rule("GET", STUDY + "/series", SERIES, VIEWERS, "view", forms=JSON),
+    Rule("GET", STUDY + "/instances", INSTANCES, VIEWERS, "view", forms=JSON),
+    Rule("GET", ONE_SERIES, NOTHING, VIEWERS, "download", forms=FILES),
+    Rule("GET", ONE_SERIES + "/metadata", NOTHING, VIEWERS, "view", forms=JSON),
+    Rule("GET", ONE_SERIES + "/rendered", RENDERED, VIEWERS, "view", forms=PICTURE),
+    Rule("GET", ONE_SERIES + "/instances", INSTANCES, VIEWERS, "view", forms=JSON),
+    Rule("GET", INSTANCE, NOTHING, VIEWERS, "download", forms=FILES),
+    Rule("GET", INSTANCE + "/metadata", NOTHING, VIEWERS, "view", forms=JSON),
+    Rule("GET", INSTANCE + "/rendered", RENDERED, VIEWERS, "view", forms=PICTURE),
+    Rule("GET", INSTANCE + "/frames/{frames}", NOTHING, VIEWERS, "view", forms=FRAMES),
+    Rule("GET", INSTANCE + "/frames/{frames}/rendered", RENDERED, VIEWERS, "view", forms=PICTURE),
+    Rule("GET", INSTANCE + "/bulk/{bulk}", NOTHING, VIEWERS, "view", forms=BULK),
     # Who opened which study, of the auditor's clinics. The filters are read by `audit`.
     Rule("GET", "/audit/entries", NOTHING, AUDITORS, "audit", answered_here=True),
     # Uploads (STOW-RS: PS3.18 10.5). Whose a study in the path is, the importer asks when it claims it; it logs them,
@@ -126,6 +156,18 @@ class Permit:
 
     rule: Rule
     study: str | None
+    frames: int
+    """How many frames are asked for at once; 0 on other routes."""
+    accept_in_query: bool
+    """PS3.18 8.3.3.1 lets a client write its Accept there, too. Two places for one wish are one too many."""
+
+    def form(self, accept: str) -> Form:
+        """Return the form that the client gets. Raises a RefusedError that is told to who may see the study."""
+        if self.frames > MOST_FRAMES:
+            raise TooManyFramesError
+        if self.accept_in_query:
+            raise AcceptError
+        return choose(accept, self.rule.forms)
 
 
 def permit(request: Request, roles: frozenset[str]) -> Permit:
@@ -136,13 +178,18 @@ def permit(request: Request, roles: frozenset[str]) -> Permit:
                 raise RefusedError
             if not rule.answered_here:
                 _check(request, rule)
-            return Permit(rule, match.groupdict().get("study"))
+            places = match.groupdict(default="")
+            frames = places.get("frames", "")
+            in_query = bool(rule.forms) and any(name.lower() == "accept" for name, _ in request.parameters)
+            return Permit(rule, places.get("study"), len(frames.split(",")) if frames else 0, in_query)
     raise RefusedError
 
 
 def _check(request: Request, rule: Rule) -> None:
     seen = set()
     for name, value in request.parameters:
+        if rule.forms and name.lower() == "accept":
+            continue  # told, to who may see the study
         allowed = rule.parameters.get(name)
         if allowed is None or re.fullmatch(allowed, value) is None:
             raise RefusedError

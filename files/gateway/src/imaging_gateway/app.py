@@ -13,12 +13,13 @@ import prometheus_client
 from aiohttp import web
 
 from imaging_gateway import audit, metrics, search
+from imaging_gateway.accept import choose
 from imaging_gateway.access_log import AccessLog
-from imaging_gateway.allowlist import ALL, Permit, permit
+from imaging_gateway.allowlist import ALL, JSON, Permit, permit
 from imaging_gateway.config import Config
 from imaging_gateway.owners import Owners
 from imaging_gateway.registry import Registry, RegistryAwayError
-from imaging_gateway.requests import NoClinicError, RefusedError, parse
+from imaging_gateway.requests import AcceptError, NoClinicError, RefusedError, parse
 from imaging_gateway.tokens import CLINIC, Caller, FetchKeys, NoKeysError, TokenError, TokenVerifier, fetch_jwks
 from imaging_gateway.warm import CacheWarmer
 
@@ -41,6 +42,8 @@ def _refusing(answer: Answer) -> Answer:
             return await answer(gateway, request)
         except TokenError:
             return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
+        except AcceptError:
+            return web.Response(status=406)
         except RefusedError:
             return web.Response(status=404)
         except search.QueryError as error:
@@ -72,10 +75,8 @@ class Gateway:
             outcome, status = ALLOWED, 204
         except TokenError:
             outcome, status, headers = UNAUTHORIZED, 401, {"WWW-Authenticate": "Bearer"}
-        except NoClinicError:
-            outcome, status, headers = REFUSED, 403, {"X-Refusal": "clinic"}
-        except RefusedError:
-            outcome, status = REFUSED, 403
+        except RefusedError as error:
+            outcome, status, headers = REFUSED, 403, {"X-Refusal": error.told} if error.told else {}
         except (RegistryAwayError, NoKeysError):
             outcome, status = UNDECIDED, 503
         metrics.DECISIONS.labels(outcome).inc()
@@ -95,19 +96,24 @@ class Gateway:
         if allowed.study is None:
             if allowed.rule.action:
                 self.access.note(caller, allowed.rule.action, address, detail=f"{asked.method} {asked.path}")
-            return {}
-        return {"X-Study-Revision": await self._decide_study(caller, allowed, allowed.study, address)}
+            return {"X-Orthanc-Accept": "*/*"}
+        accept = ",".join(request.headers.getall("X-Original-Accept", []))
+        return await self._decide_study(caller, allowed, allowed.study, accept, address)
 
-    async def _decide_study(self, caller: Caller, allowed: Permit, study: str, address: str) -> str:
+    async def _decide_study(
+        self, caller: Caller, allowed: Permit, study: str, accept: str, address: str
+    ) -> dict[str, str]:
         owner = await self.owners.locate(caller, study)
         if owner is None and "admin" not in caller.roles:
             raise RefusedError
+        form = allowed.form(accept)
         # A study that Orthanc has and the registry has not is an administrator's to see; its revision is never the
         # same twice, so that nothing of it is ever answered from the proxy's cache.
         clinic, revision = owner or (None, f"unregistered-{time.time_ns()}")
         if not caller.unattended:
             self.access.note(caller, allowed.rule.action, address, clinic, study)
-        return str(revision)
+        alone = {"X-Part-Alone": form.media_type} if form.alone else {}
+        return {"X-Study-Revision": str(revision), "X-Orthanc-Accept": form.orthanc, **alone}
 
     @_refusing
     async def search_studies(self, request: web.Request) -> web.Response:
@@ -117,8 +123,7 @@ class Gateway:
         caller = await self.verifier.identify(request.headers.getall("Authorization", []))
         asked = parse(request.method, request.raw_path)
         allowed = permit(asked, caller.roles)
-        if not _takes_json(request):
-            return web.Response(status=406)
+        choose(",".join(request.headers.getall("Accept", [])), JSON)
         query = search.read(asked.parameters)
         # One more than asked for tells whether there are more.
         found = await self.registry.search_studies(caller.scope, query.match, query.limit + 1, query.offset)
@@ -141,8 +146,10 @@ class Gateway:
         allowed = permit(asked, caller.roles)
         query = audit.read(asked.parameters)
         found = await audit.page(self.registry, caller.scope, query)
-        # Looking at the record is on the record.
-        self.access.note(caller, allowed.rule.action, _address(request), caller.scope or None, query.study)
+        # Looking at the record is on the record: of one study at its clinic, of more at all of the caller's.
+        owner = await self.owners.locate(caller, query.study) if query.study else None
+        clinic = owner[0] if owner else caller.scope or None
+        self.access.note(caller, allowed.rule.action, _address(request), clinic, query.study)
         return web.json_response(found, headers={"Cache-Control": "no-store"})
 
     async def live(self, _request: web.Request) -> web.Response:
@@ -213,14 +220,6 @@ def _introduce(caller: Caller, address: str) -> str:
 def _address(request: web.Request) -> str:
     # The proxy overwrites it; nothing else reaches this port.
     return request.headers.get("X-Real-IP", "")
-
-
-def _takes_json(request: web.Request) -> bool:
-    accepted = ",".join(request.headers.getall("Accept", [])).lower().split(",")
-    return any(
-        item.split(";")[0].strip() in ("", "*/*", "application/*", "application/json", "application/dicom+json")
-        for item in accepted
-    )
 
 
 GATEWAY = web.AppKey("gateway", Gateway)

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
-LONGEST_URI = 8000
+LONGEST_URI = 16000
 METHOD = re.compile(r"[A-Z]{3,7}")
 URI = re.compile(r"(?P<path>(?:/[A-Za-z0-9_.,-]+)+)(?:\?(?P<query>[!$&-:=?@A-Z_a-z~%\\*|^-]*))?")
 DOTS = re.compile(r"\.+")
@@ -25,9 +25,26 @@ UID = r"(?=[0-9.]{1,64}(?![0-9.]))[0-9]++(?:\.[0-9]++)*+"
 class RefusedError(Exception):
     """The request is not one that the platform knows: the caller gets the one 404."""
 
+    told = ""
+    """What a caller who may ask is told instead, in words of the proxy's."""
+
 
 class NoClinicError(RefusedError):
     """An upload that could be for several clinics, or for none: the caller is told to name one."""
+
+    told = "clinic"
+
+
+class TooManyFramesError(RefusedError):
+    """More frames than are given at once."""
+
+    told = "frames"
+
+
+class AcceptError(RefusedError):
+    """The client takes nothing that there is on this route, or its Accept cannot be read."""
+
+    told = "accept"
 
 
 @dataclass(frozen=True)
