@@ -135,6 +135,10 @@ remove-user: .venv/deploy ## USERNAME=…: remove a user; the access log keeps w
 add-client: .venv/deploy ## CLIENT_ID=… CLINIC=… [ROLE=physician]: let a clinic's own software in
 	$(PLAYBOOK) playbooks/add-client.yml -e '{"client_id": "$(CLIENT_ID)", "clinic": "$(CLINIC)", "roles": "$(or $(ROLE),physician)"}'
 
+.PHONY: new-client-secret
+new-client-secret: .venv/deploy ## CLIENT_ID=…: give a clinic's software another secret; the old one ends at once
+	$(PLAYBOOK) playbooks/new-client-secret.yml -e '{"client_id": "$(CLIENT_ID)"}'
+
 .PHONY: remove-client
 remove-client: .venv/deploy ## CLIENT_ID=…: shut a clinic's software out
 	$(PLAYBOOK) playbooks/remove-client.yml -e '{"client_id": "$(CLIENT_ID)"}'

@@ -56,6 +56,7 @@ RUN = {
     "make enable-user": ("tests/platform/test_people.py", 'make("enable-user"'),
     "make remove-user": ("tests/platform/test_people.py", 'make("remove-user"'),
     "make add-client": ("tests/platform/test_clients.py", 'make("add-client"'),
+    "make new-client-secret": ("tests/platform/test_clients.py", 'make("new-client-secret"'),
     "make remove-client": ("tests/platform/test_clients.py", 'make("remove-client"'),
     "make certs": ("tests/certificates/test_issuing.py", 'play("playbooks/certificates.yml", renew=1)'),
     "make backup": ("tests/restore/test_restore.py", '"backup", "INCLUDE_DICOM=1"'),
