@@ -1,4 +1,4 @@
-"""sshd takes a new configuration without leaving anybody outside, whether it listens itself or systemd does in its place."""
+"""sshd takes a new configuration without leaving anybody outside, whether it or systemd in its place listens."""
 
 from __future__ import annotations
 
