@@ -135,6 +135,10 @@ remove-user: .venv/deploy ## USERNAME=…: remove a user; the access log keeps w
 add-client: .venv/deploy ## CLIENT_ID=… CLINIC=… [ROLE=physician]: let a clinic's own software in
 	$(PLAYBOOK) playbooks/add-client.yml -e '{"client_id": "$(CLIENT_ID)", "clinic": "$(CLINIC)", "roles": "$(or $(ROLE),physician)"}'
 
+.PHONY: new-client-secret
+new-client-secret: .venv/deploy ## CLIENT_ID=…: give a clinic's software another secret; the old one ends at once
+	$(PLAYBOOK) playbooks/new-client-secret.yml -e '{"client_id": "$(CLIENT_ID)"}'
+
 .PHONY: remove-client
 remove-client: .venv/deploy ## CLIENT_ID=…: shut a clinic's software out
 	$(PLAYBOOK) playbooks/remove-client.yml -e '{"client_id": "$(CLIENT_ID)"}'
@@ -148,6 +152,10 @@ audit: ## who opened which study: [STUDY=…] [USER=…] [SINCE=2026-05-04] [LIM
 .PHONY: certs
 certs: .venv/deploy ## renew the certificate if it is due and tell how long it is good; [RENEW=1] renew it now
 	$(PLAYBOOK) playbooks/certificates.yml -e renew=$(filter 1,$(RENEW))
+
+.PHONY: update-testing
+update-testing: .venv/deploy ## take what Debian testing has newer of what comes from it, restart what uses it: [PACKAGE=…]
+	$(PLAYBOOK) playbooks/update-testing.yml -e '{"package": "$(PACKAGE)"}'
 
 .PHONY: backup
 backup: ## back the sandbox host up and print the archive's path there: [INCLUDE_DICOM=1]; or REPOSITORY=1
@@ -198,12 +206,13 @@ lint: .venv/test ## lint playbooks, Python and shell
 	mypy files/gateway/src
 	mypy files/backup/src
 	mypy files/status/imaging_status.py
+	mypy files/updates/imaging_updates.py
 	shellcheck .ci/run tests/packages.sh
 
 .PHONY: test-unit
 test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
-	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests
+	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests files/updates/tests
 	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore --ignore=tests/upgrade \
 	  --ignore=tests/certificates --ignore=tests/hardening --ignore=tests/ssh --ignore=tests/reboot --ignore=tests/uninstall \
 	  --ignore=tests/repository

@@ -17,7 +17,11 @@ options:
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
   client_id: {type: str, required: true, description: "Id of the software, lower case, as in ris-almaty."}
-  state: {type: str, choices: [present, absent], default: present, description: Whether it is let in.}
+  state:
+    type: str
+    choices: [present, renewed, absent]
+    default: present
+    description: Whether it is let in; C(renewed) gives one that is in another secret, and leaves all else as it is.
   clinic: {type: str, description: Id of its clinic; required when it is to be let in.}
   roles:
     type: list
@@ -25,7 +29,7 @@ options:
     choices: [physician, technician]
     default: [physician]
     description: What it may do, exactly.
-  secret: {type: str, description: Its secret; required when it is to be let in.}
+  secret: {type: str, description: Its secret; required unless it is to be shut out.}
   scopes:
     type: list
     elements: str
@@ -67,7 +71,15 @@ import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
-from ansible.module_utils.imaging.clients import MAPPER, find_client, need, plan_client  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.clients import (  # type: ignore[import-untyped]
+    CLINIC,
+    MAPPER,
+    SECRET_UNSEEN,
+    find_client,
+    hide_secret,
+    need,
+    plan_client,
+)
 from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
     CONNECTION,
     Json,
@@ -75,11 +87,11 @@ from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyp
     KeycloakError,
     Plan,
     carry_out,
+    differing,
+    merged,
 )
 
 CLIENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
-# The client's attribute that names its clinic, and tells our clients from Keycloak's and the platform's own.
-CLINIC = "imaging.clinic"
 
 
 def plan_software(keycloak: Keycloak, plan: Plan, software: dict[str, Any]) -> None:
@@ -95,10 +107,24 @@ def plan_software(keycloak: Keycloak, plan: Plan, software: dict[str, Any]) -> N
             plan.add(f"client {name}", before, None, lambda: keycloak.delete(f"/clients/{current['id']}"))
         return
 
+    # What is kept is no secret that was seen, what is written is none that anybody has seen.
+    is_new = current is None or current.get("secret") != software["secret"]
+    mark = SECRET_UNSEEN if is_new else {}
+    if software["state"] == "renewed":
+        if current is None:
+            raise KeycloakError(f"there is no client '{name}'; `make add-client` lets software in")
+        before, after = differing({"secret": software["secret"], "attributes": mark}, current)
+        change = merged(current, after)
+        plan.add(
+            *(f"client {name}", hide_secret(before), hide_secret(after)),
+            lambda: keycloak.put(f"/clients/{current['id']}", change),
+        )
+        return
+
     if keycloak.get(f"/group-by-path/clinics/{software['clinic']}") is None and not keycloak.absent:
         raise KeycloakError(f"there is no clinic '{software['clinic']}'; add it first (add-clinic.yml)")
     plan_client(
-        *(keycloak, plan, representation(software)),
+        *(keycloak, plan, representation(software, mark)),
         scopes=software["scopes"],
         mappers=software["mappers"],
         roles=software["roles"],
@@ -132,7 +158,7 @@ def plan_software(keycloak: Keycloak, plan: Plan, software: dict[str, Any]) -> N
     )
 
 
-def representation(software: dict[str, Any]) -> dict[str, Any]:
+def representation(software: dict[str, Any], mark: dict[str, str]) -> dict[str, Any]:
     """The managed keys of Keycloak's ClientRepresentation: client credentials and nothing else."""
     return {
         "clientId": software["client_id"],
@@ -150,7 +176,7 @@ def representation(software: dict[str, Any]) -> dict[str, Any]:
         "fullScopeAllowed": False,
         "redirectUris": [],
         "webOrigins": [],
-        "attributes": {CLINIC: software["clinic"], "client_credentials.use_refresh_token": "false"},
+        "attributes": {CLINIC: software["clinic"], "client_credentials.use_refresh_token": "false", **mark},
     }
 
 
@@ -160,7 +186,7 @@ def main() -> None:
         argument_spec={
             **CONNECTION,
             "client_id": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "renewed", "absent"], "default": "present"},
             "clinic": {"type": "str"},
             "roles": {
                 "type": "list",
@@ -172,7 +198,7 @@ def main() -> None:
             "scopes": {"type": "list", "elements": "str", "default": ["basic", "profile", "service_account"]},
             "mappers": {"type": "list", "elements": "dict", "default": [], "options": MAPPER},
         },
-        required_if=[("state", "present", ("clinic", "secret"))],
+        required_if=[("state", "present", ("clinic", "secret")), ("state", "renewed", ("secret",))],
         supports_check_mode=True,
     )
     software = module.params

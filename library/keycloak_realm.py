@@ -111,7 +111,13 @@ realm:
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
-from ansible.module_utils.imaging.clients import MAPPER, find_client, need, plan_client  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.clients import (  # type: ignore[import-untyped]
+    MAPPER,
+    clients_with_seen_secrets,
+    find_client,
+    need,
+    plan_client,
+)
 from ansible.module_utils.imaging.flows import plan_browser_flow  # type: ignore[import-untyped]
 from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
     CONNECTION,
@@ -300,6 +306,13 @@ def main() -> None:
         for name in module.params["disabled_clients"]:
             plan_disabled_client(keycloak, plan, name)
         plan_user_attributes(keycloak, plan, module.params["user_attributes"])
+        if seen := clients_with_seen_secrets(keycloak):
+            module.warn(
+                "Until this release, whoever managed users could read the secrets of clinics' software: "
+                f"{', '.join(seen)}. "
+                "Give each another one, together with the people who run it: make new-client-secret CLIENT_ID=… "
+                "(docs/ADMIN.md, A clinic's own software)."
+            )
         carry_out(module, keycloak, plan, realm=module.params["realm"])
     except KeycloakError as error:
         module.fail_json(msg=str(error))

@@ -62,6 +62,7 @@ async function tokensFromAddress() {
 class Session {
   #tokens;
   #ends;
+  #renewal = null;
 
   constructor(tokens) {
     this.#keep(tokens);
@@ -81,13 +82,17 @@ class Session {
     return this.#claims.preferred_username;
   }
 
+  async #renew() {
+    const tokens = await askForTokens({ grant_type: "refresh_token", refresh_token: this.#tokens.refresh_token });
+    if (tokens === null) return leave();
+    this.#keep(tokens);
+    this.#renewal = null;
+  }
+
   /** A token that is still good; leads to the login page when there is none to be had. */
   async token() {
-    if (Date.now() > this.#ends - RENEW_BEFORE_MS) {
-      const tokens = await askForTokens({ grant_type: "refresh_token", refresh_token: this.#tokens.refresh_token });
-      if (tokens === null) return leave();
-      this.#keep(tokens);
-    }
+    // A refresh token is good once: whoever else asks meanwhile waits for the same answer.
+    if (Date.now() > this.#ends - RENEW_BEFORE_MS) await (this.#renewal ??= this.#renew());
     return this.#tokens.access_token;
   }
 

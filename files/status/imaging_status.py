@@ -32,6 +32,7 @@ BACKUP_HOURS = 36
 REPOSITORY_MINUTES = 120
 UNPROVEN_DAYS = 100
 PENDING_SECONDS = 3600
+TESTING_DAYS = 3
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,25 @@ def restore_drill(samples: dict[str, float], now: float) -> Fact:
     return Fact("restore drill", text, {"age_seconds": round(now - at), "passed": good}, trouble)
 
 
+def updates(samples: dict[str, float], now: float) -> Fact:
+    """What Debian testing has that is newer than what came from it, and which known holes that closes."""
+    at = samples.get("imaging_testing_last_check_timestamp_seconds")
+    if at is None:
+        return Fact("updates", "not looked for yet", {"pending": None, "holes": None})
+    pending = round(samples.get("imaging_testing_updates_pending", 0))
+    holes = samples.get("imaging_testing_vulnerabilities")
+    values = {"pending": pending, "holes": None if holes is None else round(holes)}
+    if now - at > TESTING_DAYS * 86400:
+        return Fact(
+            "updates", "unknown", values, "the mirror of Debian testing does not answer: journalctl -u imaging-updates"
+        )
+    text = f"{pending} of Debian testing, " + ("known holes unknown" if holes is None else f"{holes:.0f} known holes")
+    trouble = f"Debian testing closes {holes:.0f} known holes: make update-testing" if holes else ""
+    if holes is None and pending:
+        trouble = "Debian testing has newer versions, which may close holes: make update-testing"
+    return Fact("updates", text, values, trouble)
+
+
 def imports(metrics_url: str) -> Fact:
     """What the importer has not finished yet."""
     try:
@@ -291,6 +311,7 @@ def look_at_the_rest(configuration: dict[str, Any]) -> list[Fact]:
         backup(samples, states[makes] == "failed", now),
         *repository(samples, states[pushes] == "failed", now),
         restore_drill(samples, now),
+        updates(samples, now),
         imports(configuration["importer"]),
     ]
 

@@ -22,6 +22,12 @@ MAPPER = {
 }
 
 
+# The client's attribute that names its clinic, and tells our clients from Keycloak's and the platform's own.
+CLINIC = "imaging.clinic"
+# Likewise, at a secret that nobody has been able to read in the console. Those of earlier releases have no mark.
+SECRET_UNSEEN = {"imaging.secret-unseen": "true"}
+
+
 def plan_client(
     keycloak: Keycloak,
     plan: Plan,
@@ -115,6 +121,16 @@ def find_client(keycloak: Keycloak, client_id: str) -> Json:
     """The client's representation, or None."""
     found = keycloak.get("/clients", clientId=client_id)
     return found[0] if found else None
+
+
+def clients_with_seen_secrets(keycloak: Keycloak) -> list[str]:
+    """Clinics' software whose secret whoever managed users could once read, and that has had no other since."""
+    clients = keycloak.get("/clients", max="-1") or []
+    return sorted(
+        client["clientId"]
+        for client in clients
+        if CLINIC in client.get("attributes", {}) and not SECRET_UNSEEN.items() <= client["attributes"].items()
+    )
 
 
 def scope_id(keycloak: Keycloak, name: str) -> str:

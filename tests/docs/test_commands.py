@@ -21,7 +21,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "docs/ADMIN.md", "docs/USER.md", "docs/
 FENCED = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 ROW = re.compile(r"^\| `make ([\w-]+)[^`]*` \|.*$", re.MULTILINE)
-PROGRAMS = ("imaging-backup", "imaging-gateway", "imaging-importer", "imaging-status")
+PROGRAMS = ("imaging-backup", "imaging-gateway", "imaging-importer", "imaging-status", "imaging-updates")
 # Only programs that they start read these, so make itself would do the same without them.
 IN_THE_ENVIRONMENT = {"SANDBOX"}
 
@@ -56,8 +56,11 @@ RUN = {
     "make enable-user": ("tests/platform/test_people.py", 'make("enable-user"'),
     "make remove-user": ("tests/platform/test_people.py", 'make("remove-user"'),
     "make add-client": ("tests/platform/test_clients.py", 'make("add-client"'),
+    "make new-client-secret": ("tests/platform/test_clients.py", 'make("new-client-secret"'),
     "make remove-client": ("tests/platform/test_clients.py", 'make("remove-client"'),
     "make certs": ("tests/certificates/test_issuing.py", 'play("playbooks/certificates.yml", renew=1)'),
+    "make update-testing": ("tests/platform/test_updates.py", 'make("update-testing")'),
+    "imaging-updates pending": ("playbooks/update-testing.yml", "[imaging-updates, pending]"),
     "make backup": ("tests/restore/test_restore.py", '"backup", "INCLUDE_DICOM=1"'),
     "make restore": ("tests/restore/test_restore.py", 'timed("restore", f"BACKUP_FILE={archive}"'),
     "make restore-drill": ("tests/restore/test_restore_drill.py", '"restore-drill"'),
@@ -183,6 +186,8 @@ def test_the_program_takes_the_options(command: str, monkeypatch: pytest.MonkeyP
 def main_of(program: str):
     if program == "imaging-status":
         return load(ROOT / "files/status/imaging_status.py").main
+    if program == "imaging-updates":
+        return load(ROOT / "files/updates/imaging_updates.py").main
     part = program.removeprefix("imaging-")
     source = str(ROOT / f"files/{part}/src")
     if source not in sys.path:

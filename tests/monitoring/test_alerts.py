@@ -191,6 +191,21 @@ CASES = {
         # Where there was neither a drill nor a backup there is no such series; BackupTooOld has its own.
         {"imaging_restore_drill_unproven_since_timestamp_seconds": f"{-99 * 86400}x60"},
     ),
+    "TestingHasFixes": Case(
+        {"imaging_testing_vulnerabilities": "0x5 2x60"},
+        # Newer versions alone close no known hole.
+        {"imaging_testing_vulnerabilities": "0x60", "imaging_testing_updates_pending": "3x60"},
+    ),
+    "TestingHasUpdates": Case(
+        {"imaging_testing_updates_pending": "0x5 3x60"},
+        # The tracker has said that none of them closes a hole.
+        {"imaging_testing_updates_pending": "3x60", "imaging_testing_vulnerabilities": "0x60"},
+    ),
+    "TestingNotChecked": Case(
+        {"imaging_testing_last_check_timestamp_seconds": f"{-73 * 3600}x60"},
+        # A day on which the mirror was away.
+        {"imaging_testing_last_check_timestamp_seconds": f"{-30 * 3600}x60"},
+    ),
     "AlertsNotDelivered": Case(
         {'alertmanager_notifications_failed_total{integration="email"}': "0+1x60"},
         {'alertmanager_notifications_failed_total{integration="email"}': "5x60"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,6 +16,7 @@ import platform_client
 import pytest
 import requests
 from deliveries import Study
+from keycloak_admin import ask_keycloak
 from platform_client import ROOT, Platform, state_path
 
 CLIENT, CLINIC = "ris-almaty", "denscan-almaty"
@@ -128,12 +130,32 @@ def test_the_examples_of_the_documentation_work(platform, workplace, central_stu
     assert central_study.study_uid not in run.stdout
 
 
+def test_another_secret_replaces_the_first_at_once_and_nothing_else(platform, secret):
+    client = f"imaging/clients?clientId={CLIENT}"
+    (before,) = json.loads(ask_keycloak(platform, "GET", client)[0])
+
+    renewed = make("new-client-secret", f"CLIENT_ID={CLIENT}")
+
+    assert renewed.returncode == 0, renewed.stdout[-2000:]
+    another = SECRET.read_text()
+    assert another != secret
+    assert SECRET.stat().st_mode & 0o777 == 0o600
+    assert another not in renewed.stdout + renewed.stderr
+    assert ask_for_token(platform, secret).status_code == 401
+    assert ask_for_token(platform, another).status_code == 200
+    (after,) = json.loads(ask_keycloak(platform, "GET", client)[0])
+    changing = {"secret": "", "attributes": {}}  # when it was made is among the attributes
+    assert before | changing == after | changing
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["add-client", "CLIENT_ID=good-id", "CLINIC=denscan-almaty,denscan-central"], "exactly one clinic"),
         (["add-client", "CLIENT_ID=good-id", f"CLINIC={CLINIC}", "ROLE=admin"], "roles "),
         (["add-client", "CLIENT_ID=ohif", f"CLINIC={CLINIC}"], "client of the platform itself"),
+        (["new-client-secret", "CLIENT_ID=ohif"], "client of the platform itself"),
+        (["new-client-secret", "CLIENT_ID=nobody"], "there is no client"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_changes(arguments, named):
@@ -145,6 +167,8 @@ def test_what_is_wrong_is_named_and_nothing_changes(arguments, named):
 
 def test_removed_software_gets_no_more_tokens(platform, secret):
     """The last test of this module. What it still has ends like any token, see test_ends.py."""
+    last = SECRET.read_text()
     assert make("remove-client", f"CLIENT_ID={CLIENT}").returncode == 0
     assert not SECRET.exists()
-    assert ask_for_token(platform, secret).status_code == 401
+    for one in (secret, last):
+        assert ask_for_token(platform, one).status_code == 401

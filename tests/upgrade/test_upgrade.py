@@ -177,6 +177,11 @@ def test_no_secret_was_made_anew(platform, before):
     assert {path: path.read_bytes() for path in before.secrets} == before.secrets
 
 
+def test_what_managers_of_users_could_read_is_worth_nothing_any_more(platform, before):
+    (grafana,) = json.loads(ask_keycloak(platform, "GET", "imaging/clients?clientId=grafana")[0])
+    assert grafana["secret"].encode() not in {content.strip() for content in before.secrets.values()}
+
+
 def test_nothing_has_failed(platform, before):
     assert (
         platform.on_host("systemctl", "list-units", "--failed", "--plain", "--no-legend", "imaging-*", "nginx*") == ""

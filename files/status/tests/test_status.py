@@ -159,3 +159,22 @@ def test_alerts_draw_the_same_lines():
     assert f"imaging_backup_last_success_timestamp_seconds > {status.BACKUP_HOURS} * 3600" in alerts
     assert f"imaging_importer_oldest_pending_age_seconds > {status.PENDING_SECONDS}\n" in alerts
     assert f"imaging_restore_drill_unproven_since_timestamp_seconds > {status.UNPROVEN_DAYS} * 86400" in alerts
+
+
+@pytest.mark.parametrize(
+    ("samples", "wrong"),
+    [
+        ({}, ""),
+        ({"last_check_timestamp_seconds": NOW, "updates_pending": 3, "vulnerabilities": 0}, ""),
+        ({"last_check_timestamp_seconds": NOW, "updates_pending": 3, "vulnerabilities": 2}, "closes 2 known holes"),
+        # Nobody can say which of them closes a hole.
+        ({"last_check_timestamp_seconds": NOW, "updates_pending": 3}, "may close holes"),
+        ({"last_check_timestamp_seconds": NOW, "updates_pending": 0}, ""),
+        ({"last_check_timestamp_seconds": NOW - 4 * 86400, "updates_pending": 0}, "does not answer"),
+        ({"last_check_timestamp_seconds": 0}, "does not answer"),
+    ],
+)
+def test_updates_of_testing_are_told(samples, wrong):
+    fact = status.updates({f"imaging_testing_{name}": value for name, value in samples.items()}, NOW)
+    assert wrong in fact.trouble
+    assert bool(wrong) == bool(fact.trouble)

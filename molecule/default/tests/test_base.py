@@ -120,7 +120,7 @@ def test_a_service_has_a_memory_limit_and_comes_back_after_a_crash(host: Host, u
     assert properties["Restart"] in ("on-failure", "always")
 
 
-@pytest.mark.parametrize("unit", [*SERVICES, "imaging-backup.service"])
+@pytest.mark.parametrize("unit", [*SERVICES, "imaging-backup.service", "imaging-updates.service"])
 def test_a_service_is_confined(host: Host, unit: str) -> None:
     limit = {"nginx.service": 2.5, "imaging-backup.service": 1.6}.get(unit, 1.4)
     assert exposure_document.exposure(host.check_output, unit) <= limit

@@ -27,7 +27,8 @@ REALM_KEYS = {
     "realm", "enabled", "displayName", "loginTheme", "internationalizationEnabled", "supportedLocales", "defaultLocale",
     "sslRequired", "registrationAllowed", "resetPasswordAllowed", "editUsernameAllowed", "loginWithEmailAllowed",
     "duplicateEmailsAllowed", "rememberMe", "passwordPolicy", "bruteForceProtected", "permanentLockout",
-    "failureFactor",
+    "failureFactor", "bruteForceStrategy", "quickLoginCheckMilliSeconds", "maxDeltaTimeSeconds",
+    "maxSecondaryAuthFailures", "revokeRefreshToken", "refreshTokenMaxReuse",
     "waitIncrementSeconds", "maxFailureWaitSeconds", "accessTokenLifespan", "ssoSessionIdleTimeout",
     "ssoSessionMaxLifespan", "eventsEnabled", "eventsExpiration", "eventsListeners", "adminEventsEnabled",
     "adminEventsDetailsEnabled", "attributes", "browserFlow", "otpPolicyType", "otpPolicyAlgorithm", "otpPolicyDigits",
@@ -240,7 +241,8 @@ def group_by_path_(realm: Realm, method: str, query: Any, body: Any, path: str) 
 
 def clients_(realm: Realm, method: str, query: Any, body: Any) -> Any:
     if method == "GET":
-        return [shown(client) for client in realm.clients.values() if client["clientId"] == query["clientId"]]
+        wanted = query.get("clientId")
+        return [shown(client) for client in realm.clients.values() if wanted in (None, client["clientId"])]
     defaults = {"defaultClientScopes": DEFAULT_SCOPES, "optionalClientScopes": OPTIONAL_SCOPES}
     client = fresh(**{**defaults, **body}, protocolMappers=[], _roles=set())
     realm.clients[client["id"]] = client
