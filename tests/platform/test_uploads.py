@@ -238,8 +238,8 @@ def test_a_slow_body_is_waited_for_and_a_large_part_needs_no_memory(platform, te
     assert incoming(platform) == ""
 
 
-def test_other_users_of_the_host_neither_upload_nor_read_folder_names(platform):
-    ask = ("runuser", "-u", "nobody", "--", "python3", "-c")
+def test_who_asks_for_its_measures_neither_uploads_nor_reads_folder_names(platform):
+    ask = ("runuser", "-u", "prometheus", "--", "python3", "-c")
     program = (
         "import sys, urllib.request, urllib.error\n"
         "for path, data in (('/', None), ('/status.json', None), ('/dicom-web/studies', b'x'), ('/metrics', None)):\n"

@@ -140,6 +140,23 @@ def test_a_full_disk_and_a_missing_directory_are_wrong(monkeypatch, tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("controllers", "told"), [("cpu memory pids", []), ("hugetlb", [False]), (None, [False])])
+def test_a_kernel_that_holds_no_service_to_its_memory_is_told(monkeypatch, tmp_path, controllers, told):
+    monkeypatch.setattr(status, "CONTROLLERS", tmp_path / "cgroup.controllers")
+    if controllers is not None:
+        status.CONTROLLERS.write_text(controllers)
+    facts = status.memory_limits()
+    assert [fact.values["enforced"] for fact in facts] == told
+    assert not any(fact.trouble for fact in facts), "nothing that an operator of a container could mend"
+
+
+def test_who_may_not_ask_the_services_is_told_so(monkeypatch, capsys):
+    monkeypatch.setattr(status.os, "geteuid", lambda: 1000)
+    with pytest.raises(SystemExit):
+        status.main(["--services"])
+    assert "sudo" in capsys.readouterr().err
+
+
 def test_people_and_scripts_are_told_the_same(monkeypatch):
     seen = [look(monkeypatch, service(), state="inactive")]
     facts = [status.Fact("imports", "0 pending", {"pending": 0})]

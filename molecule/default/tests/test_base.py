@@ -48,6 +48,21 @@ table inet imaging {
 
 	chain output {
 		type filter hook output priority filter; policy accept;
+		oif "lo" tcp flags syn jump loopback
+	}
+
+	chain loopback {
+		tcp sport { PORTS } jump answers
+		tcp dport { PORTS } jump requests
+	}
+
+	chain answers {
+ANSWERS		drop
+	}
+
+	chain requests {
+		meta skuid 0 accept
+REQUESTS		meta l4proto tcp reject with tcp reset
 	}
 }
 """  # noqa: E501 - as nft itself writes it
@@ -60,8 +75,37 @@ def test_nothing_failed_to_start(host: Host) -> None:
     assert host.check_output("systemctl list-units --failed --plain --no-legend") == ""
 
 
+# Who answers on a port of loopback, and who may ask there besides root. nginx' master opens its own.
+GUARDED = {
+    5432: ("postgres", {"orthanc", "keycloak", "imaging-gateway", "imaging-importer"}),
+    8042: ("orthanc", {"imaging-importer", "www-data", "prometheus"}),
+    8180: ("keycloak", {"imaging-gateway", "www-data"}),
+    9000: ("keycloak", {"prometheus"}),
+    8090: ("imaging-gateway", {"www-data", "prometheus"}),
+    8080: ("imaging-importer", {"www-data", "prometheus"}),
+    8081: ("root", {"prometheus"}),
+    8082: ("root", {"imaging-gateway"}),
+    9090: ("prometheus", {"prometheus"}),
+    9093: ("prometheus", {"prometheus"}),
+    9100: ("prometheus", {"prometheus"}),
+    9113: ("prometheus", {"prometheus"}),
+    9115: ("prometheus", {"prometheus"}),
+    9187: ("prometheus", {"prometheus"}),
+    3903: ("mtail", {"prometheus"}),
+}
+
+
 def test_the_whole_firewall_is_ours(host: Host) -> None:
-    assert host.check_output("nft --stateless --terse list ruleset") == FIREWALL.rstrip("\n")
+    rows = (line.split(":") for line in host.check_output("cat /etc/passwd").splitlines())
+    users = {name: int(number) for name, _, number, *_ in rows}
+    answers, requests = "", ""
+    for port, (owner, callers) in GUARDED.items():
+        numbers = ", ".join(map(str, sorted(users[caller] for caller in callers)))
+        answers += f"\t\ttcp sport {port} meta skuid {users[owner]} return\n"
+        requests += f"\t\ttcp dport {port} meta skuid {f'{{ {numbers} }}' if len(callers) > 1 else numbers} accept\n"
+    expected = FIREWALL.replace("PORTS", ", ".join(map(str, sorted(GUARDED))))
+    expected = expected.replace("ANSWERS", answers).replace("REQUESTS", requests)
+    assert host.check_output("nft --stateless --terse list ruleset") == expected.rstrip("\n")
 
 
 def test_only_the_three_doors_are_reachable_from_outside(host: Host) -> None:
