@@ -3,6 +3,9 @@
 The databases lie there as dumps that are not compressed, so that restic finds again what has not changed in them;
 images under their second names, so that what somebody deletes meanwhile is still there (see `images.Links`). One
 snapshot of restic therefore holds databases and images of one moment, as one archive does.
+
+restic names everything by its SHA-256, up to the one tree that a snapshot is of, and proves that when it reads. So the
+signature of that name, in a tag, covers every byte.
 """
 
 import contextlib
@@ -13,15 +16,20 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from imaging_backup import archive, metrics
 from imaging_backup.config import KEYCLOAK_SECRET, LETSENCRYPT, Config, credentials
-from imaging_backup.create import IMAGES, alone, collect, making, say
+from imaging_backup.create import IMAGES, alone, collect, making, say, signed_with
 from imaging_backup.errors import BackupError
 from imaging_backup.images import Links, read_list
+from imaging_backup.signing import SigningKey, Trust, is_signed
 
 NAME = re.compile(r"repository(:(latest|[0-9a-f]{8,64}))?")
 TAG = "imaging"
+# Until it is signed, nobody takes it for a backup; what a push that was killed left goes with the next `tidy`.
+BEING_MADE = "imaging-being-made"
+KEY_TAG, SIGNATURE_TAG = "key=", "signature="
 # Exit codes of restic(1).
 NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 10, 11, 12
 # Of the images themselves, not only of what is known of them; a year of weeks reads all.
@@ -34,7 +42,7 @@ def push(config: Config, adopt: bool = False) -> str:
     `adopt`: also into one that another host, lost by now, has filled.
     """
     begun = time.monotonic()
-    restic, links = Restic(config), Links(config.storage, config.held)
+    restic, links, key = Restic(config), Links(config.storage, config.held), config.signing_key()
     with alone(config.path):
         _look_whose_it_is(config, restic, adopt)
         with making(config) as workspace:
@@ -43,14 +51,54 @@ def push(config: Config, adopt: bool = False) -> str:
             (workspace / archive.ABOUT).write_bytes(archive.write_about(about))
             certificates = [config.letsencrypt] if config.letsencrypt.is_dir() else []
             # A nightly archive gives each image one more name for a while, which is not a change of it.
-            options = ("--ignore-ctime", "--host", config.domain, "--tag", TAG)
-            added, snapshot = restic.backup(
-                *options, *map(str, (workspace, config.settings, *certificates, config.held))
+            options = (
+                "--ignore-ctime",
+                "--host",
+                config.domain,
+                "--tag",
+                BEING_MADE,
+                "--exclude",
+                str(config.never_kept),
             )
+            added, made = restic.backup(*options, *map(str, (workspace, config.settings, *certificates, config.held)))
+            snapshot = _sign(restic, made, key)
     seconds = time.monotonic() - begun
     metrics.write_push(config.metrics, added, seconds, len(missing))
+    say(signed_with(key.public))
     say(f"done: {added / 1e6:.1f} MB were new, {seconds:.0f} s")
     return f"repository:{snapshot}"
+
+
+def _sign(restic: "Restic", identifier: str, key: SigningKey) -> str:
+    """Sign a snapshot; its name from then on."""
+    (made,) = json.loads(restic.run("snapshots", "--json", identifier))
+    signature = f"{SIGNATURE_TAG}{key.sign(_content_of(made)).hex()}"
+    restic.run("tag", "--set", f"{TAG},{KEY_TAG}{key.public},{signature}", identifier)
+    (signed,) = json.loads(restic.run("snapshots", "--json", "--tag", signature))
+    return str(signed["short_id"])
+
+
+def _content_of(snapshot: dict[str, Any]) -> bytes:
+    """What is signed of a snapshot: when it was made, of which directories, and the SHA-256 of all that is in them."""
+    return f"snapshot {json.dumps([snapshot[part] for part in ('time', 'tree', 'paths')])}\n".encode()
+
+
+def _demand_signature(what: str, snapshot: dict[str, Any], trust: Trust) -> str | None:
+    """Refuse a snapshot that is not signed with a key that `trust` has; the key. Raises BackupError."""
+    found = {tag.partition("=")[0] + "=": tag.partition("=")[2] for tag in snapshot.get("tags", []) if "=" in tag}
+    key = found.get(KEY_TAG)
+    trust.demand(what, key)
+    if key is not None:
+        try:
+            good = is_signed(key, bytes.fromhex(found.get(SIGNATURE_TAG, "")), _content_of(snapshot))
+        except ValueError:
+            good = False
+        if not good:
+            raise BackupError(
+                f"{what} is FORGED: its signature is not by the key {key}, as it says. Take another backup, and find "
+                "out who has the repository's password. Nothing was changed"
+            )
+    return key
 
 
 def _look_whose_it_is(config: Config, restic: "Restic", adopt: bool) -> None:
@@ -86,6 +134,8 @@ def tidy(config: Config) -> None:
     with alone(config.path):
         # Of runs that were killed. To forget, restic wants the repository for itself.
         restic.run("unlock")
+        if left := json.loads(restic.run("snapshots", "--json", "--host", config.domain, "--tag", BEING_MADE)):
+            restic.run("forget", *(str(one["id"]) for one in left))
         restic.run(
             *("forget", "--host", config.domain, "--tag", TAG, "--group-by", "host", "--prune"),
             *("--keep-within", "2d", "--keep-daily", str(config.keep_days), "--keep-monthly", "12"),
@@ -107,11 +157,13 @@ class Snapshot:
     restic: "Restic"
     identifier: str
     paths: list[str]
+    key: str | None  # that has signed it
 
     def about(self) -> archive.About:
         """What it says about itself. Raises BackupError."""
         text = self.restic.run("dump", self.identifier, f"{self._making}/{archive.ABOUT}")
-        return archive.read_about(Path(f"repository:{self.identifier[:8]}"), text.encode())
+        about = archive.read_about(Path(f"repository:{self.identifier[:8]}"), text.encode())
+        return about if self.key is None else {**about, "key": self.key}
 
     def fetch(self, workspace: Path, arriving: Path) -> None:
         """Bring databases and settings to `workspace`, images to `arriving`. restic proves each byte that it brings."""
@@ -120,8 +172,9 @@ class Snapshot:
         self._bring(self._ending("/.held"), arriving)
         secret = f"/credentials/backup/{KEYCLOAK_SECRET}"
         self._bring(self._ending("/imaging"), settings, "--include", "/tls", "--include", secret)
+        certificates = ("--include", "/accounts", "--include", "/archive", "--include", "/renewal")
         with contextlib.suppress(StopIteration):
-            self._bring(self._ending("/letsencrypt"), workspace / LETSENCRYPT)
+            self._bring(self._ending("/letsencrypt"), workspace / LETSENCRYPT, *certificates)
 
     @property
     def _making(self) -> str:
@@ -134,8 +187,8 @@ class Snapshot:
         self.restic.run("restore", f"{self.identifier}:{path}", "--target", str(target), *options)
 
 
-def find(config: Config, path: Path) -> Snapshot:
-    """The snapshot of a name. Raises BackupError."""
+def find(config: Config, path: Path, trust: Trust) -> Snapshot:
+    """The snapshot of a name, if it is signed as `trust` demands. Raises BackupError."""
     restic = Restic(config)
     wanted = str(path).partition(":")[2] or "latest"
     found = json.loads(restic.run("snapshots", "--json", "--tag", TAG, wanted))
@@ -143,7 +196,8 @@ def find(config: Config, path: Path) -> Snapshot:
         raise BackupError(f"there is no backup in {config.repository}. Nothing was changed")
     newest = max(found, key=lambda one: str(one["time"]))
     say(f"snapshot {newest['short_id']} of {newest['time'][:19]}")
-    return Snapshot(restic, newest["id"], newest["paths"])
+    key = _demand_signature(f"the snapshot repository:{newest['short_id']}", newest, trust)
+    return Snapshot(restic, newest["id"], newest["paths"], key)
 
 
 class Restic:
