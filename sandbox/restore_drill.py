@@ -117,6 +117,8 @@ def drill(state: Path, inventory: Path, name: str, domain: str, key: Path | None
     own = write_inventory(state, variables_of(inventory, platform["host"]), name, domain)
     on_host = Path(platform["backups"], archive.name)
     variables = {"archive": str(on_host), "drill_archive": str(archive), "confirmed": "1", "every_image": "1"}
+    # The throw-away host has a key of its own.
+    variables["trust"] = str(platform["key"])
     play("deploy.yml", own)
     play("restore.yml", own, **variables)
     return str(platform["archive"])

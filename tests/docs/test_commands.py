@@ -79,6 +79,8 @@ RUN = {
     "imaging-backup create": ("tests/restore/test_restore_drill.py", '"imaging-backup", "create"'),
     "imaging-backup push": ("tests/platform/test_repository.py", "imaging-backup push"),
     "imaging-backup tidy": ("tests/platform/test_repository.py", '"imaging-backup", "tidy"'),
+    "imaging-backup key": ("playbooks/restore-drill/fetch.yml", "imaging-backup, key"),
+    "imaging-backup list": ("tests/platform/test_backup.py", '"imaging-backup", "list"'),
     "imaging-backup check": ("playbooks/restore-drill/fetch.yml", "imaging-backup, check"),
 }
 NOT_RUN = {

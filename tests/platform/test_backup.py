@@ -42,6 +42,24 @@ def test_it_shows_no_secret(backup):
     assert not [secret for secret in secrets if secret in backup.stdout + backup.stderr]
 
 
+def test_it_is_signed_with_the_key_that_it_tells_and_does_not_hold(backup, archive, platform):
+    key = platform.on_host("imaging-backup", "key").strip()
+    assert f"signed with the key {key}: note it" in backup.stderr
+    assert f"signed with the key {key}\n" in platform.on_host("imaging-backup", "check", archive)
+    assert f"{archive} " in (listed := platform.on_host("imaging-backup", "list"))
+    assert f"MB, signed with the key {key}" in listed
+    assert "signing-key" not in platform.on_host("sh", "-c", f"zstd -dqc {archive} | tar -t")
+    secret = (state_path() / "secrets/backup_signing_key").read_text().strip()
+    assert platform.on_host("cat", "/etc/imaging/credentials/backup/signing-key") == secret
+    script = (
+        f"cd $(mktemp -d) && zstd -dqc {archive} | tar -x manifest.sha256 manifest.sig && "
+        "printf 302A300506032B6570032100%s $(imaging-backup key | tr a-f A-F) | basenc --base16 -d | "
+        "openssl pkey -pubin -inform DER -out KEY.pem && "
+        "openssl pkeyutl -verify -pubin -inkey KEY.pem -rawin -in manifest.sha256 -sigfile manifest.sig"
+    )
+    assert "Verified Successfully" in platform.on_host("sh", "-c", script)
+
+
 def test_it_proves_itself_and_holds_the_study(archive, platform, central_study):
     said = platform.on_host("imaging-backup", "check", archive)
     assert " 0 registered studies" not in said
@@ -65,6 +83,40 @@ def test_the_daily_backup_runs_confined_and_is_measured(platform):
     measured = platform.on_host("cat", "/var/lib/prometheus/node-exporter/imaging-backup.prom")
     assert "imaging_backup_last_success_timestamp_seconds" in measured
     assert "\nimaging_backup_missing_images 0\n" in measured
+
+
+def test_another_platform_s_archive_is_refused(archive, platform):
+    """The same, signed by somebody who has made a key of his own."""
+    forger = "/run/forger"
+    script = f"""
+set -eu
+mkdir -m 700 {forger}
+cp /etc/imaging/credentials/backup/keycloak-client-secret {forger}
+printf 'cd%.0s' $(seq 32) > {forger}/signing-key
+mkdir -m 700 {forger}/archives
+cd {forger}
+sed 's|^path = .*|path = "{forger}/archives"|; s|^metrics = .*|metrics = "."|' /etc/imaging/backup.toml > own.toml
+CREDENTIALS_DIRECTORY={forger} PYTHONPATH=/opt/imaging/backup python3 -PB -m imaging_backup --config own.toml create
+"""
+    try:
+        forged = platform.on_host("sh", "-c", script).strip()
+        refused = platform.on_host("sh", "-c", f"imaging-backup restore {forged} 2>&1; echo ended $?", check=False)
+        assert "says it is signed with the key" in refused
+        assert "ended 1" in refused
+        assert "unpacking" not in refused
+    finally:
+        platform.on_host("rm", "-rf", forger)
+
+
+def test_what_loads_a_dump_may_do_nothing_else(platform):
+    said = platform.on_host(
+        "sh",
+        "-c",
+        "setpriv --reuid=imaging-restore --regid=imaging-restore --clear-groups psql postgres 2>&1",
+        check=False,
+    )
+    assert "no pg_hba.conf entry" in said or "does not exist" in said
+    assert platform.on_host("sh", "-c", "find / -xdev -user imaging-restore 2>/dev/null | head -3") == ""
 
 
 def test_a_damaged_archive_is_refused_and_the_platform_goes_on(archive, platform, central_physician, central_study):

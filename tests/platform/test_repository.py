@@ -122,6 +122,44 @@ def test_a_repository_that_is_not_there_is_said_and_nothing_is_changed(platform)
     assert "Traceback" not in refused
 
 
+def snapshot_of(platform: Platform, pushed: str) -> dict[str, object]:
+    (snapshot,) = json.loads(platform.on_host("sh", "-c", f"{RESTIC} snapshots --json {pushed.partition(':')[2]}"))
+    return snapshot
+
+
+def written(platform: Platform, *arguments: str) -> str:
+    """Somebody with the repository's password writes a snapshot there; its name."""
+    said = platform.on_host("sh", "-c", f"{RESTIC} backup --json --quiet {' '.join(arguments)}")
+    return str(json.loads(said.splitlines()[-1])["snapshot_id"])
+
+
+def test_what_somebody_with_the_password_wrote_is_not_restored(platform, pushed):
+    """Neither with a copy of a signature nor with none. Without one it does not even hide what is signed."""
+    key = platform.on_host("imaging-backup", "key").strip()
+    (signed, *_) = json.loads(platform.on_host("sh", "-c", f"{RESTIC} snapshots --json --tag imaging-signature"))
+    copied = ",".join(tag for tag in signed["tags"] if not tag.startswith("of="))
+    forged = written(platform, "--tag=imaging", "/etc/imaging")
+    names = [forged]
+    try:
+        assert f"signed with the key {key}\n" in platform.on_host("imaging-backup", "check", "repository")
+        for name, told in ((f"repository:{forged}", "is not signed"), ("repository", "is FORGED: its signature")):
+            if name == "repository":
+                names.append(written(platform, f"--tag={copied},of={forged}", "/etc/imaging/tls"))
+            for command in ("check", "restore"):
+                refused = platform.on_host("sh", "-c", f"imaging-backup {command} {name} 2>&1", check=False)
+                assert told in refused
+                assert "is loaded" not in refused
+    finally:
+        platform.on_host("sh", "-c", f"{RESTIC} forget {' '.join(names)}")
+    assert f"signed with the key {key}\n" in platform.on_host("imaging-backup", "check", "repository")
+
+
+def test_the_key_that_signs_is_not_in_it(platform, pushed):
+    names = platform.on_host("sh", "-c", f"{RESTIC} ls {pushed.partition(':')[2]} {CREDENTIALS}")
+    assert "keycloak-client-secret" in names
+    assert "signing-key" not in names
+
+
 def test_a_push_that_was_killed_is_in_nobody_s_way(platform, pushed):
     platform.on_host("sh", "-c", "head -c 200000000 /dev/urandom > /etc/imaging/takes-a-while")
     try:
@@ -133,6 +171,15 @@ def test_a_push_that_was_killed_is_in_nobody_s_way(platform, pushed):
     platform.on_host("systemctl", "start", "imaging-backup-push.service")
     # Forgetting wants the repository for itself, so it fails at a lock that was left.
     platform.on_host("imaging-backup", "tidy")
+
+
+def test_a_signature_goes_with_what_it_signs(platform, pushed):
+    snapshot = snapshot_of(platform, platform.on_host("sh", "-c", "imaging-backup push 2>/dev/null").strip())
+    signatures = f"{RESTIC} snapshots --json --tag imaging-signature,of={snapshot['id']}"
+    assert len(json.loads(platform.on_host("sh", "-c", signatures))) == 1
+    platform.on_host("sh", "-c", f"{RESTIC} forget {snapshot['id']}")
+    platform.on_host("imaging-backup", "tidy")
+    assert json.loads(platform.on_host("sh", "-c", signatures)) == []
 
 
 def test_a_damaged_repository_is_told_and_nothing_is_restored_from_it(platform, pushed):

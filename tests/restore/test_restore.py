@@ -1,6 +1,6 @@
 """The day after the fire: host and secrets are gone, a fresh host, one archive and the repository are there.
 
-Of the secrets only the repository's password was kept elsewhere.
+Of the secrets only the repository's password was kept elsewhere, and on paper the key that signs backups.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Before:
     physician: User
     pixels: bytes
     keycloak_secret: str
+    key: str  # on paper
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Before:
     archive = tmp_path_factory.mktemp("elsewhere") / Path(on_host).name
     subprocess.run(["docker", "cp", f"{platform.container}:{on_host}", str(archive)], check=True, capture_output=True)
     secret = (state_path() / "secrets/keycloak_bootstrap_secret").read_text()
+    key = platform.on_host("imaging-backup", "key").strip()
 
     later = copy_with_new_uids(Path(str(get_testdata_file("DICOMDIR"))).parent / SOURCE, folder.with_name("later"))
     platform.deliver("denscan-central", folder.with_name("later"), "minutes-before-the-fire")
@@ -97,7 +99,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Before:
     (state_path() / PASSWORD).parent.mkdir(parents=True, mode=0o700)
     (state_path() / PASSWORD).touch(mode=0o600)
     (state_path() / PASSWORD).write_text(password)
-    return Before(archive, repository, snapshot.strip(), study, later, physician, pixels, secret)
+    return Before(archive, repository, snapshot.strip(), study, later, physician, pixels, secret, key)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,8 @@ def archive(before: Before, platform: Platform) -> str:
 
 
 def test_without_a_yes_nothing_is_changed(platform, before, archive):
-    refused = make("restore", f"BACKUP_FILE={archive}")
+    refused = make("restore", f"BACKUP_FILE={archive}", f"TRUST={before.key}")
+    assert f"signed with the key {before.key}" in refused.stdout
     assert refused.returncode != 0
     assert "Not confirmed, so nothing was changed" in refused.stdout
     assert (state_path() / "secrets/keycloak_bootstrap_secret").read_text() != before.keycloak_secret
@@ -131,8 +134,19 @@ def test_an_empty_host_does_not_hide_what_the_lost_one_has_left(platform, before
     assert "Restore them first" in refused
 
 
+def test_without_the_key_that_was_noted_neither_comes_back(platform, before, archive):
+    for backup in (archive, before.snapshot):
+        refused = make("restore", f"BACKUP_FILE={backup}", "YES=1")
+        assert refused.returncode != 0
+        assert f"says it is signed with the key {before.key}" in refused.stdout
+        assert "Nothing was changed" in refused.stdout
+        refused = make("restore", f"BACKUP_FILE={backup}", "YES=1", f"TRUST={'0' * 64}")
+        assert refused.returncode != 0
+        assert "is loaded" not in refused.stdout
+
+
 def test_the_archive_comes_back_and_is_verified(platform, before, archive):
-    output, seconds = timed("restore", f"BACKUP_FILE={archive}", "YES=1", "VERIFY=all")
+    output, seconds = timed("restore", f"BACKUP_FILE={archive}", "YES=1", "VERIFY=all", f"TRUST={before.key}")
     print(f"make restore: {seconds:.0f} s")
     print("\n".join(line for line in output.splitlines() if line.strip().startswith("- ")))
     assert "verified: everything is as it was" in output
@@ -164,13 +178,13 @@ def test_life_goes_on(platform, before, tmp_path):
 
 
 def test_a_second_restore_over_the_living_host_works_too(platform, before, archive):
-    timed("restore", f"BACKUP_FILE={archive}", "YES=1")
+    timed("restore", f"BACKUP_FILE={archive}", "YES=1", f"TRUST={before.key}")
     assert frame(platform, before.physician, before.study) == before.pixels
 
 
 def test_the_repository_brings_back_what_came_after_the_archive(platform, before):
     """And over a platform that was at work meanwhile, and may have put its own state there since."""
-    output, seconds = timed("restore", f"BACKUP_FILE={before.snapshot}", "YES=1", "VERIFY=all")
+    output, seconds = timed("restore", f"BACKUP_FILE={before.snapshot}", "YES=1", "VERIFY=all", f"TRUST={before.key}")
     print(f"make restore BACKUP_FILE={before.snapshot}: {seconds:.0f} s")
     print("\n".join(line for line in output.splitlines() if line.strip().startswith("- ")))
     assert "verified: everything is as it was" in output

@@ -13,12 +13,13 @@ from pathlib import Path
 # ruff: noqa: E402
 sys.dont_write_bytecode = True
 TESTS = Path(__file__).parent
-for directory in (TESTS.parent / "src", TESTS.parent.parent):
+for directory in (TESTS, TESTS.parent / "src", TESTS.parent.parent):
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
 
 import psycopg
 import pytest
+from backup_keys import KEY, SECRET
 from imaging_backup.config import Config
 from imaging_backup.images import store_path
 
@@ -133,6 +134,8 @@ def host(databases, registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "etc/credentials/backup/keycloak-client-secret").write_text("the service account's secret")
     (tmp_path / "etc/gateway.toml").write_text("listen_port = 8090")
     (tmp_path / "credentials/keycloak-client-secret").write_text("the service account's secret")
+    for directory in ("credentials", "etc/credentials/backup"):
+        (tmp_path / directory / "signing-key").write_text(SECRET)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
     databases.sql("TRUNCATE resources, attachedfiles", "orthanc")
     databases.sql("TRUNCATE user_entity", "keycloak")
@@ -155,6 +158,7 @@ def host(databases, registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         postgresql_programs=newest_programs(),
         postgresql_socket=str(databases.socket),
         postgresql_data=databases.socket,
+        postgresql_loader="nobody",
         keycloak_url="http://127.0.0.1:9",  # nobody answers on the discard port
         keycloak_client="imaging-ansible",
         keycloak_realm="imaging",
@@ -169,7 +173,7 @@ def archive_file(tmp_path: Path) -> Path:
     from imaging_backup import archive
 
     path = tmp_path / "dicom-backup-2026-05-04T020000Z.tar.zst"
-    with archive.new_archive(path, {"environment": "north-hospital"}, []) as writer:
+    with archive.new_archive(path, {"environment": "north-hospital"}, [], KEY) as writer:
         writer.add_bytes("realm.json", b"{}")
         writer.add_bytes("settings/tls/ca.pem", b"certificate")
         writer.add_bytes(f"images/{uuid.UUID(int=1)}", os.urandom(200_000))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import random
 import subprocess
 import tarfile
@@ -10,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from backup_keys import KEY, OTHER_KEY, TRUST
 from imaging_backup import archive
 from imaging_backup.errors import BackupError
+from imaging_backup.signing import Trust
 
 
-def prove(path: Path) -> dict[str, bytes]:
+def prove(path: Path, trust: Trust = TRUST) -> dict[str, bytes]:
     """Prove an archive; the members that were read from it."""
     found: dict[str, bytes] = {}
 
@@ -27,7 +31,7 @@ def prove(path: Path) -> dict[str, bytes]:
             found[self.member] = self.getvalue()
             super().close()
 
-    archive.prove(path, lambda about: None, Member)
+    archive.prove(path, trust, lambda about: None, Member)
     return found
 
 
@@ -40,7 +44,7 @@ def repack(path: Path, change: Callable[[list[tuple[str, bytes]]], list[tuple[st
     with tarfile.open(fileobj=packed, mode="w") as new:
         for name, content in change(members):
             entry = tarfile.TarInfo(name)
-            entry.size = len(content)
+            entry.size, entry.mode = len(content), 0o600
             new.addfile(entry, io.BytesIO(content))
     path.write_bytes(subprocess.run(["zstd", "-qc"], input=packed.getvalue(), check=True, capture_output=True).stdout)
 
@@ -82,7 +86,7 @@ def test_any_flipped_bit_is_found(archive_file):
         position, bit = choice.randrange(len(whole)), 1 << choice.randrange(8)
         whole[position] ^= bit
         archive_file.write_bytes(whole)
-        with pytest.raises(BackupError, match=r"damaged|not a backup"):
+        with pytest.raises(BackupError, match=r"damaged|not a backup|signed|has the format|names a key"):
             prove(archive_file)
         whole[position] ^= bit
 
@@ -93,10 +97,11 @@ def test_any_flipped_bit_is_found(archive_file):
         (lambda members: [(n, b"forged" if n.endswith("ca.pem") else c) for n, c in members], "settings/tls/ca.pem is"),
         (lambda members: [m for m in members if m[0] != "realm.json"], "is not what the manifest says"),
         (lambda members: [members[0], ("images.tsv", b""), *members[1:]], "images.tsv is not what"),
-        (lambda members: [*members[:-2], ("images.tsv", b""), *members[-2:]], "more than its manifest names"),
+        (lambda members: [*members[:-3], ("images.tsv", b""), *members[-3:]], "more than its manifest names"),
         (lambda members: [*members, ("images.tsv", b"")], "something follows"),
-        (lambda members: members[:-1], "the manifest itself"),
-        (lambda members: members[:-2], "before its manifest"),
+        (lambda members: members[:-1], "FORGED or damaged"),
+        (lambda members: members[:-2], "the manifest itself"),
+        (lambda members: members[:-3], "before its manifest"),
         (lambda members: [(n, c.replace(b"north", b"south") if n == "about.json" else c) for n, c in members], "about"),
     ],
 )
@@ -148,7 +153,7 @@ def test_an_archive_for_a_key_is_read_by_its_holder_alone(tmp_path):
         ["age-keygen", "-y", str(key)], check=True, capture_output=True, text=True
     ).stdout.strip()
     path = tmp_path / "dicom-backup-2026-05-04T020000Z.tar.zst.age"
-    with archive.new_archive(path, {}, [recipient]) as writer:
+    with archive.new_archive(path, {}, [recipient], KEY) as writer:
         writer.add_bytes("realm.json", b"{}")
     with pytest.raises(BackupError, match=r"is encrypted.* age --decrypt --identity KEY FILE \| ssh HOST"):
         prove(path)
@@ -160,7 +165,207 @@ def test_an_archive_for_a_key_is_read_by_its_holder_alone(tmp_path):
 def test_a_key_that_is_none_is_refused(tmp_path):
     with (
         pytest.raises(BackupError, match=r"(?i)recipient"),
-        archive.new_archive(tmp_path / "archive.tar.zst.age", {}, ["age1nonsense"]),
+        archive.new_archive(tmp_path / "archive.tar.zst.age", {}, ["age1nonsense"], KEY),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+# --- the signature ---------------------------------------------------------------------------------------------------
+
+
+def forge(path: Path, change: Callable[[dict[str, bytes]], None], sign: bytes | None = None) -> None:
+    """What an attacker makes who knows the format: everything fits, but for the signature."""
+
+    def anew(members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+        content = dict(members)
+        signature = content.pop("manifest.sig")
+        del content["manifest.txt"], content["manifest.sha256"]
+        change(content)
+        lines = (f"{hashlib.sha256(data).hexdigest()} {len(data)} {name}\n" for name, data in content.items())
+        manifest = "".join(lines).encode()
+        digest = f"{hashlib.sha256(manifest).hexdigest()}  manifest.txt\n".encode()
+        content |= {"manifest.txt": manifest, "manifest.sha256": digest}
+        if json.loads(content["about.json"])["format"] > 1:
+            content["manifest.sig"] = signature if sign is None else sign or OTHER_KEY.sign(digest)
+        return list(content.items())
+
+    repack(path, anew)
+
+
+def claim(**values: object) -> Callable[[dict[str, bytes]], None]:
+    def change(content: dict[str, bytes]) -> None:
+        content["about.json"] = json.dumps(json.loads(content["about.json"]) | values).encode()
+
+    return change
+
+
+def plant(content: dict[str, bytes]) -> None:
+    content["settings/tls/ca.pem"] = b"another authority"
+
+
+@pytest.mark.parametrize("sign", [None, b"", b"short", bytes(64)], ids=["old", "another key", "short", "zeros"])
+def test_what_somebody_else_has_made_is_refused_at_its_end(archive_file, sign):
+    forge(archive_file, plant, sign)
+    with pytest.raises(BackupError, match="is FORGED or damaged: its signature is not by the key 248acb"):
+        prove(archive_file)
+
+
+def test_another_platform_s_is_refused_before_it_is_read_and_taken_on_a_word(archive_file):
+    forge(archive_file, claim(key=OTHER_KEY.public), b"")
+    with pytest.raises(
+        BackupError, match=f"the key {OTHER_KEY.public}.* this platform's is 248acb.* TRUST={OTHER_KEY.public}"
+    ):
+        prove(archive_file)
+    found = prove(archive_file, Trust(KEY.public, also=OTHER_KEY.public))
+    assert found["settings/tls/ca.pem"] == b"certificate"
+
+
+@pytest.mark.parametrize("key", ["", "ab", "zz" * 32, 7, ["248acb"], {"a": 1}])
+def test_a_key_that_is_none_is_no_way_in(archive_file, key):
+    forge(archive_file, claim(key=key))
+    with pytest.raises(BackupError, match="names a key that is none"):
+        prove(archive_file, Trust(KEY.public, unsigned=True))
+
+
+@pytest.mark.parametrize("stripped", [{"format": 1}, {"format": 2, "key": None}], ids=["old format", "no key"])
+def test_one_without_a_signature_is_taken_on_an_explicit_word_alone(archive_file, stripped):
+    forge(archive_file, claim(**stripped))
+    with pytest.raises(BackupError, match=r"is not signed: .* UNSIGNED=1"):
+        prove(archive_file)
+    with pytest.raises(BackupError, match="is not signed"):
+        prove(archive_file, Trust(KEY.public, also=OTHER_KEY.public))
+    if stripped["format"] == 1:  # what releases before this one have made
+        assert prove(archive_file, Trust(KEY.public, unsigned=True))["settings/tls/ca.pem"] == b"certificate"
+
+
+def test_openssl_knows_the_signature(archive_file, tmp_path):
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(KEY.public))
+    (tmp_path / "key.pem").write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    script = (
+        'zstd -dqc "$1" | tar -x manifest.sha256 manifest.sig && '
+        "openssl pkeyutl -verify -pubin -inkey key.pem -rawin -in manifest.sha256 -sigfile manifest.sig"
+    )
+    subprocess.run(["sh", "-c", script, "sh", str(archive_file)], cwd=tmp_path, check=True)
+
+
+def test_a_list_tells_what_each_says_of_itself(archive_file, tmp_path):
+    assert archive.says(archive_file) == f"signed with the key {KEY.public}"
+    forge(archive_file, claim(format=1))
+    assert archive.says(archive_file) == "not signed"
+    for name in ("empty.tar.zst", "other.tar.zst.age"):
+        (tmp_path / name).touch()
+    assert archive.says(tmp_path / "empty.tar.zst") == "cannot be read"
+    assert archive.says(tmp_path / "other.tar.zst.age") == "encrypted"
+
+
+# --- traps -----------------------------------------------------------------------------------------------------------
+
+
+def entry(name: str, content: bytes = b"x", **values: object) -> tuple[tarfile.TarInfo, bytes]:
+    made = tarfile.TarInfo(name)
+    made.size, made.mode = len(content), 0o600
+    for key, value in values.items():
+        setattr(made, key, value)
+    return made, content
+
+
+def extended(records: bytes, kind: bytes = tarfile.XHDTYPE) -> tuple[tarfile.TarInfo, bytes]:
+    return entry("././@PaxHeader", records, type=kind)
+
+
+def record(keyword: str, value: str) -> bytes:
+    rest = f" {keyword}={value}\n".encode()
+    length = next(n for n in range(1, 10**6) if n == len(str(n)) + len(rest))
+    return str(length).encode() + rest
+
+
+CA = "settings/tls/ca.pem"
+TRAPS = {
+    "an absolute name": [entry("/etc/passwd")],
+    "a way up": [entry("settings/../../etc/passwd")],
+    "a way up in a long name": [extended(record("path", "settings/../../etc/cron.d/x")), entry(CA)],
+    "a symbolic link": [entry(CA, b"", type=tarfile.SYMTYPE, linkname="/etc/shadow")],
+    "a hard link": [entry(CA, b"", type=tarfile.LNKTYPE, linkname="/etc/shadow")],
+    "a device": [entry(CA, b"", type=tarfile.BLKTYPE, devmajor=8)],
+    "a pipe": [entry(CA, b"", type=tarfile.FIFOTYPE)],
+    "a directory": [entry("settings/tls", b"", type=tarfile.DIRTYPE)],
+    "a program": [entry(CA, mode=0o755)],
+    "a program with its owner's rights": [entry(CA, mode=0o4755)],
+    "a sparse file": [entry(CA, b"", type=tarfile.GNUTYPE_SPARSE)],
+    "a sparse file of pax": [
+        extended(record("GNU.sparse.major", "1") + record("GNU.sparse.realsize", "9" * 15)),
+        entry(CA, b"1\n0\n"),
+    ],
+    "a long name of GNU": [entry("././@LongLink", b"settings/" + b"a" * 300, type=tarfile.GNUTYPE_LONGNAME), entry(CA)],
+    "a header for all that follow": [extended(record("path", "/etc/passwd"), tarfile.XGLTYPE), entry(CA)],
+    "two headers in a row": [extended(record("path", CA)), extended(record("path", CA)), entry(CA)],
+    "a link's name in a header": [extended(record("linkpath", "/etc/shadow")), entry(CA)],
+    "a header that is long": [extended(record("comment", "a" * 100_000)), entry(CA)],
+    "a header that is nonsense": [extended(b"no record"), entry(CA)],
+    "a record that does not end": [extended(b"0 path=x\n"), entry(CA)],
+    "a negative record": [extended(b"-9 path=x\n"), entry(CA)],
+    "a negative size": [extended(record("size", "-512")), entry(CA)],
+    "a size that is no number": [extended(record("size", "1e9")), entry(CA)],
+    "a name that is there": [entry(CA)],
+    "about.json again": [entry("about.json", b"{}")],
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS.values(), ids=TRAPS.keys())
+def test_whatever_a_backup_never_holds_is_refused(archive_file, trap):
+    """Also of a file without signature that somebody takes at its word."""
+    raw = subprocess.run(["zstd", "-dqc", str(archive_file)], check=True, capture_output=True).stdout
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(raw)) as old, tarfile.open(fileobj=packed, mode="w") as new:
+        for number, member in enumerate(old):
+            if number == 3:
+                for made, content in trap:
+                    packed.write(made.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512))
+            content = old.extractfile(member).read()
+            if member.name == "about.json":
+                content = content.replace(b'"format": 2', b'"format": 1')
+            member.size, new.offset = len(content), packed.tell()
+            new.addfile(member, io.BytesIO(content))
+    archive_file.write_bytes(
+        subprocess.run(["zstd", "-qc"], input=packed.getvalue(), check=True, capture_output=True).stdout
+    )
+    with pytest.raises(BackupError, match="not a backup of this platform"):
+        prove(archive_file, Trust(KEY.public, unsigned=True))
+
+
+def test_headers_without_end_take_no_memory_and_no_stack(archive_file):
+    block = extended(record("path", CA))
+    repeated = block[0].tobuf(tarfile.USTAR_FORMAT) + block[1].ljust(512, b"\0")
+    about, _, _ = subprocess.run(["zstd", "-dqc", str(archive_file)], check=True, capture_output=True).stdout.partition(
+        b"realm.json"
+    )
+    bomb = about[: len(about) // 512 * 512] + repeated * 100_000
+    archive_file.write_bytes(subprocess.run(["zstd", "-qc"], input=bomb, check=True, capture_output=True).stdout)
+    with pytest.raises(BackupError, match="not a backup of this platform"):
+        prove(archive_file)
+
+
+def test_more_files_than_fit_into_such_a_file_are_refused(archive_file):
+    """A few kilobytes that unpack to millions of files would fill the disk with their names alone."""
+    made, content = entry("settings/x")
+    about, _, _ = subprocess.run(["zstd", "-dqc", str(archive_file)], check=True, capture_output=True).stdout.partition(
+        b"realm.json"
+    )
+    made.name = "images/" + "0" * 36
+    member = made.tobuf(tarfile.USTAR_FORMAT) + content.ljust(512, b"\0")
+    bomb = about[: len(about) // 512 * 512] + member * 400_000
+    archive_file.write_bytes(subprocess.run(["zstd", "-qc"], input=bomb, check=True, capture_output=True).stdout)
+    with pytest.raises(BackupError, match="more files than such a file can"):
+        prove(archive_file)
+
+
+def test_what_somebody_else_wrote_does_not_steer_the_terminal(archive_file):
+    forge(archive_file, lambda content: content.update({"settings/\x1b]0;owned\x07": b"x", "settings/\u202egpj": b"x"}))
+    repack(archive_file, lambda members: [(n, b"other" if n.startswith("settings/") else c) for n, c in members])
+    with pytest.raises(BackupError) as refused:
+        prove(archive_file)
+    assert str(refused.value).isprintable()

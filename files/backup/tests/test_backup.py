@@ -8,9 +8,12 @@ import io
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +22,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from imaging_backup import archive, cli, create, images, metrics, restore, retention
+from backup_keys import KEY, OTHER_KEY, SECRET, TRUST
+from imaging_backup import archive, cli, create, databases, images, metrics, restore, retention
 from imaging_backup.databases import Connection, Server, Snapshot
 from imaging_backup.errors import BackupError
 from imaging_backup.images import store_path
+from imaging_backup.signing import Trust
 
 
 def members(path: Path) -> dict[str, bytes]:
@@ -263,7 +268,7 @@ def test_a_restore_does_not_wait_for_long(lived_in, monkeypatch):
     path = create.create(lived_in.config, include_images=True)
     monkeypatch.setattr(restore, "PATIENCE_SECONDS", 0.1)
     with create.alone(lived_in.config.path), pytest.raises(BackupError, match="another backup or restore is running"):
-        restore.restore(lived_in.config, path, lived_in)
+        restore.restore(lived_in.config, path, lived_in, TRUST)
 
 
 def test_old_archives_go_when_enough_newer_ones_are_there(tmp_path):
@@ -301,7 +306,7 @@ def test_everything_comes_back(lived_in):
     (lived_in.config.cache / "0/1/entry").touch()
     (lived_in.config.journal / "journal.sqlite-wal").touch()
 
-    restore.restore(lived_in.config, path, lived_in, every=True)
+    restore.restore(lived_in.config, path, lived_in, TRUST, every=True)
     assert (lived_in.named(), lived_in.registered(), lived_in.users()) == (named, registered, users)
     assert images_of(lived_in.config.storage) == named | {later}, "an orphan is told, not removed"
     assert (lived_in.config.settings / "tls/ca.pem").read_text() == "the authority"
@@ -319,29 +324,100 @@ def test_certificates_of_an_authority_come_back_with_their_links_and_mix_with_no
         (place / "archive" / name).mkdir(parents=True, exist_ok=True)
         (place / "archive" / name / f"fullchain{number}.pem").write_text(f"certificate {number}")
     (place / "archive" / name / "fullchain.pem").write_text("a copy that somebody left")
-    hook = place / "renewal-hooks" / "deploy" / "tell"
-    hook.parent.mkdir(parents=True)
-    hook.write_text("#!/bin/sh\n")
-    hook.chmod(0o755)
     (place / "live" / name).mkdir(parents=True)
     (place / "live" / name / "fullchain.pem").symlink_to(f"../../archive/{name}/fullchain10.pem")
     path = create.create(lived_in.config, include_images=True)
     # Meanwhile another host has had its own issued.
     (place / "archive" / name / "fullchain11.pem").write_text("another host's")
 
-    restore.restore(lived_in.config, path, lived_in, every=False)
+    restore.restore(lived_in.config, path, lived_in, TRUST, every=False)
     assert (place / "live" / name / "fullchain.pem").readlink() == Path(f"../../archive/{name}/fullchain10.pem")
     assert (place / "live" / name / "fullchain.pem").read_text() == "certificate 10"
     assert not (place / "archive" / name / "fullchain11.pem").exists()
     assert (place / "archive" / name / "fullchain9.pem").stat().st_mode & 0o077 == 0
-    assert hook.stat().st_mode & 0o777 == 0o700
     assert {entry.name for entry in lived_in.config.path.iterdir()} == {".lock", path.name}
     assert not lived_in.config.arriving.exists()
 
 
+def test_no_program_comes_back_with_the_certificates(lived_in, capsys):
+    """Whoever could write to a backup would choose what root runs at each renewal."""
+    place, name = lived_in.config.letsencrypt, "imaging.example.org"
+    account = "accounts/acme.example.org:14000/directory/0123abcd"
+    ours = f"""\
+# renew_before_expiry = 30 days
+version = 4.0.0
+archive_dir = {place}/archive/{name}
+cert = {place}/live/{name}/cert.pem
+privkey = {place}/live/{name}/privkey.pem
+# Options used in the renewal process
+[renewalparams]
+account = 0123abcd
+authenticator = webroot
+webroot_path = /var/lib/acme,
+server = https://acme.example.org:14000/directory
+key_type = ecdsa
+renew_hook = systemctl reload nginx.service
+[[webroot_map]]
+{name} = /var/lib/acme
+"""
+    theirs = [
+        "pre_hook = /tmp/evil",
+        "post_hook = curl evil",
+        "renew_hook = sh -c evil",
+        "deploy_hook = /tmp/evil",
+        "manual_auth_hook = /tmp/evil",
+        "authenticator = manual",
+        "# a comment\rpre_hook = /tmp/evil",
+        "# a comment\x0bpre_hook = /tmp/evil",
+        "installer = nginx",
+        "archive_dir = /etc",
+        f"cert = {place}/live/../../../etc/shadow",
+        "webroot_path = /../etc,",
+        "renew-hook=/tmp/evil",
+        "[[ evil ]]",
+    ]
+    files = {
+        f"renewal/{name}.conf": ours + "".join(f"{line}\n" for line in theirs),
+        "renewal-hooks/deploy/tell": "#!/bin/sh\n",
+        "renewal-hooks/pre/tell": "#!/bin/sh\n",
+        "cli.ini": "pre-hook = /tmp/evil\n",
+        f"{account}/regr.json": "{}",
+        f"archive/{name}/cert1.pem": "certificate",
+        f"archive/{name}/evil.sh": "#!/bin/sh\n",
+    }
+    for file, content in files.items():
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        (place / file).write_bytes(content.encode())
+        (place / file).chmod(0o755)
+    (lived_in.config.settings / "tls/evil.sh").write_text("#!/bin/sh\n")
+    path = create.create(lived_in.config, include_images=True)
+    shutil.rmtree(place)
+    (lived_in.config.settings / "tls/evil.sh").unlink()
+    (place / "renewal-hooks/deploy").mkdir(parents=True)
+    (place / "renewal-hooks/deploy/own").write_text("#!/bin/sh\n# of this host\n")
+
+    restore.restore(lived_in.config, path, lived_in, TRUST)
+    assert (place / f"renewal/{name}.conf").read_bytes().decode() == ours
+    found = {str(file.relative_to(place)) for file in place.rglob("*") if file.is_file()}
+    assert found == {
+        f"renewal/{name}.conf",
+        "renewal-hooks/deploy/own",
+        f"{account}/regr.json",
+        f"archive/{name}/cert1.pem",
+        f"live/{name}/cert.pem",
+    }
+    assert not (lived_in.config.settings / "tls/evil.sh").exists()
+    assert not [file for file in place.rglob("*") if file.is_file() and file.stat().st_mode & 0o111]
+    said = capsys.readouterr().err
+    assert "not put back, because it is not the platform's: letsencrypt/renewal-hooks/deploy/tell" in said
+    assert f"not put back of letsencrypt/renewal/{name}.conf: manual_auth_hook = /tmp/evil" in said
+    assert "\r" not in said
+    assert "\x0b" not in said
+
+
 def test_the_services_may_do_what_they_might_before(lived_in):
     path = create.create(lived_in.config, include_images=True)
-    restore.restore(lived_in.config, path, lived_in)
+    restore.restore(lived_in.config, path, lived_in, TRUST)
     lived_in.register("1.2.3")
     with lived_in.connect("registry_gateway", "registry") as connection:
         connection.execute("SELECT set_config('registry.clinics', 'south', false)")
@@ -354,7 +430,7 @@ def test_a_revision_does_not_come_back_after_a_restore(lived_in):
     path = create.create(lived_in.config, include_images=True)
     lived_in.register("1.2.1")
     given = lived_in.registered()["1.2.1"]
-    restore.restore(lived_in.config, path, lived_in)
+    restore.restore(lived_in.config, path, lived_in, TRUST)
     lived_in.register("1.2.1")
     assert lived_in.registered()["1.2.1"] > given
 
@@ -366,7 +442,7 @@ def test_nothing_is_touched_by_a_damaged_archive(lived_in):
     whole[len(whole) // 2] ^= 1
     path.write_bytes(whole)
     with pytest.raises(BackupError, match="is damaged"):
-        restore.restore(lived_in.config, path, lived_in)
+        restore.restore(lived_in.config, path, lived_in, TRUST)
     assert lived_in.deeds == []
     assert "somebody.later" in lived_in.users()
     assert not lived_in.config.arriving.exists()
@@ -385,9 +461,9 @@ def test_an_archive_that_is_not_for_this_host_is_refused(lived_in, settings, tol
     path = create.create(lived_in.config, include_images=True)
     other = lived_in.elsewhere(**settings)
     with pytest.raises(BackupError, match=told):
-        restore.restore(other.config, path, other)
+        restore.restore(other.config, path, other, TRUST)
     with pytest.raises(BackupError, match=told):
-        restore.check(other.config, path)
+        restore.check(other.config, path, TRUST)
     assert other.deeds == []
 
 
@@ -395,7 +471,7 @@ def test_what_does_not_fit_is_refused(lived_in, monkeypatch):
     path = create.create(lived_in.config, include_images=True)
     monkeypatch.setattr(restore, "free_bytes", lambda directory: 10**9)
     with pytest.raises(BackupError, match=r"takes 1\.1 GB with reserve below .* where 1\.0 GB are free"):
-        restore.restore(lived_in.config, path, lived_in)
+        restore.restore(lived_in.config, path, lived_in, TRUST)
     assert lived_in.deeds == []
 
 
@@ -404,7 +480,7 @@ def test_a_database_alone_is_not_restored_where_its_images_are_not(lived_in):
     lost = sorted(lived_in.named())[0]
     store_path(lived_in.config.storage, lost).unlink()
     with pytest.raises(BackupError, match=r"does not hold 1 of the images .* ALLOW_MISSING=1"):
-        restore.restore(lived_in.config, path, lived_in)
+        restore.restore(lived_in.config, path, lived_in, TRUST)
     assert lived_in.deeds == []
 
 
@@ -412,7 +488,7 @@ def test_who_goes_on_without_images_is_told_how_many_are_missing(lived_in, capsy
     path = create.create(lived_in.config, include_images=False)
     for lost in sorted(lived_in.named())[:3]:
         store_path(lived_in.config.storage, lost).unlink()
-    restore.restore(lived_in.config, path, lived_in, allow_missing=True)
+    restore.restore(lived_in.config, path, lived_in, TRUST, allow_missing=True)
     assert lived_in.deeds == ["database", "stop", "start"]
     said = capsys.readouterr().err
     assert "WARNING: 3 images are missing" in said
@@ -430,17 +506,244 @@ def test_a_restore_that_is_killed_again_and_again_is_run_again(lived_in):
 
     def work(when: str) -> None:
         setattr(Server if when in ("swap", "drop_replaced") else lived_in, when, die)
-        restore.restore(lived_in.config, path, lived_in)
+        restore.restore(lived_in.config, path, lived_in, TRUST)
 
     for when in ("start_database", "stop", "swap", "drop_replaced", "start"):
         with killed_child(lambda when=when: work(when)):
             pass
         assert len(lived_in.named()) == (15 if when in ("start_database", "stop", "swap", "drop_replaced") else 20)
-    restore.restore(lived_in.config, path, lived_in, every=True)
+    restore.restore(lived_in.config, path, lived_in, TRUST, every=True)
     assert lived_in.named() == named == images_of(lived_in.config.storage)
     with lived_in.connect("postgres", "postgres") as connection:
         found = connection.execute("SELECT datname FROM pg_database WHERE datname ~ '_(restored|replaced)$'").fetchall()
     assert found == []
+
+
+# --- what a restore believes, and what it lets happen ----------------------------------------------------------------
+
+
+def test_the_key_that_signs_is_in_no_backup(lived_in):
+    content = b"".join(members(create.create(lived_in.config, include_images=True)).values())
+    assert b"the service account's secret" in content
+    assert SECRET.encode() not in content
+
+
+def test_whoever_makes_a_backup_is_told_the_key(lived_in, capsys):
+    path = create.create(lived_in.config, include_images=False)
+    assert f"signed with the key {KEY.public}: note it" in capsys.readouterr().err
+    assert f"signed with the key {KEY.public}\n" in restore.describe(restore.check(lived_in.config, path, TRUST))
+
+
+def as_the_release_before(path: Path) -> Path:
+    """The same archive as a release made it that did not sign."""
+    older = path.with_name("dicom-backup-2026-05-04T020000Z.tar.zst")
+    content = members(path)
+    content["about.json"] = content["about.json"].replace(b'"format": 2', b'"format": 1')
+    for name in ("manifest.txt", "manifest.sha256", "manifest.sig"):
+        del content[name]
+    manifest = "".join(f"{hashlib.sha256(data).hexdigest()} {len(data)} {n}\n" for n, data in content.items()).encode()
+    content |= {"manifest.txt": manifest}
+    content |= {"manifest.sha256": f"{hashlib.sha256(manifest).hexdigest()}  manifest.txt\n".encode()}
+    with tarfile.open(older.with_suffix(".tar"), "w") as tar:
+        for name, data in content.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o600
+            tar.addfile(entry, io.BytesIO(data))
+    subprocess.run(["zstd", "-q", str(older.with_suffix(".tar")), "-o", str(older)], check=True)
+    return older
+
+
+def test_an_archive_of_the_release_before_comes_back_on_an_explicit_word(lived_in, capsys):
+    named = lived_in.named()
+    path = as_the_release_before(create.create(lived_in.config, include_images=True))
+    lived_in.add_user("somebody.later")
+    with pytest.raises(BackupError, match="is not signed: an older release made it"):
+        restore.restore(lived_in.config, path, lived_in, TRUST)
+    assert lived_in.deeds == []
+    restore.restore(lived_in.config, path, lived_in, Trust(KEY.public, unsigned=True), every=True)
+    assert "WARNING: it is not signed, as UNSIGNED=1 allows" in capsys.readouterr().err
+    assert lived_in.named() == named
+    assert "somebody.later" not in lived_in.users()
+
+
+def test_an_archive_of_a_lost_platform_comes_back_by_its_key(lived_in):
+    path = create.create(lived_in.config, include_images=True)
+    fresh = Trust(OTHER_KEY.public)
+    with pytest.raises(BackupError, match=f"TRUST={KEY.public}"):
+        restore.restore(lived_in.config, path, lived_in, fresh)
+    restore.restore(lived_in.config, path, lived_in, Trust(OTHER_KEY.public, also=KEY.public))
+    with pytest.raises(BackupError, match="64 hexadecimal digits"):
+        Trust(OTHER_KEY.public, also="248acb")
+
+
+def test_nothing_is_unpacked_of_what_is_not_proven(lived_in, monkeypatch):
+    path = create.create(lived_in.config, include_images=True)
+    unpacked = []
+    monkeypatch.setattr(restore, "_unpack_archive", lambda *_: unpacked.append(path))
+    damaged = bytearray(path.read_bytes())
+    damaged[-20] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(BackupError, match="is damaged"):
+        restore.restore(lived_in.config, path, lived_in, TRUST)
+    assert unpacked == []
+    assert lived_in.deeds == []
+
+
+MARK = Path(tempfile.gettempdir(), "of-a-hostile-dump")
+# Each is run by the dump of a registry that is signed as it should be.
+HOSTILE = {
+    "a program of the host": "COPY pg_catalog.pg_class FROM PROGRAM 'touch {mark}'",
+    "a file of the host": "COPY (SELECT 1) TO '{mark}'",
+    "a function of C": "CREATE FUNCTION registry.f() RETURNS int LANGUAGE c AS 'libc', 'abort'",
+    "a function of an untrusted language": "CREATE EXTENSION plpython3u",
+    "another role's rights": "ALTER ROLE registry_gateway SUPERUSER",
+    "its own rights": 'ALTER ROLE "imaging-restore" SUPERUSER',
+    "rights of the server": 'GRANT pg_execute_server_program TO "imaging-restore"',
+    "an owner's rights": 'GRANT registry_owner TO "imaging-restore"',
+    "the server's settings": "ALTER SYSTEM SET archive_command = 'touch {mark}'",
+    "an event trigger": "CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION registry.f()",
+    "the administrator's place": "SET SESSION AUTHORIZATION postgres",
+    "another database": "DROP DATABASE keycloak",
+    "a new role": "CREATE ROLE somebody SUPERUSER LOGIN",
+    "a view": "CREATE VIEW registry.v AS SELECT 1 AS a",
+    "a rule": "CREATE RULE r AS ON INSERT TO registry.clinic DO ALSO SELECT 1",
+}
+
+
+@contextmanager
+def dumps_say(statement: str) -> Iterator[None]:
+    """Whoever writes the dump of the registry has it say this, in the place of its longest index."""
+    dump = Server.dump
+
+    def hostile(server: Server, database: str, snapshot: Snapshot, target: Path) -> int:
+        size = dump(server, database, snapshot, target)
+        if database == "registry":
+            content = target.read_bytes()
+            index = max(re.findall(rb"CREATE INDEX [^;]+;", content), key=len)
+            # As long as before: the format is full of lengths and places.
+            target.write_bytes(content.replace(index, f"{statement};".ljust(len(index)).encode()))
+            assert target.stat().st_size == size
+        return size
+
+    Server.dump = hostile
+    try:
+        yield
+    finally:
+        Server.dump = dump
+
+
+def test_what_a_dump_may_say_is_run(lived_in):
+    """Else the next test would prove nothing."""
+    with dumps_say("COMMENT ON TABLE registry.study IS 'said by the dump'"):
+        path = create.create(lived_in.config, include_images=True)
+    restore.restore(lived_in.config, path, lived_in, TRUST)
+    with lived_in.connect("postgres", "registry") as connection:
+        assert connection.execute("SELECT obj_description('registry.study'::regclass)").fetchone() == (
+            "said by the dump",
+        )
+        connection.execute("COMMENT ON TABLE registry.study IS NULL")
+
+
+def assert_nothing_is_left(host) -> None:
+    with host.connect("postgres", "postgres") as connection:
+        roles = connection.execute("SELECT rolname FROM pg_roles WHERE rolsuper OR rolname ~ 'restore|somebody'")
+        assert roles.fetchall() == [("postgres",)]
+        found = connection.execute("SELECT datname FROM pg_database WHERE NOT datistemplate").fetchall()
+        assert {name for (name,) in found} == {"postgres", "orthanc", "keycloak", "registry"}
+
+
+@pytest.mark.parametrize("statement", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_dump_reaches_nothing(lived_in, statement, tmp_path, monkeypatch):
+    monkeypatch.setattr(databases, "NAMES", ("registry",))
+    server, dump = Server(lived_in.config), tmp_path / "registry.dump"
+    with lived_in.connect("postgres", "registry") as connection, dumps_say(statement.format(mark=MARK)):
+        connection.autocommit = False
+        server.dump("registry", server._snapshot(connection), dump)
+    denied = "permission denied|must be|[Mm]ust have|[Oo]nly roles with|is not a trusted language|not available"
+    with pytest.raises(BackupError, match=rf"pg_restore failed: .*({denied})|holds what this platform never makes"):
+        list(server.load(tmp_path))
+    assert not MARK.exists()
+    assert_nothing_is_left(lived_in)
+
+
+def test_the_platform_is_whole_after_a_hostile_dump_that_is_signed(lived_in):
+    with dumps_say(HOSTILE["a program of the host"].format(mark=MARK)):
+        path = create.create(lived_in.config, include_images=True)
+    lived_in.add_user("somebody.later")
+    registered = lived_in.registered()
+    with pytest.raises(BackupError, match=r"pg_restore failed: .* COPY to or from an external program"):
+        restore.restore(lived_in.config, path, lived_in, TRUST)
+    assert lived_in.deeds == ["database"]
+    assert "somebody.later" in lived_in.users()
+    assert lived_in.registered() == registered
+    assert {entry.name for entry in lived_in.config.path.iterdir()} == {".lock", path.name}
+    assert_nothing_is_left(lived_in)
+
+
+def test_who_reads_a_dump_is_nobody(lived_in, monkeypatch):
+    path = create.create(lived_in.config, include_images=True)
+    run, seen = Server._run, []
+
+    def look(*command: str, files: tuple[int, ...] = ()) -> str:
+        if command[0] == "setpriv":
+            rights = command[: command.index("--") + 1]
+            seen.append(run(*rights, "sh", "-c", ": /pg_; id -un; grep -E 'Cap(Prm|Eff|Bnd)|NoNew' /proc/self/status"))
+        return run(*command, files=files)
+
+    monkeypatch.setattr(Server, "_run", staticmethod(look))
+    restore.restore(lived_in.config, path, lived_in, TRUST)
+    assert len(seen) == 9
+    for said in seen:
+        user, *status = said.split("\n")[:-1]
+        assert user == "nobody"
+        assert [line.split()[1] for line in status] == ["0000000000000000"] * 3 + ["1"]
+
+
+def test_a_restore_gives_everything_back_to_its_owner(lived_in):
+    """And leaves no right, setting or role of its own behind."""
+    look = """
+        SELECT 'relation', oid::regclass::text, relowner::regrole::text, relacl::text FROM pg_class WHERE oid >= 16384
+        UNION ALL SELECT 'function', oid::regprocedure::text, proowner::regrole::text, proacl::text FROM pg_proc
+          WHERE oid >= 16384 AND proowner <> 10
+        UNION ALL SELECT 'schema', nspname, nspowner::regrole::text, nspacl::text FROM pg_namespace WHERE oid >= 16384
+        UNION ALL SELECT 'default', defaclobjtype::text, defaclrole::regrole::text, defaclacl::text FROM pg_default_acl
+        UNION ALL SELECT 'policy', polname || polrelid::regclass::text, polroles::regrole[]::text, polcmd::text
+          FROM pg_policy
+        UNION ALL SELECT 'database', datname, datdba::regrole::text, datacl::text FROM pg_database
+        UNION ALL SELECT 'setting', setconfig::text, '', '' FROM pg_db_role_setting
+        ORDER BY 1, 2"""
+
+    def seen() -> list[tuple[str, ...]]:
+        found = []
+        for database in ("registry", "keycloak", "orthanc"):
+            with lived_in.connect("postgres", database) as connection:
+                rows = connection.execute(look.encode()).fetchall()
+                # The order of an ACL's entries says nothing.
+                found += [
+                    (*row[:3], sorted((row[3] or "").strip("{}").split(",")))
+                    for row in rows
+                    if "pg_toast" not in row[1]
+                ]
+        return found
+
+    before = seen()
+    path = create.create(lived_in.config, include_images=True)
+    restore.restore(lived_in.config, path, lived_in, TRUST)
+    assert seen() == before
+
+
+def test_the_administrator_s_questions_are_answered_by_tables_alone(lived_in):
+    """A service that was taken over could otherwise have the night's backup run what it likes as the administrator."""
+    with lived_in.connect("postgres", "orthanc") as connection:
+        connection.execute("ALTER TABLE resources RENAME TO r")
+        connection.execute("CREATE VIEW resources AS SELECT * FROM r")
+    try:
+        with pytest.raises(Exception, match="access to non-system view"):
+            create.create(lived_in.config, include_images=False)
+    finally:
+        with lived_in.connect("postgres", "orthanc") as connection:
+            connection.execute("DROP VIEW resources")
+            connection.execute("ALTER TABLE r RENAME TO resources")
 
 
 # --- the drill -------------------------------------------------------------------------------------------------------

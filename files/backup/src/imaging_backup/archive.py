@@ -4,9 +4,11 @@
     …                 databases, settings, images
     manifest.txt      one line for each member before: its SHA-256, its size in bytes, its name
     manifest.sha256   the SHA-256 of manifest.txt, as sha256sum writes it
+    manifest.sig      the signature (Ed25519) of manifest.sha256
 
 The manifest comes last, so that an archive is written and proven in one pass, whatever its size, and one that ends
-early has none. Everything can be read without this program: `zstd -dc FILE | tar -x`, `sha256sum -c manifest.sha256`.
+early has none. Everything can be read without this program: `zstd -dc FILE | tar -x`, `sha256sum -c manifest.sha256`,
+`openssl pkeyutl -verify`.
 """
 
 import contextlib
@@ -24,21 +26,28 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from imaging_backup.errors import BackupError
+from imaging_backup.errors import BackupError, harmless
+from imaging_backup.signing import SigningKey, Trust, is_signed
 
-FORMAT = 1
-ABOUT, MANIFEST, MANIFEST_SUM = "about.json", "manifest.txt", "manifest.sha256"
+FORMAT = 2
+UNSIGNED = 1  # the format of the releases that did not sign
+ABOUT, MANIFEST, MANIFEST_SUM, SIGNATURE = "about.json", "manifest.txt", "manifest.sha256", "manifest.sig"
 # A name of an archive is never a way out of the directory into which it is unpacked.
 MEMBER = re.compile(
-    r"about\.json|realm\.json|images\.tsv|manifest\.txt|manifest\.sha256"
+    r"about\.json|realm\.json|images\.tsv|manifest\.(txt|sha256|sig)"
     r"|databases/(orthanc|keycloak|registry)\.dump"
     r"|settings(/(?!\.\.?/)[^/\0\n]+)*/(?!\.\.?$)[^/\0\n]+"
     r"|images/[0-9a-f-]{36}"
 )
 BLOCK = 1024 * 1024
+RECORD = tarfile.BLOCKSIZE
+# Of what stands before a member whose name or size is long. A name has at most 4,096 bytes.
+EXTENDED_BYTES = 16 * 1024
+ABOUT_BYTES = 64 * BLOCK
 NO_SPACE = os.strerror(errno.ENOSPC).lower()
 
 About = dict[str, Any]
+Accept = Callable[[About], None]
 Sink = Callable[[str], BinaryIO | None]
 """Where the content of a member goes; None: it is only compared."""
 
@@ -49,11 +58,12 @@ Sink = Callable[[str], BinaryIO | None]
 class Writer:
     """Adds members to a stream and keeps the manifest."""
 
-    def __init__(self, stream: IO[bytes], about: About) -> None:
+    def __init__(self, stream: IO[bytes], about: About, key: SigningKey) -> None:
+        self._key = key
         # Both live as long as the writer.
         self._tar = tarfile.open(fileobj=stream, mode="w|", bufsize=BLOCK, format=tarfile.PAX_FORMAT)  # noqa: SIM115
         self._manifest = tempfile.TemporaryFile()  # noqa: SIM115
-        self.add_bytes(ABOUT, write_about(about))
+        self.add_bytes(ABOUT, write_about({"key": key.public, **about}))
 
     def add_bytes(self, name: str, content: bytes) -> None:
         """Add a member. Raises OSError when the stream does not take it."""
@@ -74,7 +84,8 @@ class Writer:
         self._manifest.seek(0)
         self._tar.addfile(_entry(MANIFEST, size), self._manifest)
         content = f"{digest}  {MANIFEST}\n".encode()
-        self._tar.addfile(_entry(MANIFEST_SUM, len(content)), io.BytesIO(content))
+        for name, data in ((MANIFEST_SUM, content), (SIGNATURE, self._key.sign(content))):
+            self._tar.addfile(_entry(name, len(data)), io.BytesIO(data))
         self._tar.close()
         self._manifest.close()
 
@@ -152,14 +163,14 @@ def packed(output: IO[bytes], recipients: list[str]) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def new_archive(path: Path, about: About, recipients: list[str]) -> Iterator[Writer]:
+def new_archive(path: Path, about: About, recipients: list[str], key: SigningKey) -> Iterator[Writer]:
     """Write an archive; it has its name only once it is whole and on disk. Raises BackupError."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("xb") as file:
             partial.chmod(0o600)
             with packed(file, recipients) as stream:
-                writer = Writer(stream, about)
+                writer = Writer(stream, about, key)
                 yield writer
                 writer.finish()
             os.fsync(file.fileno())
@@ -188,30 +199,58 @@ def disk_full(directory: Path) -> str:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def prove(path: Path, accept: Callable[[About], None], sink: Sink = lambda _: None) -> About:
-    """Read an archive to its end and compare every byte of it with its manifest; what it says about itself.
+def prove(path: Path, trust: Trust, accept: Accept, sink: Sink = lambda _: None) -> About:
+    """Read an archive to its end and compare every byte of it with its manifest, and that with its signature.
 
-    `accept` is given what it says about itself before anything else is read, and may refuse it. What `sink` was given
-    is only to be trusted once this returns. Raises BackupError.
+    What it says about itself; its "key" is the one that has signed it, and missing where none has and `trust` allows
+    it. `accept` is given that before anything else is read, and may refuse it. What `sink` was given is only to be
+    trusted once this returns. Raises BackupError.
     """
     try:
-        return _prove(path, accept, sink)
+        return _prove(path, trust, accept, sink)
+    except _ForeignError as error:
+        raise foreign(path, str(error)) from error
     except (tarfile.TarError, EOFError) as error:
         raise _damaged(path, str(error)) from error
 
 
-def _prove(path: Path, accept: Callable[[About], None], sink: Sink) -> About:
+def says(path: Path) -> str:
+    """What an archive says of its signature, in words; only `prove` knows whether it is so."""
+    if path.suffix == ".age":
+        return "encrypted"
+    try:
+        with contextlib.closing(_members(path)) as members:
+            name, _, content = next(members, ("", 0, io.BytesIO()))
+            about = read_about(path, content.read(ABOUT_BYTES) if name == ABOUT else b"null")
+    except (_ForeignError, BackupError, tarfile.TarError, EOFError):
+        return "cannot be read"
+    return f"signed with the key {harmless(str(about['key']))}" if "key" in about else "not signed"
+
+
+class _ForeignError(Exception):
+    """Why a file is none of ours."""
+
+
+def _prove(path: Path, trust: Trust, accept: Accept, sink: Sink) -> About:
     about: About | None = None
+    # What is hashed does not compress: a file of this size has no longer manifest.
+    room = 8 * path.stat().st_size + 16 * BLOCK if path.exists() else 0
+    seen: set[str] = set()
     with tempfile.TemporaryFile() as computed, contextlib.closing(_members(path)) as members:
         for name, size, content in members:
+            if not name.startswith("images/"):
+                if name in seen:
+                    raise _ForeignError(f"it holds {name} twice")
+                seen.add(name)
             if about is None:
                 about = _about(path, name, content, computed)
+                trust.demand(str(path), about.get("key"))
                 try:
                     accept(about)
-                except (KeyError, TypeError) as error:
-                    raise _damaged(path, f"{ABOUT} lacks {error}") from error
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    raise _damaged(path, f"{ABOUT} is not complete: {error}") from error
             elif name == MANIFEST:
-                _compare_manifest(path, content, computed, members)
+                _compare_manifest(path, about, content, computed, members)
                 return about
             else:
                 target = sink(name)
@@ -222,11 +261,13 @@ def _prove(path: Path, accept: Callable[[About], None], sink: Sink) -> About:
                         if target:
                             target.write(block)
                 computed.write(_line(sha256.hexdigest(), size, name))
+                if computed.tell() > room:
+                    raise _ForeignError("it holds more files than such a file can")
     raise _damaged(path, "it ends before its manifest")
 
 
 def _about(path: Path, name: str, content: IO[bytes], computed: IO[bytes]) -> About:
-    text = content.read(BLOCK)
+    text = content.read(ABOUT_BYTES)
     about = read_about(path, text if name == ABOUT else b"null")
     computed.write(_line(hashlib.sha256(text).hexdigest(), len(text), name))
     return about
@@ -236,15 +277,17 @@ def read_about(path: Path, text: bytes) -> About:
     """Read what a backup says about itself. Raises BackupError when this release does not understand it."""
     try:
         about = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, f"{ABOUT} is not readable") from error
-    if not isinstance(about, dict) or "format" not in about:
-        raise _foreign(path)
-    if about["format"] != FORMAT:
+    if not isinstance(about, dict) or not isinstance(about.get("format"), int):
+        raise foreign(path)
+    if about["format"] not in (UNSIGNED, FORMAT):
         raise BackupError(
             f"{path} has the format {about['format']}, and this release reads format {FORMAT}. Restore it with the "
             "release of the platform that made it. Nothing was changed"
         )
+    if about["format"] == UNSIGNED:
+        about.pop("key", None)
     return about
 
 
@@ -254,21 +297,33 @@ def write_about(about: About) -> bytes:
 
 
 def _compare_manifest(
-    path: Path, content: IO[bytes], computed: IO[bytes], members: Iterator[tuple[str, int, IO[bytes]]]
+    path: Path,
+    about: About,
+    content: IO[bytes],
+    computed: IO[bytes],
+    members: Iterator[tuple[str, int, IO[bytes]]],
 ) -> None:
     computed.seek(0)
     sha256 = hashlib.sha256()
-    for line in iter(content.readline, b""):
+    while line := content.readline(EXTENDED_BYTES):
         sha256.update(line)
         found = computed.readline()
         if found != line:
             name = (found or line).decode(errors="replace").rstrip("\n").split(" ", 2)[-1]
-            raise _damaged(path, f"{name} is not what the manifest says")
+            raise _damaged(path, f"{harmless(name)} is not what the manifest says")
     if computed.readline():
         raise _damaged(path, "it holds more than its manifest names")
+    digest = f"{sha256.hexdigest()}  {MANIFEST}\n".encode()
     name, _, content = next(members, ("", 0, io.BytesIO()))
-    if name != MANIFEST_SUM or content.read(BLOCK) != f"{sha256.hexdigest()}  {MANIFEST}\n".encode():
+    if name != MANIFEST_SUM or content.read(BLOCK) != digest:
         raise _damaged(path, "the manifest itself is not what was written")
+    if "key" in about:
+        name, _, content = next(members, ("", 0, io.BytesIO()))
+        if name != SIGNATURE or not is_signed(about["key"], content.read(BLOCK), digest):
+            raise BackupError(
+                f"{path} is FORGED or damaged: its signature is not by the key {about['key']}, as it says. Take "
+                "another backup, and find out who could write to this one. Nothing was changed"
+            )
     if next(members, None):
         raise _damaged(path, "something follows the manifest")
 
@@ -286,7 +341,7 @@ def _members(path: Path) -> Generator[tuple[str, int, IO[bytes]], None, None]:
             f"here: age --decrypt --identity KEY FILE | ssh HOST 'umask 077; cat > {path.with_suffix('')}'"
         )
     if not start.startswith(b"\x28\xb5\x2f\xfd"):  # RFC 8878 section 3.1.1
-        raise _foreign(path)
+        raise foreign(path)
     with subprocess.Popen(  # noqa: S603
         ["zstd", "--quiet", "--decompress", "--stdout", "--", str(path)],  # noqa: S607
         stdout=subprocess.PIPE,
@@ -294,15 +349,7 @@ def _members(path: Path) -> Generator[tuple[str, int, IO[bytes]], None, None]:
     ) as zstd:
         assert zstd.stdout is not None and zstd.stderr is not None  # noqa: S101, PT018
         try:
-            with tarfile.open(fileobj=zstd.stdout, mode="r|", bufsize=BLOCK) as tar:
-                for entry in tar:
-                    if not entry.isreg() or not MEMBER.fullmatch(entry.name):
-                        raise _foreign(path)
-                    content = tar.extractfile(entry)
-                    assert content is not None  # noqa: S101
-                    yield entry.name, entry.size, content
-            while zstd.stdout.read(BLOCK):
-                pass
+            yield from _entries(zstd.stdout)
             complaint = zstd.stderr.read().decode(errors="replace").strip()
             if zstd.wait():
                 raise _damaged(path, complaint)
@@ -310,12 +357,81 @@ def _members(path: Path) -> Generator[tuple[str, int, IO[bytes]], None, None]:
             zstd.kill()
 
 
-def _foreign(path: Path) -> BackupError:
-    return BackupError(f"{path} is not a backup of this platform. Nothing was changed")
+def _entries(stream: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """The members of a tar, if it has nothing but what `Writer` writes: plain files whose names this platform gives.
+
+    tarfile would also read links, devices, sparse files and headers that follow each other without end, and believe
+    their sizes before anybody is asked.
+    """
+    while (block := _exactly(stream, RECORD)) != bytes(RECORD):
+        entry = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        extended: dict[str, str] = {}
+        if entry.type == tarfile.XHDTYPE and 0 < entry.size <= EXTENDED_BYTES:
+            extended = _extended(_exactly(stream, _padded(entry.size))[: entry.size])
+            entry = tarfile.TarInfo.frombuf(_exactly(stream, RECORD), "utf-8", "surrogateescape")
+        name, size = extended.get("path", entry.name), int(extended.get("size", entry.size))
+        if entry.type != tarfile.REGTYPE or entry.mode != 0o600 or size < 0 or not MEMBER.fullmatch(name):
+            raise _ForeignError(f"it holds {name[:200]!a}, which is not what a backup holds")
+        content = io.BufferedReader(_Content(stream, size), BLOCK)
+        yield name, size, content
+        while content.read(BLOCK):
+            pass
+        _exactly(stream, _padded(size) - size)
+    # A second empty block, and what fills the last record.
+    if (rest := stream.read(BLOCK + 1)).strip(b"\0") or len(rest) > BLOCK:
+        raise tarfile.ReadError("something follows the end")
+
+
+class _Content(io.RawIOBase):
+    """The content of one member."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream, self._left = stream, size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 # whatever can be written to
+        block = _exactly(self._stream, min(len(buffer), self._left))
+        self._left -= len(block)
+        buffer[: len(block)] = block
+        return len(block)
+
+
+def _exactly(stream: IO[bytes], size: int) -> bytes:
+    if len(block := stream.read(size)) < size:
+        raise EOFError("unexpected end of data")
+    return block
+
+
+def _padded(size: int) -> int:
+    return -(-size // RECORD) * RECORD
+
+
+def _extended(records: bytes) -> dict[str, str]:
+    """What an extended header says (POSIX.1-2001, pax): one long name, one large size."""
+    found = {}
+    try:
+        while records:
+            length = int(records.split(b" ", 1)[0])
+            record, records = records[:length], records[length:] if length > 0 else b""
+            keyword, value = record.split(b" ", 1)[1].decode().removesuffix("\n").split("=", 1)
+            found[keyword] = value
+        int(found.get("size", 0))
+    except (ValueError, IndexError) as error:
+        raise _ForeignError("it holds a header that cannot be read") from error
+    if not found.keys() <= {"path", "size"}:
+        raise _ForeignError(f"it holds a header with {sorted(found)!a}")
+    return found
+
+
+def foreign(path: Path, why: str = "") -> BackupError:
+    """What to say of what is no backup."""
+    return BackupError(f"{path} is not a backup of this platform{': ' if why else ''}{why}. Nothing was changed")
 
 
 def _damaged(path: Path, why: str) -> BackupError:
     return BackupError(
-        f"{path} is damaged: {why}. Nothing was changed. Copy it again from where it came, compare both with "
+        f"{path} is damaged: {harmless(why)}. Nothing was changed. Copy it again from where it came, compare both with "
         "sha256sum, or take an older backup"
     )

@@ -1,4 +1,4 @@
-"""The command: `imaging-backup create`, `push`, `check FILE`, `restore FILE`, and what a drill asks and tells."""
+"""The command: `imaging-backup create`, `push`, `check FILE`, `restore FILE`, and what people and drills ask."""
 
 import argparse
 import datetime
@@ -9,6 +9,7 @@ from pathlib import Path
 from imaging_backup import archive, create, metrics, repository, restore, retention
 from imaging_backup.config import Config, load
 from imaging_backup.errors import BackupError
+from imaging_backup.signing import Trust
 
 CONFIG = Path("/etc/imaging/backup.toml")
 
@@ -29,6 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     restoring.add_argument("--allow-missing", action="store_true", help="also when images are nowhere to be found")
     for command in (checking, restoring):
         command.add_argument("file", type=Path, help="an archive, or repository[:ID] for a snapshot")
+        command.add_argument(
+            "--trust", default="", metavar="KEY", help="also if it is signed with another platform's key"
+        )
+        command.add_argument("--unsigned", action="store_true", help="also if nobody has signed it")
+    commands.add_parser("list", help="print the archives, newest first, and which key each says it is signed with")
+    commands.add_parser("key", help="print the key (the public one) that this platform's backups are signed with")
     commands.add_parser("newest", help="print the path of the newest archive")
     drilling = commands.add_parser("record-drill", help="tell the node exporter of a restore drill")
     drilling.add_argument("--restored", type=Path, metavar="FILE", help="the archive that came back, unless it failed")
@@ -44,9 +51,15 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "tidy":
             repository.tidy(config)
         elif options.command == "check":
-            print(restore.describe(restore.check(config, options.file)))
+            print(restore.describe(restore.check(config, options.file, trust_of(config, options))))
         elif options.command == "restore":
-            restore.restore(config, options.file, restore.Systemd(), options.verify_all, options.allow_missing)
+            trust = trust_of(config, options)
+            restore.restore(config, options.file, restore.Systemd(), trust, options.verify_all, options.allow_missing)
+        elif options.command == "list":
+            for path in retention.archives(config.path):
+                print(f"{path} {path.stat().st_size / 1e6:.1f} MB, {archive.says(path)}")
+        elif options.command == "key":
+            print(config.signing_key().public)
         elif options.command == "newest":
             print(newest(config))
         elif options.command == "record-drill":
@@ -58,6 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"imaging-backup: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def trust_of(config: Config, options: argparse.Namespace) -> Trust:
+    """Whose backups are believed here. Raises BackupError."""
+    return Trust(config.signing_key().public, options.trust, options.unsigned)
 
 
 def newest(config: Config) -> Path:

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imaging_backup.errors import BackupError
+from imaging_backup.signing import SigningKey
 
-KEYCLOAK_SECRET = "keycloak-client-secret"  # noqa: S105 # the name of a file
+# Names of files.
+KEYCLOAK_SECRET = "keycloak-client-secret"  # noqa: S105
+SIGNING_KEY = "signing-key"
 LETSENCRYPT = "settings/letsencrypt"  # in an archive
 
 
@@ -33,6 +36,7 @@ class Config:
     postgresql_programs: Path
     postgresql_socket: str
     postgresql_data: Path
+    postgresql_loader: str  # user of the host who reads dumps, and may do nothing else
     keycloak_url: str
     keycloak_client: str
     keycloak_realm: str
@@ -56,6 +60,20 @@ class Config:
     def keycloak_secret(self) -> str:
         """The secret of the service account that may export the realm. Raises BackupError."""
         return (credentials() / KEYCLOAK_SECRET).read_text("utf-8").strip()
+
+    def signing_key(self) -> SigningKey:
+        """What backups are signed with. Raises BackupError."""
+        try:
+            return SigningKey((credentials() / SIGNING_KEY).read_text("ascii"))
+        except (OSError, ValueError) as error:
+            raise BackupError(
+                f"there is no key to sign backups with: deploy the platform anew (site.yml). {error}"
+            ) from error
+
+    @property
+    def never_kept(self) -> Path:
+        """The file that no backup holds: who reads one could make others."""
+        return self.settings / "credentials" / "backup" / SIGNING_KEY
 
 
 def credentials() -> Path:
@@ -90,6 +108,7 @@ def load(path: Path) -> Config:
             postgresql_programs=Path(postgresql["programs"]),
             postgresql_socket=str(postgresql["socket"]),
             postgresql_data=Path(postgresql["data"]),
+            postgresql_loader=str(postgresql["loader"]),
             keycloak_url=str(keycloak["url"]),
             keycloak_client=str(keycloak["client"]),
             keycloak_realm=str(keycloak["realm"]),

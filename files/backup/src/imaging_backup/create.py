@@ -50,21 +50,22 @@ def create(config: Config, include_images: bool) -> Path:
 
 def _write(config: Config, path: Path, workspace: Path, include_images: bool) -> int:
     """Write the archive; how many images that the index names are lost on this host's disk."""
-    links = Links(config.storage, config.links)
+    links, key = Links(config.storage, config.links), config.signing_key()
     about, missing = collect(config, workspace, links if include_images else None)
-    with archive.new_archive(path, about, config.recipients) as writer:
+    with archive.new_archive(path, about, config.recipients, key) as writer:
         for dump in sorted((workspace / "databases").iterdir()):
             writer.add_file(f"databases/{dump.name}", dump)
             dump.unlink()
         writer.add_file(IMAGES, workspace / IMAGES)
         for place, directory in (("settings", config.settings), (LETSENCRYPT, config.letsencrypt)):
             for file in sorted(directory.rglob("*")):
-                if file.is_file() and not file.is_symlink():
+                if file.is_file() and not file.is_symlink() and file != config.never_kept:
                     writer.add_file(f"{place}/{file.relative_to(directory)}", file)
         if (workspace / REALM).exists():
             writer.add_file(REALM, workspace / REALM)
         if include_images:
             _add_images(writer, links, workspace / IMAGES, about, {image.uuid for image in missing})
+    say(signed_with(key.public))
     return len(missing)
 
 
@@ -147,6 +148,11 @@ def _add_images(writer: archive.Writer, links: Links, images: Path, about: archi
             said = time.monotonic()
             say(f"images: {added / 1e9:.2f} of {about['image bytes'] / 1e9:.2f} GB")
     say(f"images: {count} files, {added / 1e6:.1f} MB")
+
+
+def signed_with(key: str) -> str:
+    """What to say of a backup's signature."""
+    return f"signed with the key {key}: note it where neither this host nor the controller is"
 
 
 def _orthanc_version() -> str:

@@ -1,6 +1,14 @@
-"""The three databases: one moment of all of them, dumped; and dumps put in the place of what is there."""
+"""The three databases: one moment of all of them, dumped; and dumps put in the place of what is there.
+
+A dump is a program: it may hold any SQL. So it is loaded by a role that owns the new database and nothing else, and
+read by a user of the host who owns nothing at all.
+"""
 
 import contextlib
+import os
+import pwd
+import re
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,9 +20,14 @@ import psycopg
 from psycopg import sql
 
 from imaging_backup.config import Config
-from imaging_backup.errors import BackupError
+from imaging_backup.errors import BackupError, harmless
 
 ADMINISTRATOR = "postgres"
+# Exists while dumps are loaded. pg_hba.conf lets it into the databases of `_new` alone, as a user of the host.
+LOADER = "imaging-restore"
+# What the administrator asks means what it says in a database that strangers wrote too: no function or operator of
+# theirs takes the place of PostgreSQL's, and no view that calls one that of a table.
+CAREFULLY = "-c search_path=pg_catalog,pg_temp -c restrict_nonsystem_relation_kind=view,foreign-table"
 NAMES = ("orthanc", "keycloak", "registry")
 # Whoever stores or deletes an image writes the first, whoever records or forgets a study the second. What Keycloak
 # writes is tied to neither.
@@ -38,6 +51,16 @@ COUNTS = {
     },
 }
 
+# Of an entry in pg_restore's list. Only the role of which they speak, or an administrator, may set default privileges.
+DEFAULT_PRIVILEGES = re.compile(r"\d+; \d+ \d+ DEFAULT ACL ")
+# Those of the platform, which migrations have set for later ones.
+PRIVILEGES = {"registry": "ALTER DEFAULT PRIVILEGES FOR ROLE registry_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC"}
+# None of the three has any, and whoever asks one runs what its maker wrote.
+VIEWS = """
+SELECT c.oid::regclass::text FROM pg_class c WHERE c.relkind IN ('v', 'm', 'f') AND c.oid >= 16384
+UNION SELECT r.ev_class::regclass::text FROM pg_rewrite r WHERE r.oid >= 16384
+"""
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -55,11 +78,14 @@ class Server:
     def __init__(self, config: Config) -> None:
         self._programs = config.postgresql_programs
         self._socket = config.postgresql_socket
+        self._loader = config.postgresql_loader
 
     def connect(self, database: str, autocommit: bool = False) -> Connection:
         """Raises BackupError."""
         try:
-            return psycopg.connect(host=self._socket, user=ADMINISTRATOR, dbname=database, autocommit=autocommit)
+            return psycopg.connect(
+                host=self._socket, user=ADMINISTRATOR, dbname=database, autocommit=autocommit, options=CAREFULLY
+            )
         except psycopg.Error as error:
             raise BackupError(f"PostgreSQL does not answer for the database {database}: {error}") from error
 
@@ -107,30 +133,82 @@ class Server:
     def dump(self, database: str, snapshot: Snapshot, target: Path) -> int:
         """Write a dump; its size in bytes. Not compressed: the archive is. Raises BackupError."""
         arguments = ["--format=custom", "--compress=0", f"--snapshot={snapshot.identifier}", f"--file={target}"]
-        self._run("pg_dump", *arguments, f"--dbname={database}")
+        program = str(self._programs / "pg_dump")
+        self._run(program, *self._reached_by(ADMINISTRATOR), *arguments, f"--dbname={database}")
         return target.stat().st_size
 
-    def load(self, database: str, dump: Path) -> None:
-        """Restore a dump beside the database that is there; `swap` then changes their places. Raises BackupError."""
-        new = sql.Identifier(_new(database))
+    def load(self, dumps: Path) -> Iterator[str]:
+        """Restore the dumps of a directory beside the databases that are there; `swap` then changes their places.
+
+        The name of each that is loaded. What was begun is removed again when one does not load. Raises BackupError.
+        """
         with self.connect("postgres", autocommit=True) as server:
-            owner, grants = server.execute(
-                "SELECT pg_get_userbyid(datdba), ARRAY(SELECT privilege_type || ' ON DATABASE {} TO '"
-                " || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END"
-                " FROM aclexplode(coalesce(datacl, acldefault('d', datdba))))"
-                " FROM pg_database WHERE datname = %s",
-                (database,),
-            ).fetchone() or ("", [])
-            if not owner:
-                raise BackupError(f"there is no database {database}: deploy the platform to this host first (site.yml)")
-            server.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(new))
-            server.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(new, sql.Identifier(owner)))
-            server.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(new))
-            for grant in grants:
-                server.execute(sql.SQL(f"GRANT {grant}").format(new))
-        self._run("pg_restore", "--exit-on-error", "--jobs=2", f"--dbname={_new(database)}", str(dump))
+            self._drop_begun(server)
+            # Row security hides the registry's rows from their own owner, and foreign keys are compared as that.
+            server.execute(sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS").format(sql.Identifier(LOADER)))
+            try:
+                for database in NAMES:
+                    self._load(server, database, dumps / f"{database}.dump")
+                    yield database
+            except BaseException:
+                self._drop_begun(server)
+                raise
+            server.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(LOADER)))
+
+    @staticmethod
+    def _drop_begun(server: Connection) -> None:
+        """Also of a restore that was killed."""
+        for database in NAMES:
+            server.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(_new(database))))
+        server.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(LOADER)))
+
+    def _load(self, server: Connection, database: str, dump: Path) -> None:
+        new, loader = sql.Identifier(_new(database)), sql.Identifier(LOADER)
+        owner, grants = server.execute(
+            "SELECT pg_get_userbyid(datdba), ARRAY(SELECT privilege_type || ' ON DATABASE {} TO '"
+            " || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END"
+            " FROM aclexplode(coalesce(datacl, acldefault('d', datdba))))"
+            " FROM pg_database WHERE datname = %s",
+            (database,),
+        ).fetchone() or ("", [])
+        if not owner:
+            raise BackupError(f"there is no database {database}: deploy the platform to this host first (site.yml)")
+        server.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(new, loader))
+        server.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(new))
+        self._fill(_new(database), dump)
+        # What a database sets for its sessions would count for the administrator's too.
+        server.execute(sql.SQL("ALTER DATABASE {} RESET ALL").format(new))
         with self.connect(_new(database), autocommit=True) as connection:
-            connection.execute("ANALYZE")
+            if views := connection.execute(VIEWS).fetchall():
+                names = ", ".join(ascii(name) for (name,) in views)
+                raise BackupError(f"the dump of {database} holds what this platform never makes: {names}")
+            connection.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(loader, sql.Identifier(owner)))
+            connection.execute(sql.SQL("DROP OWNED BY {}").format(loader))
+            if database in PRIVILEGES:
+                connection.execute(PRIVILEGES[database].encode())
+        for grant in grants:
+            server.execute(sql.SQL(f"GRANT {grant}").format(new))
+
+    def _fill(self, new: str, dump: Path) -> None:
+        """Run what a dump says, as somebody who may do nothing elsewhere."""
+        file = os.open(dump, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        chosen = os.memfd_create("chosen")
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise BackupError(f"{dump.name} is not a file")
+            # The way to the dump is closed to the loader; the open dump is not, nor to its helpers, who open it again.
+            os.fchown(file, pwd.getpwnam(self._loader).pw_uid, -1)
+            opened = f"/dev/fd/{file}"
+            entries = self._as_loader("pg_restore", "--list", opened, files=(file,))
+            kept = [line for line in entries.splitlines(keepends=True) if not DEFAULT_PRIVILEGES.match(line)]
+            os.write(chosen, "".join(kept).encode(errors="surrogateescape"))
+            options = ["--exit-on-error", "--no-owner", "--jobs=2", f"--use-list=/dev/fd/{chosen}", f"--dbname={new}"]
+            self._as_loader("pg_restore", *self._reached_by(LOADER), *options, opened, files=(file, chosen))
+        finally:
+            os.close(file)
+            os.close(chosen)
+        analyze = ["--no-psqlrc", "--quiet", f"--dbname={new}", "--command=ANALYZE"]
+        self._as_loader("psql", *self._reached_by(LOADER), *analyze)
 
     def swap(self) -> None:
         """Put the three restored databases in the place of the old ones: all or none. Raises BackupError."""
@@ -153,12 +231,23 @@ class Server:
                     sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(_replaced(name)))
                 )
 
-    def _run(self, program: str, *arguments: str) -> None:
-        program_path = str(self._programs / program)
-        command = [program_path, f"--username={ADMINISTRATOR}", f"--host={self._socket}", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 # our own arguments
+    def _reached_by(self, role: str) -> list[str]:
+        return [f"--username={role}", f"--host={self._socket}", "--no-password"]
+
+    def _as_loader(self, program: str, *arguments: str, files: tuple[int, ...] = ()) -> str:
+        rights = ["--clear-groups", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--reset-env"]
+        user = pwd.getpwnam(self._loader)
+        who = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}"]
+        return self._run("setpriv", *who, *rights, "--", str(self._programs / program), *arguments, files=files)
+
+    @staticmethod
+    def _run(*command: str, files: tuple[int, ...] = ()) -> str:
+        done = subprocess.run(command, capture_output=True, check=False, pass_fds=files, cwd="/")  # noqa: S603 # our own
         if done.returncode:
-            raise BackupError(f"{program} failed: {done.stderr.strip()}")
+            program = next(word for word in command if "/pg_" in word or "/psql" in word)
+            complaint = done.stderr.decode(errors="replace").strip()
+            raise BackupError(f"{Path(program).name} failed: {harmless(complaint)}")
+        return done.stdout.decode(errors="surrogateescape")
 
 
 def counts(name: str, connection: Connection) -> dict[str, int]:

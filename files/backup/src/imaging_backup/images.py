@@ -122,6 +122,7 @@ def put_back(arriving: Path, store: Path) -> int:
                 directory.mkdir(mode=0o700)
                 os.chown(directory, owner.st_uid, owner.st_gid)
         os.chown(file, owner.st_uid, owner.st_gid)
+        file.chmod(0o600)
         file.replace(target)
         moved += 1
     return moved

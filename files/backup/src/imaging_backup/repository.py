@@ -3,6 +3,10 @@
 The databases lie there as dumps that are not compressed, so that restic finds again what has not changed in them;
 images under their second names, so that what somebody deletes meanwhile is still there (see `images.Links`). One
 snapshot of restic therefore holds databases and images of one moment, as one archive does.
+
+restic names everything by its SHA-256, up to the one tree that a snapshot is of, and proves that when it reads. So the
+signature of that name covers every byte. It follows as a small snapshot of its own, because a tag that comes later
+would need the repository for itself, and somebody may read there for hours.
 """
 
 import contextlib
@@ -13,15 +17,18 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from imaging_backup import archive, metrics
 from imaging_backup.config import KEYCLOAK_SECRET, LETSENCRYPT, Config, credentials
-from imaging_backup.create import IMAGES, alone, collect, making, say
+from imaging_backup.create import IMAGES, alone, collect, making, say, signed_with
 from imaging_backup.errors import BackupError
 from imaging_backup.images import Links, read_list
+from imaging_backup.signing import SigningKey, Trust, is_signed
 
 NAME = re.compile(r"repository(:(latest|[0-9a-f]{8,64}))?")
 TAG = "imaging"
+SIGNATURE = "imaging-signature"  # the tag of a snapshot that signs another; its other tags say which, and how
 # Exit codes of restic(1).
 NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 10, 11, 12
 # Of the images themselves, not only of what is known of them; a year of weeks reads all.
@@ -34,7 +41,7 @@ def push(config: Config, adopt: bool = False) -> str:
     `adopt`: also into one that another host, lost by now, has filled.
     """
     begun = time.monotonic()
-    restic, links = Restic(config), Links(config.storage, config.held)
+    restic, links, key = Restic(config), Links(config.storage, config.held), config.signing_key()
     with alone(config.path):
         _look_whose_it_is(config, restic, adopt)
         with making(config) as workspace:
@@ -43,14 +50,57 @@ def push(config: Config, adopt: bool = False) -> str:
             (workspace / archive.ABOUT).write_bytes(archive.write_about(about))
             certificates = [config.letsencrypt] if config.letsencrypt.is_dir() else []
             # A nightly archive gives each image one more name for a while, which is not a change of it.
-            options = ("--ignore-ctime", "--host", config.domain, "--tag", TAG)
+            options = ("--ignore-ctime", "--host", config.domain, "--tag", TAG, f"--exclude={config.never_kept}")
             added, snapshot = restic.backup(
                 *options, *map(str, (workspace, config.settings, *certificates, config.held))
             )
+            _sign(config, restic, snapshot, key)
     seconds = time.monotonic() - begun
     metrics.write_push(config.metrics, added, seconds, len(missing))
+    say(signed_with(key.public))
     say(f"done: {added / 1e6:.1f} MB were new, {seconds:.0f} s")
     return f"repository:{snapshot}"
+
+
+def _sign(config: Config, restic: "Restic", identifier: str, key: SigningKey) -> None:
+    (made,) = json.loads(restic.run("snapshots", "--json", identifier))
+    tags = {"of": made["id"], "key": key.public, "signature": key.sign(_content_of(made)).hex()}
+    said = ",".join((SIGNATURE, *(f"{name}={value}" for name, value in tags.items())))
+    options = ("--host", config.domain, "--tag", said, "--stdin", "--stdin-filename", "signature")
+    restic.backup(*options, stdin=tags["signature"])
+
+
+def _content_of(snapshot: dict[str, Any]) -> bytes:
+    """What is signed of a snapshot: when it was made, of which directories, and the SHA-256 of all that is in them."""
+    return f"snapshot {json.dumps([snapshot[part] for part in ('time', 'tree', 'paths')])}\n".encode()
+
+
+def _signatures(restic: "Restic") -> dict[str, list[dict[str, str]]]:
+    """Key and signature that the repository has for each snapshot: several, where somebody has added others."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for one in json.loads(restic.run("snapshots", "--json", "--tag", SIGNATURE)):
+        said = dict(tag.split("=", 1) for tag in one["tags"] if "=" in tag)
+        found.setdefault(said.get("of", ""), []).append({**said, "id": str(one["id"])})
+    return found
+
+
+def _demand_signature(
+    what: str, snapshot: dict[str, Any], signatures: list[dict[str, str]], trust: Trust
+) -> str | None:
+    """Refuse a snapshot that is not signed with a key that `trust` has; the key. Raises BackupError."""
+    for said in signatures:
+        with contextlib.suppress(BackupError, KeyError, ValueError):
+            trust.demand(what, said["key"])
+            if is_signed(said["key"], bytes.fromhex(said["signature"]), _content_of(snapshot)):
+                return said["key"]
+    key = signatures[0].get("key", "") if signatures else None
+    trust.demand(what, key)
+    if key is not None:
+        raise BackupError(
+            f"{what} is FORGED: its signature is not by the key {key}, as it says. Take another backup, and find "
+            "out who has the repository's password. Nothing was changed"
+        )
+    return None
 
 
 def _look_whose_it_is(config: Config, restic: "Restic", adopt: bool) -> None:
@@ -87,9 +137,13 @@ def tidy(config: Config) -> None:
         # Of runs that were killed. To forget, restic wants the repository for itself.
         restic.run("unlock")
         restic.run(
-            *("forget", "--host", config.domain, "--tag", TAG, "--group-by", "host", "--prune"),
+            *("forget", "--host", config.domain, "--tag", TAG, "--group-by", "host"),
             *("--keep-within", "2d", "--keep-daily", str(config.keep_days), "--keep-monthly", "12"),
         )
+        kept = {str(one["id"]) for one in json.loads(restic.run("snapshots", "--json", "--tag", TAG))}
+        if gone := [one["id"] for of, signed in _signatures(restic).items() if of not in kept for one in signed]:
+            restic.run("forget", *gone)
+        restic.run("prune")
         restic.run("check", READ_AGAIN)
     metrics.write_check(config.metrics)
     say("the repository is whole, and what is too old is gone from it")
@@ -107,11 +161,13 @@ class Snapshot:
     restic: "Restic"
     identifier: str
     paths: list[str]
+    key: str | None  # that has signed it
 
     def about(self) -> archive.About:
         """What it says about itself. Raises BackupError."""
         text = self.restic.run("dump", self.identifier, f"{self._making}/{archive.ABOUT}")
-        return archive.read_about(Path(f"repository:{self.identifier[:8]}"), text.encode())
+        about = archive.read_about(Path(f"repository:{self.identifier[:8]}"), text.encode())
+        return about if self.key is None else {**about, "key": self.key}
 
     def fetch(self, workspace: Path, arriving: Path) -> None:
         """Bring databases and settings to `workspace`, images to `arriving`. restic proves each byte that it brings."""
@@ -120,8 +176,9 @@ class Snapshot:
         self._bring(self._ending("/.held"), arriving)
         secret = f"/credentials/backup/{KEYCLOAK_SECRET}"
         self._bring(self._ending("/imaging"), settings, "--include", "/tls", "--include", secret)
+        certificates = ("--include", "/accounts", "--include", "/archive", "--include", "/renewal")
         with contextlib.suppress(StopIteration):
-            self._bring(self._ending("/letsencrypt"), workspace / LETSENCRYPT)
+            self._bring(self._ending("/letsencrypt"), workspace / LETSENCRYPT, *certificates)
 
     @property
     def _making(self) -> str:
@@ -134,16 +191,21 @@ class Snapshot:
         self.restic.run("restore", f"{self.identifier}:{path}", "--target", str(target), *options)
 
 
-def find(config: Config, path: Path) -> Snapshot:
-    """The snapshot of a name. Raises BackupError."""
+def find(config: Config, path: Path, trust: Trust) -> Snapshot:
+    """The snapshot of a name, if it is signed as `trust` demands. Raises BackupError."""
     restic = Restic(config)
-    wanted = str(path).partition(":")[2] or "latest"
-    found = json.loads(restic.run("snapshots", "--json", "--tag", TAG, wanted))
+    wanted = str(path).partition(":")[2].removeprefix("latest")
+    found = json.loads(restic.run("snapshots", "--json", "--tag", TAG, *([wanted] if wanted else [])))
     if not found:
         raise BackupError(f"there is no backup in {config.repository}. Nothing was changed")
-    newest = max(found, key=lambda one: str(one["time"]))
+    signatures = _signatures(restic)
+    # A push that was killed has left one without a signature, which is not in the way of those before.
+    signed = [one for one in found if one["id"] in signatures]
+    newest = max(found if trust.unsigned else signed or found, key=lambda one: str(one["time"]))
     say(f"snapshot {newest['short_id']} of {newest['time'][:19]}")
-    return Snapshot(restic, newest["id"], newest["paths"])
+    what = f"the snapshot repository:{newest['short_id']}"
+    key = _demand_signature(what, newest, signatures.get(newest["id"], []), trust)
+    return Snapshot(restic, newest["id"], newest["paths"], key)
 
 
 class Restic:
@@ -175,22 +237,24 @@ class Restic:
             raise self._failure("cat", done)
         return done.returncode == 0
 
-    def backup(self, *arguments: str) -> tuple[int, str]:
+    def backup(self, *arguments: str, stdin: str = "") -> tuple[int, str]:
         """Take in files; how many bytes were new, and the snapshot."""
-        summary = json.loads(self.run("backup", "--json", "--quiet", *arguments).splitlines()[-1])
+        summary = json.loads(self.run("backup", "--json", "--quiet", *arguments, stdin=stdin).splitlines()[-1])
         return int(summary["data_added"]), str(summary["snapshot_id"])[:8]
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, stdin: str = "") -> str:
         """Run a command; what it printed."""
-        done = self._start(*arguments, "--retry-lock", "5m")
+        done = self._start(*arguments, "--retry-lock", "5m", stdin=stdin)
         if done.returncode:
             raise self._failure(arguments[0], done)
         return done.stdout
 
-    def _start(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def _start(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = ["restic", *self._options, *arguments]
         try:
-            return subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)  # noqa: S603
+            return subprocess.run(  # noqa: S603
+                command, env=self._environment, input=stdin, capture_output=True, text=True, check=False
+            )
         except FileNotFoundError as error:
             raise BackupError("restic is not installed: deploy with imaging_backup_repository set") from error
 

@@ -5,7 +5,9 @@ Until `_change_places` nothing that anybody uses is touched. Killed at any momen
 
 import contextlib
 import os
+import re
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,11 +18,31 @@ from imaging_backup import archive, databases, images, repository
 from imaging_backup.config import KEYCLOAK_SECRET, LETSENCRYPT, Config
 from imaging_backup.create import alone, free_bytes, say
 from imaging_backup.databases import Server
-from imaging_backup.errors import BackupError
+from imaging_backup.errors import BackupError, harmless
+from imaging_backup.signing import Trust
 
 # What nobody could make anew: the authority that browsers trust, certificates of others, and the secret that Keycloak's
 # database knows. The rest comes from the inventory and the controller, which lay it down again.
 SETTINGS = ("settings/tls/", f"{LETSENCRYPT}/", f"settings/credentials/backup/{KEYCLOAK_SECRET}")
+# Of those directories it takes what it knows, never a program, and writes it anew: no link, owner or mode comes along.
+TLS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.(pem|csr)")
+LINEAGE = r"[A-Za-z0-9_*][A-Za-z0-9._*-]*"
+CERTBOT = re.compile(
+    r"accounts/([A-Za-z0-9_][A-Za-z0-9._:-]*/)+(meta|private_key|regr)\.json"
+    rf"|archive/{LINEAGE}/(cert|chain|fullchain|privkey)[0-9]{{1,6}}\.pem|renewal/{LINEAGE}\.conf"
+)
+# Of the file in which certbot remembers how a certificate is renewed: what our own certificates need. Its hooks are
+# commands, and the one that comes back is ours (roles/nginx/tasks/issue.yml).
+HOOK = "renew_hook = systemctl reload nginx.service"
+DIRECTORY = r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+"
+RENEWAL = (
+    r"[ \t]*(#[ -~]*)?|version = [0-9.]+|\[renewalparams\]|\[\[webroot_map\]\]"
+    rf"|archive_dir = PLACE/archive/{LINEAGE}|(cert|privkey|chain|fullchain) = PLACE/live/{LINEAGE}/[a-z]+\.pem"
+    rf"|account = [0-9a-f]+|authenticator = webroot|webroot_path = {DIRECTORY},?"
+    r"|(key_type|elliptic_curve|rsa_key_size) = [a-z0-9]+|server = https://[A-Za-z0-9._:/-]+"
+    rf"|{re.escape(HOOK)}|[a-z0-9-]+(\.[a-z0-9-]+)+ = {DIRECTORY}"
+)
+SMALL_BYTES = 1024**2
 RESERVE_BYTES = 1024**3
 # A backup of what is new takes seconds; somebody waits for a restore.
 PATIENCE_SECONDS = 60
@@ -65,17 +87,21 @@ class Systemd:
         return done.stdout
 
 
-def check(config: Config, path: Path) -> archive.About:
-    """Prove an archive and say whether it can be restored here; what it is. Changes nothing. Raises BackupError."""
+def check(config: Config, path: Path, trust: Trust) -> archive.About:
+    """Prove a backup and say whether it can be restored here; what it is. Changes nothing. Raises BackupError."""
     if repository.is_snapshot(path):
-        return _look_at(config, path)[1]
-    return archive.prove(path, lambda about: _accept(config, path, about))
+        return _look_at(config, path, trust)[1]
+    try:
+        return archive.prove(path, trust, lambda about: _accept(config, path, about))
+    except OSError as error:
+        raise BackupError(f"{path.name} could not be read: {error}. Nothing was changed") from error
 
 
 def describe(about: archive.About) -> str:
     """What an archive is, for people."""
     lines = [
         f"backup of {about['environment']} ({about['domain']}), made {about['created']} on {about['host']}",
+        f"signed with the key {about['key']}" if "key" in about else "NOT SIGNED: nobody knows who made it",
         "versions: " + ", ".join(f"{name} {version}" for name, version in about["versions"].items()),
         "holds: " + ", ".join(f"{count} {what}" for what, count in about["counts"].items()),
         f"images: {about['image bytes'] / 1e9:.2f} GB"
@@ -84,10 +110,17 @@ def describe(about: archive.About) -> str:
     ]
     if about["missing images"]:
         lines.append(f"WARNING: {len(about['missing images'])} images were lost already when it was made")
-    return "\n".join(lines)
+    return harmless("\n".join(lines))
 
 
-def restore(config: Config, path: Path, services: Services, every: bool = False, allow_missing: bool = False) -> None:
+def restore(
+    config: Config,
+    path: Path,
+    services: Services,
+    trust: Trust,
+    every: bool = False,
+    allow_missing: bool = False,
+) -> None:
     """Put the platform back to what an archive, or a snapshot of the repository, holds, and verify that it is.
 
     Raises BackupError.
@@ -97,7 +130,7 @@ def restore(config: Config, path: Path, services: Services, every: bool = False,
     """
     begun = time.monotonic()
     with alone(config.path, PATIENCE_SECONDS), _workspace(config) as workspace:
-        about = _unpack(config, path, workspace)
+        about = _unpack(config, path, workspace, trust)
         missing = _missing(config, about, workspace / "images.tsv")
         if missing and not allow_missing:
             raise BackupError(
@@ -107,8 +140,7 @@ def restore(config: Config, path: Path, services: Services, every: bool = False,
             )
         services.start_database()
         server = Server(config)
-        for database in databases.NAMES:
-            server.load(database, workspace / "databases" / f"{database}.dump")
+        for database in server.load(workspace / "databases"):
             say(f"database {database} is loaded")
         stopped = time.monotonic()
         try:
@@ -122,11 +154,14 @@ def restore(config: Config, path: Path, services: Services, every: bool = False,
     say(f"restored in {now - begun:.0f} s; the platform was stopped for {now - stopped:.0f} s of them")
 
 
-def _look_at(config: Config, path: Path) -> tuple[repository.Snapshot, archive.About]:
-    """Find a snapshot of the repository, and refuse one that is not for this host. Raises BackupError."""
-    snapshot = repository.find(config, path)
+def _look_at(config: Config, path: Path, trust: Trust) -> tuple[repository.Snapshot, archive.About]:
+    """Find a snapshot of the repository, and refuse one that is not signed or not for this host. Raises BackupError."""
+    snapshot = repository.find(config, path, trust)
     about = snapshot.about()
-    _accept(config, path, about)
+    try:
+        _accept(config, path, about)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise archive.foreign(path, f"{archive.ABOUT} is not complete") from error
     return snapshot, about
 
 
@@ -161,20 +196,29 @@ def _accept(config: Config, path: Path, about: archive.About) -> None:
             takes = f"it takes {needed[disk] / 1e9:.1f} GB with reserve below {directory}"
             reasons.append(f"{takes}, where {free / 1e9:.1f} GB are free")
     if reasons:
-        raise BackupError(f"{path} cannot be restored here: {'; '.join(reasons)}. Nothing was changed")
+        raise BackupError(f"{path} cannot be restored here: {harmless('; '.join(reasons))}. Nothing was changed")
 
 
 def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
 
 
-def _unpack(config: Config, path: Path, workspace: Path) -> archive.About:
-    """Prove the archive and unpack beside what is there, or fetch the snapshot of the repository to there."""
+def _unpack(config: Config, path: Path, workspace: Path, trust: Trust) -> archive.About:
+    """Prove the archive, then unpack it beside what is there, or fetch the snapshot of the repository to there."""
     if repository.is_snapshot(path):
-        snapshot, about = _look_at(config, path)
+        snapshot, about = _look_at(config, path, trust)
         snapshot.fetch(workspace, config.arriving)
-        return about
+    else:
+        say(f"proving {path.name}")
+        check(config, path, trust)
+        say("it is whole: unpacking")
+        about = _unpack_archive(config, path, workspace, trust)
+    _refuse_traps(path, config.arriving, workspace)
+    say(f"signed with the key {about['key']}" if "key" in about else "WARNING: it is not signed, as UNSIGNED=1 allows")
+    return about
 
+
+def _unpack_archive(config: Config, path: Path, workspace: Path, trust: Trust) -> archive.About:
     def sink(name: str) -> BinaryIO | None:
         if name.startswith("images/"):
             target = images.place_in(config.arriving, name.removeprefix("images/"))
@@ -185,11 +229,26 @@ def _unpack(config: Config, path: Path, workspace: Path) -> archive.About:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return target.open("xb")
 
-    say(f"proving and unpacking {path.name}")
     try:
-        return archive.prove(path, lambda about: _accept(config, path, about), sink)
+        return archive.prove(path, trust, lambda about: _accept(config, path, about), sink)
     except OSError as error:
         raise BackupError(f"{path.name} could not be unpacked: {error}. Nothing was changed") from error
+
+
+def _refuse_traps(path: Path, arriving: Path, workspace: Path) -> None:
+    """restic brings back whatever was there, links and devices too; of settings `_known` takes what it knows."""
+    needed = [workspace / "databases" / f"{name}.dump" for name in databases.NAMES] + [workspace / "images.tsv"]
+    wrong = []
+    for directory, names, files in (*os.walk(arriving), *os.walk(workspace)):
+        wrong += [found for found in (Path(directory, name) for name in names) if found.is_symlink()]
+        if directory.startswith(str(arriving)):
+            found_images = [Path(directory, name) for name in files]
+            needed += found_images
+            wrong += [file for file in found_images if file != images.place_in(arriving, file.name)]
+            wrong += [file for file in found_images if not archive.MEMBER.fullmatch(f"images/{file.name}")]
+    wrong += [file for file in needed if not os.path.lexists(file) or not stat.S_ISREG(file.lstat().st_mode)]
+    if wrong:
+        raise archive.foreign(path, f"{wrong[0].name!a} is missing, or not what a backup has there")
 
 
 def _missing(config: Config, about: archive.About, listed: Path) -> set[str]:
@@ -210,14 +269,12 @@ def _change_places(config: Config, server: Server, workspace: Path) -> None:
     os.sync()
     server.swap()
     say(f"the databases have changed places; {moved} images were put back")
-    if (workspace / LETSENCRYPT).is_dir():
-        _put_back_certificates(workspace / LETSENCRYPT, config.letsencrypt)
-    for file in (workspace / "settings").rglob("*"):
-        if file.is_file():
-            target = config.settings / file.relative_to(workspace / "settings")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.touch(mode=0o600)
-            target.write_bytes(file.read_bytes())
+    settings = workspace / "settings"
+    _put_back_certificates(workspace / LETSENCRYPT, config.letsencrypt)
+    for name, content in _known(settings / "tls", TLS):
+        _write(config.settings / "tls" / name, content)
+    for _, content in _known(settings / "credentials/backup", re.compile(re.escape(KEYCLOAK_SECRET))):
+        _write(config.settings / "credentials/backup" / KEYCLOAK_SECRET, content)
     # What the importer has uploaded since the backup is gone again: without its journal it looks at what waits afresh.
     for file in config.journal.glob("journal.sqlite*"):
         file.unlink()
@@ -226,16 +283,44 @@ def _change_places(config: Config, server: Server, workspace: Path) -> None:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
+def _known(directory: Path, known: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the small files in a directory that a restore knows; what else is there, is told."""
+    for file in sorted(directory.rglob("*")):
+        name, mode = str(file.relative_to(directory)), file.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            continue
+        if stat.S_ISREG(mode) and file.stat().st_size <= SMALL_BYTES and known.fullmatch(name):
+            yield name, file.read_bytes()
+        else:
+            say(f"not put back, because it is not the platform's: {harmless(f'{directory.name}/{name}')}")
+
+
+def _write(target: Path, content: bytes) -> None:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target.touch(mode=0o600)
+    target.write_bytes(content)
+
+
 def _put_back_certificates(kept: Path, place: Path) -> None:
-    """All of certbot's or nothing: it numbers certificates, and numbers of two hosts must not mix."""
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.move(kept, place)
-    for file in place.rglob("*"):
-        # Hooks are the administrator's programs.
-        file.chmod(0o700 if file.is_dir() or "renewal-hooks" in file.parts else 0o600)
+    """All of certbot's or nothing: it numbers certificates, and numbers of two hosts must not mix.
+
+    Its hooks are programs, and whoever wrote the backup would choose what root runs. Those of this host stay.
+    """
+    if not (found := dict(_known(kept, CERTBOT))):
+        return
+    for part in ("accounts", "archive", "live", "renewal"):
+        shutil.rmtree(place / part, ignore_errors=True)
+    renewal = re.compile(RENEWAL.replace("PLACE", re.escape(str(place))))
+    for name, content in found.items():
+        if name.startswith("renewal/"):
+            lines = content.decode(errors="replace").split("\n")
+            for strange in (line for line in lines if not renewal.fullmatch(line)):
+                say(f"not put back of letsencrypt/{name}: {harmless(strange)}")
+            content = "\n".join(line for line in lines if renewal.fullmatch(line)).encode()
+        _write(place / name, content)
     # An archive holds files only: each link of certbot's leads to the newest of its kind.
     for newest in sorted(
-        (place / "archive").glob("*/*[0-9].pem"), key=lambda file: int("".join(filter(str.isdigit, file.stem)))
+        (place / "archive").glob("*/*.pem"), key=lambda file: int("".join(filter(str.isdigit, file.stem)))
     ):
         link = place / "live" / newest.parent.name / (newest.stem.rstrip("0123456789") + ".pem")
         link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
