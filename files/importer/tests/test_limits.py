@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from campaign import Campaign
@@ -22,6 +23,7 @@ from imaging_importer.disk import Disk
 from imaging_importer.journal import FileOutcome, Journal, Outcome
 from imaging_importer.reasons import SENTENCES, TransientError
 from imaging_importer.spool import Spool, lock
+from imaging_importer.status import as_text, collect
 from importer_fakes import Platform
 from importer_process import DOOR_SECRET, Nursery, environment, start, wait_until
 from uploads import upload
@@ -333,3 +335,32 @@ def get(port: int, path: str, clinics: str = "") -> str:
     headers = {"Authorization": f"Bearer {DOOR_SECRET}", "X-Clinics": clinics}
     with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)) as answer:
         return answer.read().decode()
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+EVIL = "\x1b[2J\u202egpj\nroot: all is well" + os.fsdecode(b"\xff")
+
+
+def test_evil_names_reach_nobody_as_they_are(root: Path) -> None:
+    """Status, REASON.txt, report.json and the log show them as escapes; where the files lie they keep their names."""
+    delivery = Delivery(root, EVIL, {EVIL: b"x", "Қанат.dcm": b"x"})
+    delivery.list()
+    failed = [FileOutcome(name, Outcome.FAILED, "damaged", EVIL) for name in (EVIL, "Қанат.dcm")]
+    delivery.journal.settle(delivery.job.id, failed)
+    delivery.journal.trouble(delivery.job.id, f"cannot move {EVIL}")
+    inbox = SimpleNamespace(waiting={}, further={}, unknown={}, last_scan=0.0)
+    told = [as_text(collect(inbox, delivery.journal, [], {"orthanc": EVIL}))]
+    delivery.end()
+    told.append(as_text(collect(inbox, delivery.journal, [], {})))
+    (folder,) = root.glob("failed/north/*/*")
+    assert folder.name == EVIL
+    told.append((folder / "REASON.txt").read_text())
+    told += [
+        line for failure in json.loads((folder / "report.json").read_text())["failures"] for line in failure.values()
+    ]
+    assert "Қанат.dcm" in told[2]
+    for text in told:
+        assert not set(text) & {"\x1b", "\u202e"}
+        assert not any(line.startswith("root:") for line in text.split("\n"))
+        text.encode()

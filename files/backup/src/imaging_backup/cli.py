@@ -9,6 +9,7 @@ from pathlib import Path
 from imaging_backup import archive, create, metrics, repository, restore, retention
 from imaging_backup.config import Config, load
 from imaging_backup.errors import BackupError
+from imaging_backup.printable import printable
 
 CONFIG = Path("/etc/imaging/backup.toml")
 
@@ -38,24 +39,24 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load(options.config)
         if options.command == "create":
-            print(create.create(config, options.include_images or config.include_images))
+            print(printable(create.create(config, options.include_images or config.include_images)))
         elif options.command == "push":
-            print(repository.push(config, options.adopt))
+            print(printable(repository.push(config, options.adopt)))
         elif options.command == "tidy":
             repository.tidy(config)
         elif options.command == "check":
-            print(restore.describe(restore.check(config, options.file)))
+            print(printable(restore.describe(restore.check(config, options.file))))
         elif options.command == "restore":
             restore.restore(config, options.file, restore.Systemd(), options.verify_all, options.allow_missing)
         elif options.command == "newest":
-            print(newest(config))
+            print(printable(newest(config)))
         elif options.command == "record-drill":
             record_drill(config, options.restored, options.seconds)
         else:
             with archive.packed(io.FileIO("/dev/null", "w"), config.recipients):
                 pass
     except BackupError as error:
-        print(f"imaging-backup: {error}", file=sys.stderr)
+        print(f"imaging-backup: {printable(error)}", file=sys.stderr)
         return 1
     return 0
 

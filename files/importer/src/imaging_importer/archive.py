@@ -105,7 +105,7 @@ class Archive:
         }
         yield json.dumps(report, indent=1)[:-2] + ',\n "failures": ['
         failures = (
-            {"path": printable(file.path), "reason": file.reason, "detail": printable(file.detail)}
+            {"path": printable(file.path), "reason": file.reason, "detail": file.detail}
             for file in self._journal.files(job.id, Outcome.FAILED)
         )
         nothing = {"path": None, "reason": "no-dicom", "detail": ""}
