@@ -1,4 +1,4 @@
-"""What strangers name their folders and files harms nobody who is shown it: one rule, in each program that shows names."""
+"""How strangers name their folders and files harms nobody who is shown it: one rule, in each program that shows it."""
 
 from __future__ import annotations
 
@@ -75,10 +75,8 @@ def test_any_text_can_be_shown(shown: Callable[[str], str]) -> None:
 @pytest.mark.parametrize("program", ["importer", "gateway"])
 def test_a_log_line_is_one_line_and_a_traceback_below_it_cannot_forge_another(program: str) -> None:
     formatter = PROGRAMS[program].Formatter("%(levelname)s %(name)s: %(message)s")
-    try:
-        raise OSError("a\nERROR root: forged\x1b[2J")
-    except OSError as error:
-        record = logging.LogRecord("x", logging.ERROR, "", 0, "job: %s", (error,), (type(error), error, None))
+    error = OSError("a\nERROR root: forged\x1b[2J")
+    record = logging.LogRecord("x", logging.ERROR, "", 0, "job: %s", (error,), (type(error), error, None))
     lines = formatter.format(record).split("\n")
     assert lines[0] == "ERROR x: job: a\\x0aERROR root: forged\\x1b[2J"
     assert all(line.startswith("  ") for line in lines[1:])
