@@ -147,13 +147,13 @@ class Carrier:
                 while batch := coming.result():
                     coming = read_next()  # while Orthanc stores one batch the next is being read
                     with closing(batch):
-                        self._store(job, batch)
+                        self._settle(job, batch)
                     yield coming
             finally:
                 if not coming.exception():
                     coming.result().close()
 
-    def _store(self, job: Job, batch: Batch) -> None:
+    def _settle(self, job: Job, batch: Batch) -> None:
         with self._recorder.holding(prepared.instance.study_uid for prepared in batch.instances):
             claimed, refused = self._claim(job, batch.instances)
             sent = self._send(claimed) if claimed else []
