@@ -223,9 +223,19 @@ def test_a_name_that_the_file_system_refuses_is_replaced_by_the_jobs_number(
     assert [path.name for path in root.glob("processed/north/*/*")] == [delivery.job.id]
 
 
-def test_a_copy_onto_another_file_system_takes_the_longest_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_onto_another_file_system_takes_the_longest_name_and_the_longest_path(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = root / "inbox" / ("n" * 255), root / "processed" / ("n" * 255)
     deliver(source, {"0.dcm": b"0"})
+    descriptor = os.open(source, os.O_RDONLY)
+    for _ in range(30):  # 6,000 bytes
+        os.mkdir("d" * 200, dir_fd=descriptor)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(os.open("deep.dcm", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
+    os.close(descriptor)
     rename = Path.rename
 
     def across(self: Path, other: Path) -> Path:
@@ -236,6 +246,9 @@ def test_a_copy_onto_another_file_system_takes_the_longest_name(root: Path, monk
     monkeypatch.setattr(Path, "rename", across)
     tree.move(source, target)
     assert (target / "0.dcm").read_bytes() == b"0"
+    assert not source.exists()
+    assert [path for path, _ in tree._walk(target)][-1].count("/") == 30
+    assert tree.exists(target, "/".join(["d" * 200] * 30 + ["deep.dcm"]))
 
 
 def test_names_of_one_file_inside_the_delivery_are_files_and_others_are_told(root: Path) -> None:
