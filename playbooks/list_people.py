@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,12 @@ def cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = ", ".join(value) if isinstance(value, list) else "" if value is None else str(value)
-    return "".join(character if character.isprintable() else "?" for character in text) or "-"
+    return printable(text) or "-"
+
+
+def printable(text: str) -> str:
+    r"""The text, harmless for a terminal: what is no visible character is shown as \uNNNN, as JSON does."""
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else json.dumps(c)[1:-1] for c in text)
 
 
 def table(rows: list[dict[str, Any]], columns: list[str]) -> str:
@@ -82,9 +88,10 @@ def main() -> int:
     except NothingToShowError as error:
         print(error, file=sys.stderr)
         return 1
-    print(
-        json.dumps(rows, ensure_ascii=False, indent=2) if asked.format == "json" else table(rows, COLUMNS[asked.what])
-    )
+    if asked.format == "json":
+        print("\n".join(map(printable, json.dumps(rows, ensure_ascii=False, indent=2).split("\n"))))
+    else:
+        print(table(rows, COLUMNS[asked.what]))
     return 0
 
 

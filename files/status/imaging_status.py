@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -328,6 +329,11 @@ def look_at_the_rest(configuration: dict[str, Any]) -> list[Fact]:
     ]
 
 
+def printable(text: str) -> str:
+    r"""What others wrote, harmless for a terminal: what is no visible character is shown as \uNNNN, as JSON does."""
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else json.dumps(c)[1:-1] for c in text)
+
+
 def troubles_of(services: list[ServiceState], facts: list[Fact]) -> list[str]:
     """Everything that is wrong, one sentence each."""
     return [f"{seen.name}: {seen.trouble}" for seen in services if seen.trouble] + [
@@ -379,7 +385,7 @@ def main(arguments: list[str] | None = None) -> int:
     seen = look_at_services(services, configuration["ca_file"])
     facts = [] if options.services else look_at_the_rest(configuration)
     render = as_json if options.json else as_text
-    print(render(configuration["domain"], seen, facts))
+    print("\n".join(map(printable, render(configuration["domain"], seen, facts).split("\n"))))
     return 1 if troubles_of(seen, facts) else 0
 
 

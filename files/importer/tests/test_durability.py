@@ -86,8 +86,8 @@ def test_a_copy_is_durable_before_its_source_goes(root: Path, events: list[str])
     tree.move(root / "inbox" / "across", root / "processed" / "north" / "across")
     assert events == [
         "sync processed",
-        "sync processed/north/HIDDEN/deep/a",
         "sync processed/north/HIDDEN",
+        "sync processed/north/HIDDEN/deep/a",
         "sync processed/north/HIDDEN/deep",
         "rename processed/north/across",
         "sync processed/north",

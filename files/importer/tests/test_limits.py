@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from campaign import Campaign
@@ -22,6 +23,7 @@ from imaging_importer.disk import Disk
 from imaging_importer.journal import FileOutcome, Journal, Outcome
 from imaging_importer.reasons import SENTENCES, TransientError
 from imaging_importer.spool import Spool, lock
+from imaging_importer.status import as_text, collect
 from importer_fakes import Platform
 from importer_process import DOOR_SECRET, Nursery, environment, start, wait_until
 from uploads import upload
@@ -221,9 +223,19 @@ def test_a_name_that_the_file_system_refuses_is_replaced_by_the_jobs_number(
     assert [path.name for path in root.glob("processed/north/*/*")] == [delivery.job.id]
 
 
-def test_a_copy_onto_another_file_system_takes_the_longest_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_onto_another_file_system_takes_the_longest_name_and_the_longest_path(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, target = root / "inbox" / ("n" * 255), root / "processed" / ("n" * 255)
     deliver(source, {"0.dcm": b"0"})
+    descriptor = os.open(source, os.O_RDONLY)
+    for _ in range(30):  # 6,000 bytes
+        os.mkdir("d" * 200, dir_fd=descriptor)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = below
+    os.close(os.open("deep.dcm", os.O_WRONLY | os.O_CREAT, dir_fd=descriptor))
+    os.close(descriptor)
     rename = Path.rename
 
     def across(self: Path, other: Path) -> Path:
@@ -234,6 +246,9 @@ def test_a_copy_onto_another_file_system_takes_the_longest_name(root: Path, monk
     monkeypatch.setattr(Path, "rename", across)
     tree.move(source, target)
     assert (target / "0.dcm").read_bytes() == b"0"
+    assert not source.exists()
+    assert [path for path, _ in tree._walk(target)][-1].count("/") == 30
+    assert tree.exists(target, "/".join(["d" * 200] * 30 + ["deep.dcm"]))
 
 
 def test_names_of_one_file_inside_the_delivery_are_files_and_others_are_told(root: Path) -> None:
@@ -333,3 +348,32 @@ def get(port: int, path: str, clinics: str = "") -> str:
     headers = {"Authorization": f"Bearer {DOOR_SECRET}", "X-Clinics": clinics}
     with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)) as answer:
         return answer.read().decode()
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+EVIL = "\x1b[2J\u202egpj\nroot: all is well" + os.fsdecode(b"\xff")
+
+
+def test_evil_names_reach_nobody_as_they_are(root: Path) -> None:
+    """Status, REASON.txt, report.json and the log show them as escapes; where the files lie they keep their names."""
+    delivery = Delivery(root, EVIL, {EVIL: b"x", "Қанат.dcm": b"x"})
+    delivery.list()
+    failed = [FileOutcome(name, Outcome.FAILED, "damaged", EVIL) for name in (EVIL, "Қанат.dcm")]
+    delivery.journal.settle(delivery.job.id, failed)
+    delivery.journal.trouble(delivery.job.id, f"cannot move {EVIL}")
+    inbox = SimpleNamespace(waiting={}, further={}, unknown={}, last_scan=0.0)
+    told = [as_text(collect(inbox, delivery.journal, [], {"orthanc": EVIL}))]
+    delivery.end()
+    told.append(as_text(collect(inbox, delivery.journal, [], {})))
+    (folder,) = root.glob("failed/north/*/*")
+    assert folder.name == EVIL
+    told.append((folder / "REASON.txt").read_text())
+    told += [
+        line for failure in json.loads((folder / "report.json").read_text())["failures"] for line in failure.values()
+    ]
+    assert "Қанат.dcm" in told[2]
+    for text in told:
+        assert not set(text) & {"\x1b", "\u202e"}
+        assert not any(line.startswith("root:") for line in text.split("\n"))
+        text.encode()

@@ -9,6 +9,7 @@ from pathlib import Path
 from imaging_backup import archive, create, metrics, repository, restore, retention
 from imaging_backup.config import Config, load
 from imaging_backup.errors import BackupError
+from imaging_backup.printable import printable
 from imaging_backup.signing import Trust
 
 CONFIG = Path("/etc/imaging/backup.toml")
@@ -45,30 +46,30 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load(options.config)
         if options.command == "create":
-            print(create.create(config, options.include_images or config.include_images))
+            print(printable(create.create(config, options.include_images or config.include_images)))
         elif options.command == "push":
-            print(repository.push(config, options.adopt))
+            print(printable(repository.push(config, options.adopt)))
         elif options.command == "tidy":
             repository.tidy(config)
         elif options.command == "check":
-            print(restore.describe(restore.check(config, options.file, trust_of(config, options))))
+            print(printable(restore.describe(restore.check(config, options.file, trust_of(config, options)))))
         elif options.command == "restore":
             trust = trust_of(config, options)
             restore.restore(config, options.file, restore.Systemd(), trust, options.verify_all, options.allow_missing)
         elif options.command == "list":
             for path in retention.archives(config.path):
-                print(f"{path} {path.stat().st_size / 1e6:.1f} MB, {archive.says(path)}")
+                print(printable(f"{path} {path.stat().st_size / 1e6:.1f} MB, {archive.says(path)}"))
         elif options.command == "key":
             print(config.signing_key().public)
         elif options.command == "newest":
-            print(newest(config))
+            print(printable(newest(config)))
         elif options.command == "record-drill":
             record_drill(config, options.restored, options.seconds)
         else:
             with archive.packed(io.FileIO("/dev/null", "w"), config.recipients):
                 pass
     except BackupError as error:
-        print(f"imaging-backup: {error}", file=sys.stderr)
+        print(f"imaging-backup: {printable(error)}", file=sys.stderr)
         return 1
     return 0
 

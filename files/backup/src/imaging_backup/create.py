@@ -20,6 +20,7 @@ from imaging_backup.config import LETSENCRYPT, Config
 from imaging_backup.databases import Server
 from imaging_backup.errors import BackupError
 from imaging_backup.images import Image, Links, list_images, read_list
+from imaging_backup.printable import printable
 
 ATTEMPTS = 20
 SAY_EVERY_SECONDS = 5
@@ -211,7 +212,7 @@ def making(config: Config) -> Iterator[Path]:
 
 def say(text: str) -> None:
     """Progress, for the terminal and the journal."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def free_bytes(directory: Path) -> int:

@@ -15,6 +15,7 @@ from aiohttp import web
 from imaging_gateway import audit, systemd
 from imaging_gateway.app import LARGEST_FIELD, make_app
 from imaging_gateway.config import Config, ConfigError, load
+from imaging_gateway.printable import Formatter
 
 
 async def serve(config: Config) -> None:
@@ -42,7 +43,9 @@ def main() -> None:
     audit.add_options(commands.add_parser("audit", help="print who opened which study, newest first"))
     arguments = parser.parse_args()
     level = os.environ.get("IMAGING_LOG_LEVEL", "INFO")  # set by `make up-dev` alone
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter("%(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     try:
         config = load(arguments.config)
     except ConfigError as error:

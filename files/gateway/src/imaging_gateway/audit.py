@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from imaging_gateway.config import Config
+from imaging_gateway.printable import printable
 from imaging_gateway.registry import Registry, RegistryAwayError
 from imaging_gateway.requests import UID
 from imaging_gateway.search import QueryError
@@ -85,7 +86,7 @@ async def page(registry: Registry, scope: str, query: AuditQuery) -> dict[str, A
 
 
 def _entry(row: dict[str, Any]) -> dict[str, Any]:
-    return {
+    entry = {
         "at": row["at"].astimezone(UTC).isoformat(timespec="seconds"),
         "user": row["username"],
         "address": row["address"],
@@ -95,6 +96,7 @@ def _entry(row: dict[str, Any]) -> dict[str, Any]:
         "study": row["study_uid"],
         "detail": row["detail"],
     }
+    return {name: printable(value) if isinstance(value, str) else value for name, value in entry.items()}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

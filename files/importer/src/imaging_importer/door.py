@@ -156,7 +156,11 @@ class Door:
             )
         except sqlite3.Error as error:
             log.warning("an upload of clinic %s was refused: the journal cannot be written: %s", clinic, error)
-            return as_text(503, AWAY)
+            return (
+                as_text(507, FULL)
+                if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+                else as_text(503, AWAY)
+            )
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise

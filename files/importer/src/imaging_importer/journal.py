@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from imaging_importer.printable import printable
 from imaging_importer.reasons import RejectedError
 from imaging_importer.tree import Entry
 
@@ -338,7 +339,7 @@ class Journal:
             database.executemany(
                 "UPDATE file SET outcome = ?, reason = ?, detail = ?, study_uid = ? WHERE job = ? AND path = ?",
                 [
-                    (file.outcome, file.reason, file.detail, file.study_uid, job_id, os.fsencode(file.path))
+                    (file.outcome, file.reason, printable(file.detail), file.study_uid, job_id, os.fsencode(file.path))
                     for file in outcomes
                 ],
             )
@@ -452,7 +453,9 @@ class Journal:
     def trouble(self, job_id: str, error: str) -> None:
         """Remember for the status page why a step has to be tried again."""
         with self._transaction() as database:
-            database.execute("UPDATE job SET attempts = attempts + 1, error = ? WHERE id = ?", (error, job_id))
+            database.execute(
+                "UPDATE job SET attempts = attempts + 1, error = ? WHERE id = ?", (printable(error), job_id)
+            )
 
     def choose_archive(self, job_id: str, processed: Path | None, failed: Path | None) -> None:
         """Remember where the job's files go, before the first one is moved."""

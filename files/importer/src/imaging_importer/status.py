@@ -89,7 +89,7 @@ def _open(summary: Summary) -> Status:
         "bytes": summary.size,
         "percent": round(100 * summary.sent / summary.size) if summary.size else 0,
         "attempts": summary.job.attempts,
-        "trouble": printable(summary.job.error),
+        "trouble": summary.job.error,
     }
 
 

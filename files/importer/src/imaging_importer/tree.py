@@ -314,9 +314,7 @@ def _copy_to(source: Path, target: Path) -> None:
     partial = target.with_name(f".{blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.moving")
     _remove(partial)
     if _is_folder(source):
-        shutil.copytree(source, partial, symlinks=True, copy_function=_copy_file, ignore=_special_files)
-        for directory, _, _ in os.walk(partial):
-            sync_directory(Path(directory))
+        _copy_folder(source, partial)
     elif source.is_symlink() or source.is_file():
         _copy_file(str(source), str(partial))
     else:  # a device or pipe holds no data
@@ -324,6 +322,24 @@ def _copy_to(source: Path, target: Path) -> None:
     failpoints.reach("copying-across")
     partial.rename(target)
     sync_directory(target.parent)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder, directory by directory from their own descriptors: what is too deep for a path is copied too."""
+    target.mkdir()
+    for directory, folders, files, here in os.fwalk(source):
+        there = open_directory(target, directory[len(str(source)) + 1 :])
+        try:
+            for name in (*folders, *files):
+                mode = os.stat(name, dir_fd=here, follow_symlinks=False).st_mode
+                if stat.S_ISDIR(mode):
+                    os.mkdir(name, dir_fd=there)
+                elif stat.S_ISREG(mode) or stat.S_ISLNK(mode):  # a device or pipe holds no data
+                    _copy_file(f"/proc/self/fd/{here}/{name}", f"/proc/self/fd/{there}/{name}")
+            shutil.copystat(f"/proc/self/fd/{here}", f"/proc/self/fd/{there}")
+            os.fsync(there)
+        finally:
+            os.close(there)
 
 
 def _remove(path: Path) -> None:
@@ -342,10 +358,3 @@ def _copy_file(source: str, target: str) -> None:
     if not Path(target).is_symlink():
         with Path(target).open("rb") as file:
             os.fsync(file.fileno())
-
-
-def _special_files(directory: str, names: list[str]) -> list[str]:
-    modes = {name: os.lstat(Path(directory) / name).st_mode for name in names}
-    return [
-        name for name, mode in modes.items() if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
-    ]
