@@ -55,6 +55,7 @@ class Faults:
         self.deadly: tuple[bytes, ...] = ()  # Orthanc dies of every request that holds some of these bytes
         self.deaths = 0
         self.dead_until = 0.0
+        self.hangs = b""  # Orthanc does not answer a request that holds these bytes for long
         self.unstorable = b""  # Orthanc reads an instance that holds these bytes, and cannot store it
         self.misread: dict[bytes, dict[str, str]] = {}  # what Orthanc reads in an instance that holds these bytes
         self.refused = b""  # Orthanc cannot read an instance that holds these bytes
@@ -133,12 +134,8 @@ class Platform:
             )
             for marker, tags in self.faults.misread.items():
                 if marker in data:
-                    ds.update(
-                        {
-                            pydicom.datadict.tag_for_keyword(name): pydicom.DataElement(name, "UI", uid)
-                            for name, uid in tags.items()
-                        }
-                    )
+                    for keyword, value in tags.items():
+                        setattr(ds, keyword, value)
             identity = (str(ds.get("PatientID") or ""), ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID)
         except Exception:
             return "", "unread"
@@ -214,6 +211,8 @@ class _Handler(BaseHTTPRequestHandler):
                     answer = b"{}" if self.command == "POST" else b"[]"
                 elif fault in ("drop-after", "503-after"):
                     status, answer = (503, b"") if fault == "503-after" else (0, b"")
+        if self.platform.faults.hangs and self.platform.faults.hangs in body:
+            time.sleep(3)
         if is_stow(self.path) and self.command == "POST":
             time.sleep(self.platform.faults.delay)
         if fault == "late":

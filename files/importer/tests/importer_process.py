@@ -146,13 +146,14 @@ def run_importer(
     """Run until SIGTERM. `registry`: of psycopg, instead of the fake's; `clock`: a seed for jumps of the clock;
     `timeout`: for Orthanc's answers; `deaf`: inotify tells nothing.
     """
-    from imaging_importer import app, orthanc, watch, worker
+    from imaging_importer import app, delivery, orthanc, watch, worker
     from imaging_importer.registry import PostgresRegistry
     from importer_fakes import HttpRegistry
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     worker.FIRST_DELAY, worker.LONGEST_DELAY = 0.05, 0.2
     app.RECONCILE_EVERY = 0.5
+    delivery.PAUSES = (0.0, 0.05)
     orthanc.TIMEOUT = (timeout, timeout)
     if deaf:
         watch.Watch.add = lambda *_: None

@@ -290,7 +290,9 @@ def test_a_stop_during_a_long_upload_takes_no_ten_seconds(tmp_path: Path, regist
     campaign.delivered.append(instance(random_, uid(random_), uid(random_)))
     deliver(tmp_path / "inbox" / "north" / "study", {"0.dcm": campaign.delivered[0]})
     process = start(**campaign.settings)
-    assert wait_until(lambda: any("POST /dicom-web/studies/" in line for line in campaign.platform.requests), 120, process)
+    assert wait_until(
+        lambda: any("POST /dicom-web/studies/" in line for line in campaign.platform.requests), 120, process
+    )
     began = time.monotonic()
     process.terminate()
     assert process.wait(10) == 0
