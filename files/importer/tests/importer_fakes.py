@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pydicom
 import requests
-from imaging_importer.reasons import UnavailableError
+from imaging_importer.reasons import RejectedError, UnavailableError
 from imaging_importer.registry import Attributes, Claim, OwnedStudy
 
 # Longer than the importers of the recovery tests wait for an answer, in seconds.
@@ -56,6 +56,7 @@ class Faults:
         self.deaths = 0
         self.dead_until = 0.0
         self.hangs = b""  # Orthanc does not answer a request that holds these bytes for long
+        self.unlistable = ""  # the registry does not take the attributes of this study
         self.unstorable = b""  # Orthanc reads an instance that holds these bytes, and cannot store it
         self.misread: dict[bytes, dict[str, str]] = {}  # what Orthanc reads in an instance that holds these bytes
         self.refused = b""  # Orthanc cannot read an instance that holds these bytes
@@ -291,6 +292,8 @@ class _Handler(BaseHTTPRequestHandler):
         platform = self.platform
         if function == "claim_study":
             return platform.owner.setdefault(arguments[0], arguments[1]) == arguments[1]
+        if function == "record_study" and arguments[0] == platform.faults.unlistable:
+            return {"refused": "index row size 3008 exceeds btree version 4 maximum 2704"}
         if function == "record_study":
             assert platform.owner[arguments[0]] == arguments[1], "recorded what is not claimed"
             platform.recorded[arguments[0]] = arguments[2]
@@ -360,7 +363,10 @@ class HttpRegistry:
         return self._call("claim_study", study_uid, clinic_id)
 
     def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes) -> int:
-        return self._call("record_study", study_uid, clinic_id, attributes)
+        answer = self._call("record_study", study_uid, clinic_id, attributes)
+        if isinstance(answer, dict):
+            raise RejectedError("not-listable", answer["refused"])
+        return answer
 
     def forget_study(self, study_uid: str) -> bool:
         return self._call("forget_study", study_uid)

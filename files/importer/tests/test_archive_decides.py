@@ -290,6 +290,14 @@ def test_what_can_never_be_stored_ends_once_others_are(house: House) -> None:
     assert truth(house, "folder") == {"refused-by-archive": 1}
 
 
+def test_a_study_that_the_registry_never_takes_ends_and_holds_up_no_other(house: House) -> None:
+    good, bad = image(house), image(house)
+    house.platform.faults.unlistable = study_of(bad)
+    assert send(house, "north", "folder", [good, bad]) == {"001.dcm": "not-listable"}
+    assert study_of(good) in house.platform.recorded
+    assert house.platform.owner[study_of(bad)] == "north", "Orthanc has it: nobody else may claim it"
+
+
 # --- claims ----------------------------------------------------------------------------------------------------------
 
 

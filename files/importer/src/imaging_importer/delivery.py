@@ -6,7 +6,6 @@ Every step can be done again: what was done before a kill is recognised by Ortha
 
 import json
 import logging
-import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,7 @@ from imaging_importer import failpoints, tree
 from imaging_importer.archive import Archive
 from imaging_importer.batch import Batch, Prepared, read_batch
 from imaging_importer.config import Config
-from imaging_importer.instance import PATIENT_ID, Instance, orthanc_id
+from imaging_importer.instance import Instance, orthanc_id
 from imaging_importer.journal import FileOutcome, Job, Journal, Outcome, State
 from imaging_importer.orthanc import Held, OrthancClient, Stow
 from imaging_importer.quarantine import GUILTY, Quarantine
@@ -39,10 +38,6 @@ NOT_ACCEPTED = "not accepted"
 
 # In the place of Orthanc's id of a study: it has several under this StudyInstanceUID, and none is the right one.
 SEVERAL = "several"
-
-# A PatientID that nobody reads differently: ASCII without what some character sets have other signs for (backslash and
-# tilde), no blanks around it but the padding. Empty and absent are one.
-PLAIN = re.compile(rb"([!-\[\]-}]([ -\[\]-}]*[!-\[\]-}])?[ \0]?)?")
 
 
 class Carrier:
@@ -377,10 +372,7 @@ def _check(instance: Instance, place: str | RejectedError, strikes: int) -> None
 
 def _plain_place(instance: Instance) -> str:
     """Orthanc's id of the study by our own reading of the PatientID; empty where Orthanc may read it differently."""
-    patient = instance.find(PATIENT_ID)
-    if patient and (patient.vr == b"UN" or not PLAIN.fullmatch(instance.raw(patient, 1024))):
-        return ""
-    return orthanc_id(instance.patient_id, instance.study_uid)
+    return orthanc_id(instance.patient_id, instance.study_uid) if instance.is_plain else ""
 
 
 def _identifiers(held: Held) -> tuple[str, str, str]:

@@ -60,6 +60,10 @@ FIRST_ELEMENTS = frozenset({0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0013, 0x00
 # Inflated data waits in a file beside the spool; no image of that size is sent deflated.
 MAX_INFLATED = 4 << 30
 
+# A PatientID that nobody reads differently: ASCII without what some character sets have other signs for (backslash and
+# tilde), no blanks around it but the padding. Empty and absent are one.
+PLAIN = re.compile(rb"([!-\[\]-}]([ -\[\]-}]*[!-\[\]-}])?[ \0]?)?")
+
 # Leading zeros in a component are wrong (PS3.5 9.1), but scanners exist that write them; the registry takes them too.
 UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 
@@ -83,6 +87,7 @@ class Instance:
     study_uid: str
     series_uid: str
     patient_id: str
+    is_plain: bool = False  # whether every reader reads the same PatientID
 
     def find(self, tag: int) -> Element | None:
         """The top-level element with this tag."""
@@ -265,6 +270,8 @@ def _instance(
     instance.patient_id = _text(instance.value(PATIENT_ID, 1024), instance.value(SPECIFIC_CHARACTER_SET, 1024))
     if patient and patient.vr == b"UN":  # Orthanc keeps the padding of an unknown VR: to it, that is another patient
         instance.patient_id = instance.value(PATIENT_ID, 1024).decode("latin-1")
+    else:
+        instance.is_plain = PLAIN.fullmatch(instance.value(PATIENT_ID, 1024)) is not None
     uids = {
         "SOPClassUID": instance.sop_class_uid,
         "SOPInstanceUID": instance.sop_instance_uid,

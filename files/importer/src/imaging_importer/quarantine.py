@@ -39,15 +39,13 @@ class Quarantine:
         """Path -> strikes, of the files that have any."""
         sizes = self._journal.struck_sizes()
         counts = {
-            prepared.path: self._journal.strikes(_digest(prepared))
-            for prepared in batch
-            if prepared.instance.file_size in sizes
+            prepared.path: self._journal.strikes(_digest(prepared)) for prepared in batch if _size(prepared) in sizes
         }
         return {path: count for path, count in counts.items() if count}
 
     def strike(self, batch: Iterable[Prepared]) -> None:
         """Orthanc broke off while these were sent."""
-        self._journal.strike({_digest(prepared): prepared.instance.file_size for prepared in batch})
+        self._journal.strike({_digest(prepared): _size(prepared) for prepared in batch})
 
     def acquit(self, prepared: Prepared) -> None:
         """Orthanc answered: it did not die of this file."""
@@ -97,6 +95,10 @@ class Quarantine:
             with self._changed:
                 self._alone = False
                 self._changed.notify_all()
+
+
+def _size(prepared: Prepared) -> int:
+    return os.fstat(prepared.instance.file.fileno()).st_size
 
 
 def _digest(prepared: Prepared) -> str:
