@@ -74,6 +74,14 @@ CASES = {
         {FAILURES % "owned-by-another-clinic": "_x15 1x40", IMPORTER: UP},
         {FAILURES % "truncated": "1x15 2x40", IMPORTER: UP},
     ),
+    "ImageMisread": Case(
+        {FAILURES % "misread": "_x15 1x40", IMPORTER: UP},
+        {FAILURES % "damaged": "1x15 2x40", IMPORTER: UP},
+    ),
+    "FileStopsOrthanc": Case(
+        {FAILURES % "stops-the-archive": "_x15 1x40", IMPORTER: UP},
+        {FAILURES % "refused-by-archive": "1x15 2x40", IMPORTER: UP},
+    ),
     "ImportStuck": Case(
         {"imaging_importer_oldest_pending_age_seconds": "3500+60x40"},
         {"imaging_importer_oldest_pending_age_seconds": "0+60x40"},

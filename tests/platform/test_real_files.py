@@ -42,7 +42,7 @@ def acceptable(name: str, path: Path) -> set[str | None]:
     end = expected(name, path)
     if end != IMPORTED:
         return {end} if end not in ("not-dicom", "dicomdir") else {None}
-    return {None, *SAME_IMAGE, *(["owned-by-another-clinic"] if name.startswith(OWNED) else [])}
+    return {None, *SAME_IMAGE, *(["not-accepted"] if name.startswith(OWNED) else [])}
 
 
 ECG = "pydicom/test_files/waveform_ecg.dcm"

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pydicom
 import requests
-from imaging_importer.reasons import UnavailableError
+from imaging_importer.reasons import RejectedError, UnavailableError
 from imaging_importer.registry import Attributes, Claim, OwnedStudy
 
 # Longer than the importers of the recovery tests wait for an answer, in seconds.
@@ -55,6 +55,8 @@ class Faults:
         self.deadly: tuple[bytes, ...] = ()  # Orthanc dies of every request that holds some of these bytes
         self.deaths = 0
         self.dead_until = 0.0
+        self.hangs = b""  # Orthanc does not answer a request that holds these bytes for long
+        self.unlistable = ""  # the registry does not take the attributes of this study
         self.unstorable = b""  # Orthanc reads an instance that holds these bytes, and cannot store it
         self.misread: dict[bytes, dict[str, str]] = {}  # what Orthanc reads in an instance that holds these bytes
         self.refused = b""  # Orthanc cannot read an instance that holds these bytes
@@ -144,12 +146,8 @@ class Platform:
             )
             for marker, tags in self.faults.misread.items():
                 if marker in data:
-                    ds.update(
-                        {
-                            pydicom.datadict.tag_for_keyword(name): pydicom.DataElement(name, "UI", uid)
-                            for name, uid in tags.items()
-                        }
-                    )
+                    for keyword, value in tags.items():
+                        setattr(ds, keyword, value)
             identity = (str(ds.get("PatientID") or ""), ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID)
         except Exception:
             return "", "unread"
@@ -225,6 +223,8 @@ class _Handler(BaseHTTPRequestHandler):
                     answer = b"{}" if self.command == "POST" else b"[]"
                 elif fault in ("drop-after", "503-after"):
                     status, answer = (503, b"") if fault == "503-after" else (0, b"")
+        if self.platform.faults.hangs and self.platform.faults.hangs in body:
+            time.sleep(3)
         if is_stow(self.path) and self.command == "POST":
             time.sleep(self.platform.faults.delay)
             self.platform.work(len(body))
@@ -304,6 +304,8 @@ class _Handler(BaseHTTPRequestHandler):
         platform = self.platform
         if function == "claim_study":
             return platform.owner.setdefault(arguments[0], arguments[1]) == arguments[1]
+        if function == "record_study" and arguments[0] == platform.faults.unlistable:
+            return {"refused": "index row size 3008 exceeds btree version 4 maximum 2704"}
         if function == "record_study":
             assert platform.owner[arguments[0]] == arguments[1], "recorded what is not claimed"
             platform.recorded[arguments[0]] = arguments[2]
@@ -373,7 +375,10 @@ class HttpRegistry:
         return self._call("claim_study", study_uid, clinic_id)
 
     def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes) -> int:
-        return self._call("record_study", study_uid, clinic_id, attributes)
+        answer = self._call("record_study", study_uid, clinic_id, attributes)
+        if isinstance(answer, dict):
+            raise RejectedError("not-listable", answer["refused"])
+        return answer
 
     def forget_study(self, study_uid: str) -> bool:
         return self._call("forget_study", study_uid)

@@ -151,13 +151,14 @@ def run_importer(
     `timeout`: for Orthanc's answers; `deaf`: inotify tells nothing;
     `slowest`: bytes a second and over how many seconds that an upload must have, seconds for the head of a request.
     """
-    from imaging_importer import app, orthanc, watch, web, worker
+    from imaging_importer import app, delivery, orthanc, watch, web, worker
     from imaging_importer.registry import PostgresRegistry
     from importer_fakes import HttpRegistry
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     worker.FIRST_DELAY, worker.LONGEST_DELAY = 0.05, 0.2
     app.RECONCILE_EVERY = 0.5
+    delivery.PAUSES = (0.0, 0.05)
     orthanc.TIMEOUT = (timeout, timeout)
     if slowest:
         web.SLOWEST, web.SLOWEST_OVER, web.HEAD_SECONDS = slowest

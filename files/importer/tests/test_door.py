@@ -24,15 +24,16 @@ DUPLICATE, MISMATCH, FAILURE, UNREADABLE = 0x0111, 0xA900, 0x0110, 0xC000
 class House:
     """A running importer, with nothing coming through its inbox."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **settings: object) -> None:
         self.root = root
+        self.settings = settings
         self.platform = Platform()
         self.random = random.Random(1)
         self.start()
 
     def start(self, failpoint: str = "") -> None:
         before = self.log().count("ready: inbox")
-        self.process = start(self.root, self.platform.url, failpoint)
+        self.process = start(self.root, self.platform.url, failpoint, **self.settings)
         assert wait_until(lambda: self.log().count("ready: inbox") > before, 120, self.process), self.log()
         self.port = int(self.log().rpartition("status on http://127.0.0.1:")[2].partition("/")[0])
         # It takes uploads once it has asked Orthanc and the registry.

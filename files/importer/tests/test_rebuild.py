@@ -35,8 +35,8 @@ class Both:
         self.platform.store(stamped(instance(self.random, study_uid, uid(self.random), patient), clinic))
         return study_uid
 
-    def differences(self, apply: bool = False) -> dict[str, str]:
-        return {found.study_uid: found.what for found in rebuild(self.orthanc, self.registry, apply)}
+    def differences(self, apply: bool = False, adopt: tuple[str, ...] = ("north", "south")) -> dict[str, str]:
+        return {found.study_uid: found.what for found in rebuild(self.orthanc, self.registry, apply, set(adopt))}
 
     def owner(self, study_uid: str) -> str | None:
         row = self.registry.recorded_study(study_uid)
@@ -58,6 +58,17 @@ def test_a_lost_registry_is_rebuilt(both: Both, monkeypatch) -> None:
     both.differences(apply=True)
     assert {uid: both.owner(uid) for uid in studies} == studies
     assert both.differences() == {}
+
+
+def test_no_study_is_given_away_by_its_institution_name_alone(both: Both) -> None:
+    """Nor by the stamp, which is in these files, and which anybody can write."""
+    mine, theirs = both.study("north"), both.study("south")
+    for adopt in ((), ("west",)):
+        differences = both.differences(apply=True, adopt=adopt)
+        assert {uid: "has no owner" in what for uid, what in differences.items()} == {mine: True, theirs: True}
+        assert (both.owner(mine), both.owner(theirs)) == (None, None)
+    both.differences(apply=True, adopt=("north",))
+    assert (both.owner(mine), both.owner(theirs)) == ("north", None)
 
 
 def test_a_study_of_no_known_clinic_stays_invisible(both: Both) -> None:
@@ -116,9 +127,12 @@ def test_the_command_changes_nothing_by_itself(both: Both, tmp_path, monkeypatch
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     monkeypatch.setattr("imaging_importer.cli.load", lambda _: config(both, tmp_path))
     assert main(["rebuild"]) == 0
-    assert "1 differences; --apply would mend 1 of them, nothing was changed" in capsys.readouterr().out
-    assert both.owner(study) is None
+    assert "1 differences; --apply would mend 0 of them, nothing was changed" in capsys.readouterr().out
     assert main(["rebuild", "--apply"]) == 0
+    assert main(["rebuild", "--adopt", "north"]) == 0
+    assert "--apply would mend 1 of them" in capsys.readouterr().out
+    assert both.owner(study) is None
+    assert main(["rebuild", "--apply", "--adopt", "north"]) == 0
     assert both.owner(study) == "north"
     both.platform.faults.down = True
     assert main(["rebuild"]) == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from campaign import Campaign
 from deliveries import deliver, instance, report, sop_uid, uid
-from imaging_importer.reasons import TransientError, UnavailableError
+from imaging_importer.reasons import RejectedError, TransientError, UnavailableError
 from imaging_importer.registry import PostgresRegistry
 from importer_process import Nursery, wait_until
 
@@ -95,6 +95,23 @@ def test_an_unknown_clinic_concerns_its_own_delivery_alone(registry) -> None:
         client.claim_study("1.2.3", "nowhere")
     assert not isinstance(caught.value, UnavailableError), "the other deliveries would wait too"
     assert client.claim_study("1.2.3", "north")
+
+
+def test_what_the_registry_never_takes_is_told_from_what_it_does_not_take_now(registry) -> None:
+    client = connect(registry)
+    client.claim_study("1.2.3", "north")
+    with pytest.raises(RejectedError):
+        client.record_study("1.2.3", "north", {"0020000D": {"vr": "UI", "Value": ["9.9"]}})
+    with pytest.raises(RejectedError) as refusal:
+        client.claim_study("1..2", "north")
+    assert (refusal.value.reason, "1..2" in refusal.value.detail) == ("not-listable", False)
+    text = {
+        "00100010": {"vr": "PN", "Value": [{"Alphabetic": "A\0B\ud800"}]},
+        "00081030": {"vr": "LO", "Value": ["\0"]},
+    }
+    assert client.record_study("1.2.3", "north", text)
+    with pytest.raises(TransientError, match="not claimed"):
+        client.record_study("1.2.4", "north", {})
 
 
 def test_a_lost_connection_is_made_anew(registry) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import random
 
 import psycopg
 import pytest
@@ -104,23 +105,58 @@ def test_each_role_may_do_only_its_own(registry, role, statement):
         connection.execute(statement)
 
 
-def test_the_importer_logs_uploads_to_studies_of_the_clinic_and_nothing_else(registry, importer):
+def test_the_importer_logs_what_is_tried_on_a_study_whoever_owns_it(registry, importer):
+    """Under the clinic that tries, so that the owner's auditors do not see it, and administrators do."""
     importer.add("1.1", "north")
     caller = json.dumps({"username": "tom", "subject": "s", "client": "ohif", "address": "192.0.2.7"})
-    call = "SELECT registry.log_upload(%s, %s, %s)"
-    importer.connection.execute(call, ("1.1", "north", caller))
-    importer.connection.execute(call, ("1.1", "north", "{}"))
-    for study, clinic in (("1.1", "south"), ("9.9", "north")):
-        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
-            importer.connection.execute(call, (study, clinic, caller))
+    call = "SELECT registry.log_upload(%s, %s, %s, %s)"
+    importer.connection.execute(call, ("1.1", "north", caller, None))
+    importer.connection.execute(call, ("1.1", "south", "{}", "not accepted"))
+    with pytest.raises(psycopg.errors.ForeignKeyViolation):
+        importer.connection.execute(call, ("1.1", "nowhere", caller, None))
     with registry.connect("postgres") as auditor:
         rows = auditor.execute(
             "SELECT username, action, clinic_id, study_uid, host(address) FROM registry.access_log ORDER BY entry_id"
         ).fetchall()
-    assert rows == [("tom", "upload", "north", "1.1", "192.0.2.7"), ("", "upload", "north", "1.1", None)]
+    assert rows == [("tom", "upload", "north", "1.1", "192.0.2.7"), ("", "upload", "south", "1.1", None)]
     for role in ("registry_gateway", "registry_operator"):
         with registry.connect(role) as other, pytest.raises(psycopg.errors.InsufficientPrivilege):
-            other.execute(call, ("1.1", "north", caller))
+            other.execute(call, ("1.1", "north", caller, None))
+
+
+def test_a_claim_is_released_only_before_anything_is_shown_and_only_for_its_clinic(registry, importer):
+    importer.add("1.1", "north")
+    importer.connection.execute("SELECT registry.claim_study('1.2', 'north')")
+    claims = "SELECT clinic_id, study_uid FROM registry.claims()"
+    release = "SELECT registry.release_claim(%s, %s)"
+    assert importer.connection.execute(claims).fetchall() == [("north", "1.2")]
+    for study, clinic, released in (("1.2", "south", False), ("1.1", "north", False), ("9.9", "north", False)):
+        assert importer.connection.execute(release, (study, clinic)).fetchone() == (released,)
+    assert importer.connection.execute(release, ("1.2", "north")).fetchone() == (True,)
+    assert importer.connection.execute(claims).fetchall() == []
+    assert importer.connection.execute("SELECT registry.claim_study('1.2', 'south')").fetchone() == (True,)
+    for role in ("registry_gateway", "registry_operator"):
+        for statement in (claims, "SELECT registry.release_claim('1.2', 'south')"):
+            with registry.connect(role) as other, pytest.raises(psycopg.errors.InsufficientPrivilege):
+                other.execute(statement)
+
+
+LONG = "".join(random.Random(1).choices("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", k=40_000))
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["00080020", "00080030", "00080050", "00080061", "00080090", "00081030", "00100010", "00100020", "00100030",
+     "00100040", "00200010"],
+)  # fmt: skip
+def test_no_text_is_too_long_for_an_index(importer, tag):
+    """Incompressible, so that PostgreSQL cannot make it short; of a date, its digits."""
+    value = {"Alphabetic": LONG} if tag in ("00080090", "00100010") else LONG
+    importer.connection.execute("SELECT registry.claim_study('1.1', 'north')")
+    attributes = {tag: {"vr": "LO", "Value": [value]}}
+    importer.connection.execute("SELECT registry.record_study('1.1', 'north', %s)", (json.dumps(attributes),))
+    (kept,) = importer.connection.execute("SELECT attributes FROM registry.recorded_study('1.1')").fetchone()
+    assert kept[tag] == attributes[tag]
 
 
 def test_the_access_log_takes_rows_and_keeps_them(registry, gateway):

@@ -88,6 +88,10 @@ HARMLESS = 16 * MIB
 # What may stand behind it, and is cut off: the checksum of gzip or zlib, which some writers leave there, and padding.
 LONGEST_TRAILER = 16
 
+# A PatientID that nobody reads differently: ASCII without what some character sets have other signs for (backslash and
+# tilde), no blanks around it but the padding. Empty and absent are one.
+PLAIN = re.compile(rb"([!-\[\]-}]([ -\[\]-}]*[!-\[\]-}])?[ \0]?)?")
+
 # Leading zeros in a component are wrong (PS3.5 9.1), but scanners exist that write them; the registry takes them too.
 # Some pad with blanks instead of a zero byte.
 UID = re.compile(rb"([0-9]+(?:\.[0-9]+)*)[\0 ]*")
@@ -102,11 +106,6 @@ class Limits:
 
     instance: int = 745 * MIB
     inflated: int = 745 * MIB
-
-
-# A PatientID that nobody reads differently: ASCII without what some character sets have other signs for (backslash and
-# tilde), no blanks around it but the padding. Empty and absent are one.
-PLAIN = re.compile(rb"([!-\[\]-}]([ -\[\]-}]*[!-\[\]-}])?[ \0]?)?")
 
 
 @dataclass
