@@ -66,7 +66,7 @@ spool = Spool(root / "inbox/.spool", journal)
 job = journal.job(spool.claim_folder("north", root / "inbox/north/many"))
 tree._walk = walk
 archive = Archive(root / "processed", root / "failed", journal, spool)
-carrier = Carrier(None, journal, spool, archive, None, None, None, None)
+carrier = Carrier(None, journal, spool, archive, None, None, None, None, None)
 for _ in tree.look(root): pass
 for _ in carrier._list(job): pass
 page = []
@@ -107,7 +107,7 @@ class Delivery:
         lock(root / "inbox" / ".spool")
         self.spool = Spool(root / "inbox" / ".spool", self.journal)
         self.archive = Archive(root / "processed", root / "failed", self.journal, self.spool)
-        self.carrier = Carrier(None, self.journal, self.spool, self.archive, None, None, None, None)
+        self.carrier = Carrier(None, self.journal, self.spool, self.archive, None, None, None, None, None)
         self.claim(folder, files)
 
     def claim(self, folder: str, files: dict[str, bytes]) -> None:
