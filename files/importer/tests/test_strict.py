@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from imaging_importer import config
 from imaging_importer.batch import Batch, read_batch
 from imaging_importer.instance import Limits, read_instance
 from imaging_importer.journal import FileOutcome, Outcome
@@ -526,3 +527,52 @@ def test_blank_images_may_shrink_a_lot() -> None:
 def test_text_of_any_kind_is_still_a_companion() -> None:
     with pytest.raises(CompanionError):
         sent(b"text" * 100)
+
+
+TOML = """
+[paths]
+inbox = "/i"
+processed = "/p"
+failed = "/f"
+state = "/s"
+[scan]
+cooldown = 1
+interval = 1
+patience = 1
+[orthanc]
+url = "http://127.0.0.1"
+user = "importer"
+batch_bytes = 1
+batch_count = 1
+[registry]
+[http]
+host = "127.0.0.1"
+port = 1
+[upload]
+public_url = "https://x"
+request_bytes = 1
+[limits]
+"""
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ("instance_bytes = 5\ninflated_bytes = 6", ""),
+        ("instance_bytes = 5", "inflated_bytes is missing"),
+        ('instance_bytes = "5"\ninflated_bytes = 6', "instance_bytes is '5'; it takes a number above 0"),
+        ("instance_bytes = 5\ninflated_bytes = 0", "inflated_bytes is 0; it takes a number above 0"),
+    ],
+)
+def test_the_limits_are_read_as_strictly_as_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: str, said: str
+) -> None:
+    for secret in ("orthanc-password", "registry-password", "door-secret"):
+        (tmp_path / secret).write_text("x")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "importer.toml").write_text(TOML + limits)
+    if said:
+        with pytest.raises(config.ConfigError, match=said):
+            config.load(tmp_path / "importer.toml")
+    else:
+        assert config.load(tmp_path / "importer.toml").limits == Limits(5, 6)
