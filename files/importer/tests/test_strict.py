@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import tempfile
 import tracemalloc
@@ -11,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jinja2
 import pytest
+import yaml
 from imaging_importer import config
 from imaging_importer.batch import Batch, read_batch
 from imaging_importer.instance import Limits, read_instance
@@ -529,30 +532,12 @@ def test_text_of_any_kind_is_still_a_companion() -> None:
         sent(b"text" * 100)
 
 
-TOML = """
-[paths]
-inbox = "/i"
-processed = "/p"
-failed = "/f"
-state = "/s"
-[scan]
-cooldown = 1
-interval = 1
-patience = 1
-[orthanc]
-url = "http://127.0.0.1"
-user = "importer"
-batch_bytes = 1
-batch_count = 1
-[registry]
-[http]
-host = "127.0.0.1"
-port = 1
-[upload]
-public_url = "https://x"
-request_bytes = 1
-[limits]
-"""
+def settings(limits: str) -> str:
+    """The role's importer.toml with other limits."""
+    role = Path(__file__).parents[3] / "roles/importer"
+    values = yaml.safe_load((role / "defaults/main.yml").read_text()) | {"importer_public_url": "https://imaging.test"}
+    toml = jinja2.Template((role / "templates/importer.toml.j2").read_text()).render(values)
+    return re.sub(r"(?<=\[limits\]\n)instance_bytes.*\ninflated_bytes.*", limits, toml)
 
 
 @pytest.mark.parametrize(
@@ -570,7 +555,7 @@ def test_the_limits_are_read_as_strictly_as_the_rest(
     for secret in ("orthanc-password", "registry-password", "door-secret"):
         (tmp_path / secret).write_text("x")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    (tmp_path / "importer.toml").write_text(TOML + limits)
+    (tmp_path / "importer.toml").write_text(settings(limits))
     if said:
         with pytest.raises(config.ConfigError, match=said):
             config.load(tmp_path / "importer.toml")
