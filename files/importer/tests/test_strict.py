@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import tempfile
 import tracemalloc
@@ -11,7 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jinja2
 import pytest
+import yaml
+from imaging_importer import config
 from imaging_importer.batch import Batch, read_batch
 from imaging_importer.instance import Limits, read_instance
 from imaging_importer.journal import FileOutcome, Outcome
@@ -526,3 +530,34 @@ def test_blank_images_may_shrink_a_lot() -> None:
 def test_text_of_any_kind_is_still_a_companion() -> None:
     with pytest.raises(CompanionError):
         sent(b"text" * 100)
+
+
+def settings(limits: str) -> str:
+    """The role's importer.toml with other limits."""
+    role = Path(__file__).parents[3] / "roles/importer"
+    values = yaml.safe_load((role / "defaults/main.yml").read_text()) | {"importer_public_url": "https://imaging.test"}
+    toml = jinja2.Template((role / "templates/importer.toml.j2").read_text()).render(values)
+    return re.sub(r"(?<=\[limits\]\n)instance_bytes.*\ninflated_bytes.*", limits, toml)
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ("instance_bytes = 5\ninflated_bytes = 6", ""),
+        ("instance_bytes = 5", "inflated_bytes is missing"),
+        ('instance_bytes = "5"\ninflated_bytes = 6', "instance_bytes is '5'; it takes a number above 0"),
+        ("instance_bytes = 5\ninflated_bytes = 0", "inflated_bytes is 0; it takes a number above 0"),
+    ],
+)
+def test_the_limits_are_read_as_strictly_as_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: str, said: str
+) -> None:
+    for secret in ("orthanc-password", "registry-password", "door-secret"):
+        (tmp_path / secret).write_text("x")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "importer.toml").write_text(settings(limits))
+    if said:
+        with pytest.raises(config.ConfigError, match=said):
+            config.load(tmp_path / "importer.toml")
+    else:
+        assert config.load(tmp_path / "importer.toml").limits == Limits(5, 6)
