@@ -22,6 +22,7 @@ from imaging_importer.journal import Journal, State
 from imaging_importer.metrics import Metrics
 from imaging_importer.recorder import Recorder
 from imaging_importer.tickets import Tickets
+from imaging_importer.web import MOST_CONNECTIONS
 from imaging_importer.worker import LANES, MOST_BEGUN, Worker
 from importer_fakes import Platform
 from importer_process import DOOR_SECRET, start, wait_until
@@ -418,6 +419,17 @@ def test_an_upload_that_is_too_slow_is_ended_in_words_and_leaves_nothing(house: 
     assert not list((house.root / "inbox" / ".spool" / ".incoming").iterdir())
 
 
+def test_very_many_uploads_of_one_clinic_at_once_leave_connections_for_another(house: House) -> None:
+    """Each that is refused would be read on for some seconds."""
+    house.platform.faults.delay = 0.2
+    with contextlib.ExitStack() as stack:
+        for _ in range(150):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", house.port)))
+            with contextlib.suppress(OSError):
+                connection.sendall(head("south", 1 << 20) + b"--b0\r\n")
+        assert house.upload("north") < 10
+
+
 def test_heads_that_never_end_hold_no_thread_and_the_next_request_is_answered(house: House) -> None:
     def threads() -> int:
         status = Path(f"/proc/{house.process.pid}/status").read_text()
@@ -425,10 +437,10 @@ def test_heads_that_never_end_hold_no_thread_and_the_next_request_is_answered(ho
 
     usual = threads()
     with contextlib.ExitStack() as stack:
-        for _ in range(200):
+        for _ in range(300):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", house.port)))
             with contextlib.suppress(OSError):
                 connection.sendall(b"POST /dicom-web/studies HTTP/1.1\r\nHost: ")
-        assert threads() - usual < 100
+        assert threads() - usual <= MOST_CONNECTIONS
         assert wait_until(lambda: house.upload("north") > 0, 30)
         assert wait_until(lambda: threads() <= usual + 2, 30), "they are ended though the senders are still there"

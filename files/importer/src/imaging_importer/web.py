@@ -20,8 +20,9 @@ from imaging_importer.body import BrokenOffError, TooSlowError
 
 log = logging.getLogger(__name__)
 
-# Each connection holds a thread; beyond these, new ones are closed at once.
-MOST_CONNECTIONS = 80
+# Each connection holds a thread; beyond these, new ones are closed at once. From the half of them on, who is refused in
+# the middle of an upload is not read on: whoever sends very many uploads at once would take all of them that way.
+MOST_CONNECTIONS = 200
 # A sender that lets us wait so long for the head of its request gets no answer.
 HEAD_SECONDS = 10.0
 # The slowest line that is borne: so many bytes of the body a second, over so many seconds of waiting. So every upload
@@ -94,6 +95,17 @@ class Paced(RawIOBase):
 def serve(host: str, port: int, secret: str, routes: list[Route]) -> ThreadingHTTPServer:
     """A server for these routes; the caller runs it. Raises OSError when the port is taken."""
 
+    open_connections = 0
+    counting = threading.Lock()
+
+    def count(change: int) -> bool:
+        """One connection more or less; whether it may be."""
+        nonlocal open_connections
+        with counting:
+            may = open_connections + change <= MOST_CONNECTIONS
+            open_connections += change * may
+            return may
+
     class Handler(BaseHTTPRequestHandler):
         server_version = "imaging-importer"
         sys_version = ""
@@ -156,6 +168,8 @@ def serve(host: str, port: int, secret: str, routes: list[Route]) -> ThreadingHT
             self.wfile.write(data)
 
         def _drain(self) -> None:
+            if open_connections > MOST_CONNECTIONS // 2:
+                return
             try:
                 self.connection.shutdown(socket.SHUT_WR)
                 self.connection.settimeout(DRAIN_SECONDS)
@@ -171,23 +185,22 @@ def serve(host: str, port: int, secret: str, routes: list[Route]) -> ThreadingHT
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         allow_reuse_address = True
-        free = threading.BoundedSemaphore(MOST_CONNECTIONS)
 
         def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
-            if not self.free.acquire(blocking=False):
+            if not count(1):
                 self.shutdown_request(request)
                 return
             try:
                 super().process_request(request, client_address)
             except BaseException:
-                self.free.release()
+                count(-1)
                 raise
 
         def process_request_thread(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
             try:
                 super().process_request_thread(request, client_address)
             finally:
-                self.free.release()
+                count(-1)
 
     return Server((host, port), Handler)
 

@@ -129,7 +129,7 @@ class Worker:
             except StoppingError:
                 return
             except Exception:
-                log.exception("the journal cannot be used; it is tried again")
+                log.exception("no job can be taken, because the journal or a disk cannot be read; it is tried again")
                 stopping.wait(1.0)
 
     def _next(self) -> Turn | None:
