@@ -291,7 +291,7 @@ def test_an_auditor_learns_no_uid_of_another_clinic(platform, as_role, central_s
     assert as_role("admin").get(entries, params={"study": uid}, timeout=30).status_code == 200
     time.sleep(2)  # the rows are written once a second
     own = as_role("auditor").get(entries, params={"study": uid, "user": f"admin-{CLINIC}"}, timeout=30).json()
-    assert {(row["action"], row["study"]) for row in own["entries"]} == {("audit", uid)}
+    assert ("audit", uid) in {(row["action"], row["study"]) for row in own["entries"]}
     foreign = platform.api(platform.user("auditor", clinic))
     for query in ({"limit": "1000"}, {"user": f"admin-{CLINIC}"}):
         answer = foreign.get(entries, params=query, timeout=30)
