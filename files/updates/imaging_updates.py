@@ -17,6 +17,7 @@ import sys
 import time
 import tomllib
 import urllib.request
+import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -185,7 +186,10 @@ def ask_mirror(apt_pkg: Apt, sources: str, directory: Path) -> dict[str, str]:
 
     listed = apt_pkg.SourceList()
     listed.read_main_list()
-    apt_pkg.Cache(None).update(AcquireProgress(), listed, 0)
+    with warnings.catch_warnings():
+        # apt would like to give its files to another user, for which the unit has no right.
+        warnings.simplefilter("ignore")
+        apt_pkg.Cache(None).update(AcquireProgress(), listed, 0)
     (release,) = (directory / "lists").glob("*_InRelease")
     return dict(re.findall(r"^(\w+): (.+)$", release.read_text(), re.MULTILINE))
 

@@ -21,10 +21,8 @@ OnHost = Callable[[str], str]
 def units(on_host: OnHost) -> list[str]:
     """The services of the platform that every host has; of those with a timer the target wants that."""
     wanted = on_host("systemctl show --property=Wants --value imaging.target").split()
-    return sorted(
-        {"imaging-backup.service", "imaging-updates.service"}
-        | {unit for unit in wanted if unit.endswith(".service")} - {*OPTIONAL}
-    )
+    timed = {"imaging-backup.service", "imaging-updates.service"}
+    return sorted(timed | {unit for unit in wanted if unit.endswith(".service")} - {*OPTIONAL})
 
 
 def open_settings(on_host: OnHost, unit: str) -> set[str]:
