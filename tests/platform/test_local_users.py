@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import pytest
 import requests
-from deliveries import Study
 from platform_client import Platform
 from time_lapse import wait_for
 
@@ -112,7 +111,7 @@ def listening(platform: Platform) -> list[int]:
 
 def test_every_port_of_a_service_is_guarded(platform):
     """One that somebody adds is not forgotten."""
-    assert {str(port) for port in listening(platform) if port > 1024} == set(rules(platform)[0])
+    assert {str(port) for port in listening(platform) if port > 1024} <= set(rules(platform)[0])
 
 
 def test_a_stranger_reaches_the_three_doors_and_nothing_else(platform, stranger):
@@ -136,22 +135,26 @@ def test_a_port_answers_from_its_services_user_alone(platform, stranger):
 
 
 @contextmanager
-def in_place_of(platform: Platform, unit: str, port: int) -> Iterator[list[str]]:
-    """The unit is stopped and the stranger listens in its place; what the impostor saw, once it is over."""
-    platform.on_host("systemctl", "stop", unit)
+def in_place_of(platform: Platform, services: dict[str, int]) -> Iterator[list[str]]:
+    """Units are stopped and the stranger listens in their places; what the impostors saw, once it is over."""
+    platform.on_host("systemctl", "stop", *services)
     seen: list[str] = []
     command = ["docker", "exec", platform.container, "runuser", "--user", STRANGER, "--"]
-    command += ["timeout", "60", "python3", "-c", IMPOSTOR, str(port)]
-    impostor = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    command += ["timeout", "60", "python3", "-c", IMPOSTOR]
+    impostors = [
+        subprocess.Popen([*command, str(port)], stdout=subprocess.PIPE, text=True) for port in services.values()
+    ]
     try:
-        assert impostor.stdout is not None
-        assert impostor.stdout.readline() == "listening\n"
+        for impostor in impostors:
+            assert impostor.stdout is not None
+            assert impostor.stdout.readline() == "listening\n"
         yield seen
     finally:
         platform.on_host("pkill", "--uid", STRANGER)
-        seen += impostor.communicate()[0].splitlines()
+        for impostor in impostors:
+            seen += impostor.communicate()[0].splitlines()
         platform.on_host("systemctl", "start", "imaging.target")
-        wait_for("every service is well", lambda: well(platform), 120)
+        wait_for("every service is well", lambda: well(platform), 300)
 
 
 def well(platform: Platform) -> bool:
@@ -159,39 +162,37 @@ def well(platform: Platform) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("unit", "port", "path"),
-    [
-        ("imaging-gateway.service", 8090, "/dicom-web/studies/{study}/series"),
-        # No cache has it yet.
-        ("imaging-orthanc.service", 8042, "/dicom-web/studies/{study}/series/{series}/instances/{instance}"),
-        ("imaging-keycloak.service", 8180, "/auth/realms/imaging/.well-known/openid-configuration"),
-        ("imaging-importer.service", 8080, "/import/status"),
-    ],
-)
-def test_the_front_door_takes_no_answer_of_a_stranger(
-    platform: Platform, stranger: int, central_study: Study, central_physician, unit: str, port: int, path: str
+def test_the_front_door_takes_no_answer_of_a_stranger(platform, stranger, central_study, central_physician):
+    technician = platform.api(platform.user("technician", "denscan-central"))
+    study = f"/dicom-web/studies/{central_study.study_uid}"
+    # One that no cache has yet.
+    image = f"{study}/series/{central_study.series_uid}/instances/{central_study.sop_uid}"
+    places = {"imaging-orthanc.service": 8042, "imaging-keycloak.service": 8180, "imaging-importer.service": 8080}
+    with in_place_of(platform, places) as seen:
+        answers = [
+            central_physician.get(platform.url + image, timeout=30),
+            technician.get(f"{platform.url}/import/status", timeout=30),
+            requests.get(f"{platform.realm_url}/.well-known/openid-configuration", verify=platform.ca_file, timeout=30),
+        ]
+    assert [answer.status_code for answer in answers] == [503, 503, 503]
+    assert seen == [], "an impostor was asked"
+
+
+def test_a_false_gateway_allows_nothing_and_a_false_database_is_told_nothing(
+    platform, stranger, central_study, central_physician
 ):
-    address = platform.url + path.format(
-        study=central_study.study_uid, series=central_study.series_uid, instance=central_study.sop_uid
-    )
-    if unit == "imaging-importer.service":
-        central_physician = platform.api(platform.user("technician", "denscan-central"))
-    with in_place_of(platform, unit, port) as seen:
-        anybody = requests.get(address, verify=platform.ca_file, timeout=30)
-        owner = central_physician.get(address, timeout=30)
-    assert seen == [], "the impostor was asked"
-    assert owner.status_code == 503
-    assert anybody.status_code in (401, 404, 503)
-
-
-def test_nobody_talks_to_a_false_database(platform, stranger):
-    with in_place_of(platform, "postgresql@17-main.service", 5432) as seen:
-        # Gateway, importer and Keycloak look for it all the while; root asks too.
-        assert not platform.on_host("pg_isready", "--host=127.0.0.1", "--timeout=5", check=False).endswith(
-            "accepting\n"
-        )
-    assert seen == [], "the impostor was sent something"
+    address = f"{platform.url}/dicom-web/studies/{central_study.study_uid}/series"
+    with in_place_of(platform, {"imaging-gateway.service": 8090, "postgresql@17-main.service": 5432}) as seen:
+        answers = [
+            central_physician.get(address, timeout=30),
+            requests.get(address, verify=platform.ca_file, timeout=30),
+            requests.get(f"{platform.url}/dicom-web/studies", verify=platform.ca_file, timeout=30),
+        ]
+        # Importer and Keycloak look for the database all the while; root asks too.
+        asked = platform.on_host("pg_isready", "--host=127.0.0.1", "--timeout=5", check=False)
+    assert [answer.status_code for answer in answers] == [503, 503, 503]
+    assert "accepting" not in asked
+    assert seen == [], "an impostor was asked"
 
 
 @pytest.mark.parametrize("user", [STRANGER, "www-data", "imaging-gateway"])

@@ -1,0 +1,119 @@
+"""Orthanc within its memory limit, where the kernel holds it to that: a sandbox's own cgroup may have none."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pydicom
+import pytest
+import requests
+from platform_client import Platform
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MultiFrameGrayscaleWordSecondaryCaptureImageStorage, generate_uid
+
+CLINIC = "denscan-central"
+UNIT = "imaging-orthanc.service"
+MIB = 1 << 20
+MEMORY = Path("/sys/fs/cgroup/memory")  # cgroup v1
+FRAME = 512 * 1024
+WHOLE = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
+
+
+def main_pid(platform: Platform) -> int:
+    return int(platform.on_host("systemctl", "show", "--value", "--property=MainPID", UNIT))
+
+
+def outside(platform: Platform, pid: int) -> int:
+    """The controller's number of a process of the host, which is a container."""
+    within = platform.on_host("readlink", "/proc/self/ns/pid").strip()
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if str((path / "ns/pid").readlink()) == within and re.search(
+                rf"^NSpid:.*\t{pid}$", (path / "status").read_text(), re.M
+            ):
+                return int(path.name)
+    raise AssertionError(f"no process of {platform.container} has the number {pid}")
+
+
+@pytest.fixture
+def limit(platform: Platform) -> Iterator[int]:
+    """Orthanc's limit in MiB, which holds while the test runs."""
+    limit = int(platform.on_host("systemctl", "show", "--value", "--property=MemoryMax", UNIT))
+    if "memory" in platform.on_host("cat", "/sys/fs/cgroup/cgroup.controllers").split():
+        yield limit // MIB
+        return
+    if not os.access(MEMORY / "tasks", os.W_OK):
+        pytest.skip("no memory controller, neither in the sandbox nor on this machine")
+    group = MEMORY / f"{platform.container}-orthanc"
+    group.mkdir(exist_ok=True)
+    (group / "memory.limit_in_bytes").write_text(str(limit))
+    # Nor may it be swapped out instead.
+    with suppress(OSError):
+        (group / "memory.memsw.limit_in_bytes").write_text(str(limit))
+    (group / "cgroup.procs").write_text(str(outside(platform, main_pid(platform))))
+    yield limit // MIB
+    with suppress(OSError):
+        print(f"peak: {int((group / 'memory.max_usage_in_bytes').read_text()) // MIB} MiB of {limit // MIB}")
+        for process in (group / "cgroup.procs").read_text().split():
+            (MEMORY / "cgroup.procs").write_text(process)
+        group.rmdir()
+
+
+def image(mebibytes: int) -> pydicom.Dataset:
+    """A long multi-frame image without compression; noise, so that nothing on its way makes it small."""
+    dataset = pydicom.Dataset()
+    dataset.SOPClassUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID = (generate_uid() for _ in range(3))
+    dataset.PatientName, dataset.PatientID, dataset.Modality = "Large^Image", "LARGE", "OT"
+    dataset.StudyDate, dataset.StudyTime = "20260101", "120000"
+    dataset.Rows = dataset.Columns = 512
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit, dataset.PixelRepresentation, dataset.SamplesPerPixel = 15, 0, 1
+    dataset.PhotometricInterpretation, dataset.NumberOfFrames = "MONOCHROME2", mebibytes * MIB // FRAME
+    dataset.PixelData = os.urandom(MIB) * mebibytes
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return dataset
+
+
+def deliver(platform: Platform, physician: requests.Session, directory: Path, mebibytes: int) -> str:
+    """A study of one such image, imported and visible; its address."""
+    dataset = image(mebibytes)
+    directory.mkdir()
+    dataset.save_as(directory / "image.dcm", enforce_file_format=True)
+    platform.deliver(CLINIC, directory, f"large-{dataset.StudyInstanceUID}")
+    (directory / "image.dcm").unlink()
+    platform.wait_for_study(physician, dataset.StudyInstanceUID, 300)
+    return f"{platform.url}/dicom-web/studies/{dataset.StudyInstanceUID}"
+
+
+def size(physician: requests.Session, address: str) -> int:
+    with physician.get(address, headers=WHOLE, stream=True, timeout=300) as answer:
+        assert answer.status_code == 200, answer.text[:200]
+        return sum(len(part) for part in answer.iter_content(MIB))
+
+
+def test_a_large_instance_is_stored_and_given_within_orthancs_memory(
+    platform: Platform, limit: int, central_physician: requests.Session, tmp_path: Path
+):
+    """Storing takes 2 times its size, sending 3 times (docs/ARCHITECTURE.md)."""
+    largest, before = (limit - 250) * 10 // 31, main_pid(platform)
+    study = deliver(platform, central_physician, tmp_path / "one", largest)
+    assert size(central_physician, study) > largest * MIB
+    assert main_pid(platform) == before, "Orthanc was killed"
+
+
+def test_two_at_once_are_given_of_what_is_a_sixth_of_it(
+    platform: Platform, limit: int, central_physician: requests.Session, tmp_path: Path
+):
+    mebibytes, before = (limit - 250) // 6, main_pid(platform)
+    study = deliver(platform, central_physician, tmp_path / "several", mebibytes)
+    with ThreadPoolExecutor(2) as pool:
+        sizes = list(pool.map(lambda _: size(central_physician, study), range(2)))
+    assert min(sizes) > mebibytes * MIB
+    assert main_pid(platform) == before, "Orthanc was killed"
