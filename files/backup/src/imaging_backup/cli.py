@@ -6,9 +6,11 @@ import io
 import sys
 from pathlib import Path
 
+import psycopg
+
 from imaging_backup import archive, create, metrics, repository, restore, retention
 from imaging_backup.config import Config, load
-from imaging_backup.errors import BackupError
+from imaging_backup.errors import BackupError, harmless
 from imaging_backup.signing import Trust
 
 CONFIG = Path("/etc/imaging/backup.toml")
@@ -69,6 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
                 pass
     except BackupError as error:
         print(f"imaging-backup: {error}", file=sys.stderr)
+        return 1
+    except psycopg.Error as error:
+        print(f"imaging-backup: PostgreSQL says: {harmless(str(error))}", file=sys.stderr)
         return 1
     return 0
 
