@@ -26,7 +26,8 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from imaging_backup.errors import BackupError, harmless
+from imaging_backup.errors import BackupError
+from imaging_backup.printable import printable
 from imaging_backup.signing import SigningKey, Trust, is_signed
 
 FORMAT = 2
@@ -224,7 +225,7 @@ def says(path: Path) -> str:
             about = read_about(path, content.read(ABOUT_BYTES) if name == ABOUT else b"null")
     except (_ForeignError, BackupError, tarfile.TarError, EOFError):
         return "cannot be read"
-    return f"signed with the key {harmless(str(about['key']))}" if "key" in about else "not signed"
+    return f"signed with the key {printable(about['key'])}" if "key" in about else "not signed"
 
 
 class _ForeignError(Exception):
@@ -310,7 +311,7 @@ def _compare_manifest(
         found = computed.readline()
         if found != line:
             name = (found or line).decode(errors="replace").rstrip("\n").split(" ", 2)[-1]
-            raise _damaged(path, f"{harmless(name)} is not what the manifest says")
+            raise _damaged(path, f"{printable(name)} is not what the manifest says")
     if computed.readline():
         raise _damaged(path, "it holds more than its manifest names")
     digest = f"{sha256.hexdigest()}  {MANIFEST}\n".encode()
@@ -432,6 +433,6 @@ def foreign(path: Path, why: str = "") -> BackupError:
 
 def _damaged(path: Path, why: str) -> BackupError:
     return BackupError(
-        f"{path} is damaged: {harmless(why)}. Nothing was changed. Copy it again from where it came, compare both with "
+        f"{path} is damaged: {printable(why)}. Nothing was changed. Copy it again from where it came, compare both with "
         "sha256sum, or take an older backup"
     )

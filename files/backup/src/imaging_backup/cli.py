@@ -6,6 +6,8 @@ import io
 import sys
 from pathlib import Path
 
+import psycopg
+
 from imaging_backup import archive, create, metrics, repository, restore, retention
 from imaging_backup.config import Config, load
 from imaging_backup.errors import BackupError
@@ -70,6 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
                 pass
     except BackupError as error:
         print(f"imaging-backup: {printable(error)}", file=sys.stderr)
+        return 1
+    except psycopg.Error as error:
+        print(f"imaging-backup: PostgreSQL says: {printable(error)}", file=sys.stderr)
         return 1
     return 0
 

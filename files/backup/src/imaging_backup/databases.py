@@ -20,7 +20,8 @@ import psycopg
 from psycopg import sql
 
 from imaging_backup.config import Config
-from imaging_backup.errors import BackupError, harmless
+from imaging_backup.errors import BackupError
+from imaging_backup.printable import printable
 
 ADMINISTRATOR = "postgres"
 # Exists while dumps are loaded. pg_hba.conf lets it into the databases of `_new` alone, as a user of the host.
@@ -246,7 +247,7 @@ class Server:
         if done.returncode:
             program = next(word for word in command if "/pg_" in word or "/psql" in word)
             complaint = done.stderr.decode(errors="replace").strip()
-            raise BackupError(f"{Path(program).name} failed: {harmless(complaint)}")
+            raise BackupError(f"{Path(program).name} failed: {printable(complaint)}")
         return done.stdout.decode(errors="surrogateescape")
 
 

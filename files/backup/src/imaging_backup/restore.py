@@ -18,7 +18,8 @@ from imaging_backup import archive, databases, images, repository
 from imaging_backup.config import KEYCLOAK_SECRET, LETSENCRYPT, Config
 from imaging_backup.create import alone, free_bytes, say
 from imaging_backup.databases import Server
-from imaging_backup.errors import BackupError, harmless
+from imaging_backup.errors import BackupError
+from imaging_backup.printable import printable
 from imaging_backup.signing import Trust
 
 # What nobody could make anew: the authority that browsers trust, certificates of others, and the secret that Keycloak's
@@ -110,7 +111,7 @@ def describe(about: archive.About) -> str:
     ]
     if about["missing images"]:
         lines.append(f"WARNING: {len(about['missing images'])} images were lost already when it was made")
-    return harmless("\n".join(lines))
+    return printable("\n".join(lines))
 
 
 def restore(
@@ -196,7 +197,7 @@ def _accept(config: Config, path: Path, about: archive.About) -> None:
             takes = f"it takes {needed[disk] / 1e9:.1f} GB with reserve below {directory}"
             reasons.append(f"{takes}, where {free / 1e9:.1f} GB are free")
     if reasons:
-        raise BackupError(f"{path} cannot be restored here: {harmless('; '.join(reasons))}. Nothing was changed")
+        raise BackupError(f"{path} cannot be restored here: {printable('; '.join(reasons))}. Nothing was changed")
 
 
 def _numbers(version: str) -> list[int]:
@@ -292,7 +293,7 @@ def _known(directory: Path, known: re.Pattern[str]) -> Iterator[tuple[str, bytes
         if stat.S_ISREG(mode) and file.stat().st_size <= SMALL_BYTES and known.fullmatch(name):
             yield name, file.read_bytes()
         else:
-            say(f"not put back, because it is not the platform's: {harmless(f'{directory.name}/{name}')}")
+            say(f"not put back, because it is not the platform's: {printable(f'{directory.name}/{name}')}")
 
 
 def _write(target: Path, content: bytes) -> None:
@@ -315,7 +316,7 @@ def _put_back_certificates(kept: Path, place: Path) -> None:
         if name.startswith("renewal/"):
             lines = content.decode(errors="replace").split("\n")
             for strange in (line for line in lines if not renewal.fullmatch(line)):
-                say(f"not put back of letsencrypt/{name}: {harmless(strange)}")
+                say(f"not put back of letsencrypt/{name}: {printable(strange)}")
             content = "\n".join(line for line in lines if renewal.fullmatch(line)).encode()
         _write(place / name, content)
     # An archive holds files only: each link of certbot's leads to the newest of its kind.
