@@ -3,6 +3,7 @@
 import logging
 import signal
 import sqlite3
+import sys
 import threading
 import time
 
@@ -101,6 +102,9 @@ class App:
         """Run until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
+        # A thread that computes (reading ahead, MD5) lets others go after so long, in seconds. Python's own 5 ms add up
+        # to tenths of a second for an upload that waits for a network answer dozens of times.
+        sys.setswitchinterval(0.0005)
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken read lease must not end the process
         server = serve(self._config.http_host, self._config.http_port, self._config.door_secret, self._routes())
         self._recover()
