@@ -340,7 +340,7 @@ def test_a_claim_that_another_delivery_of_the_clinic_needs_stays(house: House) -
     """One is refused whole and ends while an image of the other is on the way: no other clinic gets in between."""
     study = uid(house.random)
     house.platform.faults.refused = b"REFUSED"
-    house.platform.faults.poison = b"SLOW"
+    house.platform.faults.unstorable = b"SLOW"
     slow = image(house, study, marker="SLOW")
     begin(house, "north", "slow", [slow])
     assert wait_until(lambda: study in house.platform.owner, 60)
@@ -348,7 +348,7 @@ def test_a_claim_that_another_delivery_of_the_clinic_needs_stays(house: House) -
     assert house.platform.owner[study] == "north"
     code, text = ask(house, f"/claims/{study}/release", method="POST")
     assert (code, "is open" in text) == (409, True)
-    house.platform.faults.poison = b""
+    house.platform.faults.unstorable = b""
     assert end(house, "north", "slow") == {}
     assert house.platform.owner[study] == "north"
 

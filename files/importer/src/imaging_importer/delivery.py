@@ -171,8 +171,9 @@ class Carrier:
         # Several: what this job itself brought about before a kill is put right after the next batch.
         known = attempt.orthanc_id if attempt else SEVERAL
         place = known if len(held) > 1 else "".join(held)
-        # Before the claim: from now on nobody else gives it up.
-        self._journal.begin(job.id, study_uid, place)
+        if attempt is None or attempt.orthanc_id != place:
+            # Before the claim: from now on nobody else gives it up.
+            self._journal.begin(job.id, study_uid, place)
         try:
             if not self._registry.claim_study(study_uid, job.clinic):
                 return RejectedError("owned-by-another-clinic")
@@ -330,7 +331,8 @@ class Carrier:
                 stored += 1
             else:
                 outcomes.append(self._refuse(job, prepared, rejection))
-        self._journal.begin(job.id, study_uid, place)
+        if attempt and attempt.orthanc_id != place:
+            self._journal.begin(job.id, study_uid, place)
         self._quarantine.stored(stored)
         return outcomes
 
