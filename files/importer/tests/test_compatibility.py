@@ -22,7 +22,7 @@ GOLDEN = {
         line.split(" ", 1) for line in Path(__file__).with_name("golden_digests.txt").read_text().splitlines()
     )
 }
-# Group lengths that are not true are dropped since.
+# Group lengths that are not true are dropped since, and UIDs of no VR are written as UI.
 REPAIRED = {
     "pydicom/charset_files/chrJapMulti.dcm",
     "pydicom/charset_files/chrKoreanMulti.dcm",
@@ -30,6 +30,9 @@ REPAIRED = {
     "pydicom-data/data/693_J2KR.dcm",
     "pydicom-data/data/693_UNCI.dcm",
     "pydicom-data/data/693_UNCR.dcm",
+    "pydicom-data/data/explicit_VR-UN.dcm",
+    "pydicom/test_files/rtdose_rle.dcm",
+    "pydicom/test_files/rtdose_rle_1frame.dcm",
 }
 
 

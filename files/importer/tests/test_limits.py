@@ -87,7 +87,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 def test_a_delivery_of_very_many_files_needs_little_memory(root: Path) -> None:
-    count, most = (MILLION, 100) if LONG else (MILLION // 10, 80)
+    count, most = (MILLION, 120) if LONG else (MILLION // 10, 100)
     done = subprocess.run(
         [sys.executable, "-c", CARRY, root, str(count)], env=environment(), capture_output=True, text=True, check=False
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from deliveries import sample
-from imaging_importer.instance import read_instance
+from imaging_importer.instance import IDENTIFIERS, read_instance
 from imaging_importer.reasons import CompanionError, RejectedError
 from imaging_importer.stamp import stamp
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -79,7 +79,11 @@ def test_every_other_element_stays_as_it_was(name: str) -> None:
     assert expected(name, path) == IMPORTED
     before_bytes, after_bytes = element_bytes(data), element_bytes(after)
     assert list(after_bytes) == sorted(after_bytes)
-    for tag in STAMPED_AND_GROUP_LENGTHS:
+    unknown = {tag for tag in IDENTIFIERS.values() if before_bytes[tag][4:8] == b"UN\0\0"}
+    for tag in unknown:
+        assert after_bytes[tag][4:6] == b"UI"
+        assert after_bytes[tag][8:] == before_bytes[tag][12:]
+    for tag in {*STAMPED_AND_GROUP_LENGTHS, *unknown}:
         before_bytes.pop(tag, None)
         after_bytes.pop(tag, None)
     assert after_bytes == before_bytes
@@ -89,7 +93,7 @@ def test_every_other_element_stays_as_it_was(name: str) -> None:
         assert new.file_meta == old.file_meta
         assert after[:128] == data[:128]
     old_elements, new_elements = raw_elements(old), raw_elements(new)
-    for tag in STAMPED_AND_GROUP_LENGTHS:
+    for tag in {*STAMPED_AND_GROUP_LENGTHS, *unknown}:
         old_elements.pop(tag, None)
         new_elements.pop(tag, None)
     untrue = old_elements.keys() - new_elements.keys()

@@ -30,7 +30,7 @@ from imaging_importer.elements import (
     name,
     text,
 )
-from imaging_importer.instance import TEXT_VRS, Instance
+from imaging_importer.instance import IDENTIFIERS, TEXT_VRS, Instance
 from imaging_importer.reasons import RejectedError, TransientError
 
 INSTITUTION_NAME = 0x00080080
@@ -97,7 +97,10 @@ def stamp(instance: Instance, clinic_id: str, scratch: Path) -> Body:
 
     A file that already carries this clinic's stamp (exported from here and delivered again) passes unchanged.
     """
-    edits = [] if _is_stamped(instance, clinic_id) else _edits(instance, clinic_id)
+    edits = _true_vrs(instance)
+    if not _is_stamped(instance, clinic_id):
+        edits += _mark(instance, clinic_id)
+    edits = sorted(edits + _group_lengths(instance, edits), key=lambda edit: edit.position)
     if not instance.deflated:
         return Body(instance.data, [instance.head, *_splice(instance.data_start, instance.data_end, edits)])
     if edits or not instance.compressed:
@@ -122,7 +125,18 @@ def _is_stamped(instance: Instance, clinic_id: str) -> bool:
     )
 
 
-def _edits(instance: Instance, clinic_id: str) -> list[Edit]:
+def _true_vrs(instance: Instance) -> list[Edit]:
+    """Some writers know no VR for the identifiers: Orthanc finds none in UN, and refuses the image."""
+    edits = []
+    for tag in IDENTIFIERS.values():
+        element = instance.find(tag)
+        if element and element.vr == b"UN":
+            data = encode_element(instance.encoding, tag, b"UI", instance.raw(element))
+            edits.append(Edit(element.start, element.end - element.start, data, tag))
+    return edits
+
+
+def _mark(instance: Instance, clinic_id: str) -> list[Edit]:
     _refuse_signed(instance)
     encoding = instance.encoding
     name = encode_element(encoding, INSTITUTION_NAME, b"LO", text(clinic_id))
@@ -135,8 +149,7 @@ def _edits(instance: Instance, clinic_id: str) -> list[Edit]:
         edits = [Edit(_place(instance, INSTITUTION_NAME), 0, name, INSTITUTION_NAME)]
     edits += _append_item(instance, CONTRIBUTING_EQUIPMENT, _equipment_item)
     edits += _append_item(instance, ORIGINAL_ATTRIBUTES, lambda used: _original_item(instance, used))
-    edits += _group_lengths(instance, edits)
-    return sorted(edits, key=lambda edit: edit.position)
+    return edits
 
 
 def _refuse_signed(instance: Instance) -> None:
