@@ -100,7 +100,8 @@ def stamp(instance: Instance, clinic_id: str, scratch: Path) -> Body:
     edits = _true_vrs(instance)
     if not _is_stamped(instance, clinic_id):
         edits += _mark(instance, clinic_id)
-    edits = sorted(edits + _group_lengths(instance, edits), key=lambda edit: edit.position)
+    # What is put in before an element comes before what replaces it.
+    edits = sorted(edits + _group_lengths(instance, edits), key=lambda edit: (edit.position, edit.removed))
     if not instance.deflated:
         return Body(instance.data, [instance.head, *_splice(instance.data_start, instance.data_end, edits)])
     if edits or not instance.compressed:
