@@ -100,3 +100,17 @@ def test_every_reason_is_explained_to_the_administrator(code: str) -> None:
 def test_no_reason_is_made_up() -> None:
     explained = re.findall(r"^\| `([a-z-]+)` \|", USER + TROUBLESHOOTING, re.MULTILINE)
     assert set(explained) == set(reasons())
+
+
+def test_every_limit_for_strangers_names_a_test_that_exists() -> None:
+    table = TEXTS[PROJECT / "docs/ARCHITECTURE.md"].split("## What a stranger can make us do", 1)[1].split("\n## ", 1)[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 20
+    for row in rows:
+        folder = PROJECT
+        for named in re.findall(r"`([^`]+\.py)`", row[5]):
+            # The first has its folder; one that stands after it alone is in the same.
+            path = PROJECT / named if "/" in named else folder / named
+            folder = path.parent
+            assert path.is_file(), f"{row[1]}: {named}"
+        assert folder != PROJECT, f"{row[1]} names no test"
