@@ -21,6 +21,7 @@ import requests
 from platform_client import Platform
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
+from stow import send
 
 MODEST, GREEDY = "denscan-almaty", "denscan-central"
 
@@ -37,17 +38,6 @@ def image(study: str = "", pixels: int = 0) -> bytes:
     buffer = io.BytesIO()
     dataset.save_as(buffer)
     return buffer.getvalue()
-
-
-def send(platform: Platform, session: requests.Session, parts: list[bytes]) -> requests.Response:
-    boundary = str(uuid.uuid4())
-    head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-    body = b"".join(head + part + b"\r\n" for part in parts) + f"--{boundary}--\r\n".encode()
-    kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
-    url = f"{platform.url}/dicom-web/studies"
-    # In chunks: their size is no matter of this test.
-    pieces = (body[start : start + 65536] for start in range(0, len(body), 65536))
-    return session.post(url, data=pieces, headers={"Content-Type": kind}, timeout=300)
 
 
 class Flood:

@@ -1,3 +1,5 @@
+from stow import multipart
+
 """Uploads as large as those of real machines, in each way in which a client may send a body."""
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import requests
-from front_door import multipart
 from platform_client import ROOT, Platform
 from real_sizes import encoded, panoramic
 

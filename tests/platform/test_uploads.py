@@ -7,7 +7,6 @@ import json
 import socket
 import ssl
 import time
-import uuid
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -18,6 +17,7 @@ from dicomweb_client.api import DICOMwebClient
 from platform_client import Platform
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
+from stow import multipart, send
 
 CLINIC = "denscan-central"
 NOTHING_HERE = b"There is nothing here.\n"
@@ -49,29 +49,6 @@ def encoded(dataset: pydicom.Dataset) -> bytes:
     buffer = io.BytesIO()
     dataset.save_as(buffer)
     return buffer.getvalue()
-
-
-def multipart(parts: list[bytes], boundary: str) -> bytes:
-    head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-    return b"".join(head + part + b"\r\n" for part in parts) + f"--{boundary}--\r\n".encode()
-
-
-def send(
-    platform: Platform,
-    session: requests.Session,
-    parts: list[bytes],
-    study: str = "",
-    body: object = None,
-    **headers: str,
-) -> requests.Response:
-    boundary = str(uuid.uuid4())
-    kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
-    return session.post(
-        f"{platform.url}/dicom-web/studies" + (f"/{study}" if study else ""),
-        data=multipart(parts, boundary) if body is None else body,
-        headers={"Content-Type": kind, **{name.replace("_", "-"): value for name, value in headers.items()}},
-        timeout=120,
-    )
 
 
 def reasons(answer: requests.Response, tag: str = "00081198") -> list[int]:

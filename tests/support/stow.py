@@ -29,5 +29,5 @@ def send(
         f"{platform.url}/dicom-web/studies" + (f"/{study}" if study else ""),
         data=multipart(parts, boundary) if body is None else body,
         headers={"Content-Type": kind, **{name.replace("_", "-"): value for name, value in headers.items()}},
-        timeout=120,
+        timeout=300,
     )
