@@ -1,5 +1,3 @@
-from stow import multipart
-
 """Uploads as large as those of real machines, in each way in which a client may send a body."""
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import pytest
 import requests
 from platform_client import ROOT, Platform
 from real_sizes import encoded, panoramic
+from stow import multipart
 
 CLINIC = "denscan-central"
 KIND = 'multipart/related; type="application/dicom"; boundary=part'
