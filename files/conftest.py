@@ -175,9 +175,9 @@ class Importer:
     def record(self, study: str, clinic: str, **values: object) -> int:
         return self.record_attributes(study, clinic, study_attributes(**values))
 
-    def record_attributes(self, study: str, clinic: str, attributes: dict[str, object]) -> int:
-        arguments = (study, clinic, json.dumps(attributes))
-        return self.connection.execute("SELECT registry.record_study(%s, %s, %s)", arguments).fetchone()[0]
+    def record_attributes(self, study: str, clinic: str, attributes: dict[str, object], largest: int = 0) -> int:
+        arguments = (study, clinic, json.dumps(attributes), largest)
+        return self.connection.execute("SELECT registry.record_study(%s, %s, %s, %s)", arguments).fetchone()[0]
 
     def forget(self, study: str) -> bool:
         return self.connection.execute("SELECT registry.forget_study(%s)", (study,)).fetchone()[0]

@@ -330,3 +330,11 @@ def test_the_log_holds_no_query_and_no_header_of_the_client(nginx: Directive) ->
     assert "$request" not in variables
     (error_log,) = nginx.find("error_log")
     assert error_log.arguments == ["stderr", "crit"], "below crit nginx writes whole request lines"
+
+
+def test_a_socket_that_a_killed_master_left_does_not_keep_the_next_from_starting(nginx: Directive) -> None:
+    sockets = {str(listen.arguments[0]) for listen in nginx.find("listen") if "unix:" in listen.arguments[0]}
+    unit = (ROLE / "templates" / "nginx.service.conf.j2").read_text()
+    removed = re.findall(r"^ExecStartPre=/usr/bin/rm --force (\S+)$", unit, re.M)
+    assert sockets == {f"unix:{path}" for path in removed}
+    assert sockets

@@ -42,6 +42,40 @@ class TestDecisions:
         assert await door.ask(METADATA.format(NORTH), realm.bearer("north")) == (204, str(studies[NORTH]))
         assert await door.ask(METADATA.format(SOUTH), realm.bearer("north", "south")) == (204, str(studies[SOUTH]))
 
+    @pytest.mark.parametrize(
+        ("path", "whole"),
+        [
+            ("", True),
+            ("/series/1.3", True),
+            ("/series/1.3/instances/1.4", True),
+            ("/series", False),
+            ("/metadata", False),
+            ("/rendered", False),
+            ("/series/1.3/metadata", False),
+            ("/series/1.3/instances", False),
+            ("/series/1.3/instances/1.4/frames/1", False),
+            ("/series/1.3/instances/1.4/bulk/7FE00010", False),
+            ("/series/1.3/instances/1.4/rendered", False),
+        ],
+    )
+    async def test_what_is_given_whole_of_a_study_with_a_large_instance_is_marked(
+        self, door, realm, importer, studies, path, whole
+    ):
+        async def heavy():
+            uri = f"/dicom-web/studies/{NORTH}{path}"
+            sent = {"X-Original-Method": "GET", "X-Original-URI": uri, **realm.bearer("north")}
+            async with door.client.get("/authorize", headers=sent) as response:
+                assert response.status == 204
+                return "X-Heavy" in response.headers
+
+        assert not await heavy()
+        for largest, marked in ((64 << 20, False), ((64 << 20) + 1, whole)):
+            revision = importer.record_attributes(NORTH, "north", {}, largest)
+            while await door.ask(METADATA.format(NORTH), realm.bearer("north")) != (204, str(revision)):
+                await asyncio.sleep(0.01)
+            # The second time from memory, if not the first.
+            assert [await heavy(), await heavy()] == [marked, marked]
+
     async def test_foreign_and_unknown_are_one_and_the_same_answer(self, door, realm, studies):
         # The foreign one is in the gateway's memory by then.
         assert (await door.ask(METADATA.format(SOUTH), realm.bearer("south")))[0] == 204

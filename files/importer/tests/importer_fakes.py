@@ -106,6 +106,7 @@ class Platform:
         self.clinics = ["north", "south"]
         self.owner: dict[str, str] = {}
         self.recorded: dict[str, Attributes] = {}
+        self.largest: dict[str, int] = {}
         self.access_log: list[tuple[str, str, str, str | None]] = []  # user, clinic, study, detail
         self.requests: list[str] = []
         handler = type("Handler", (_Handler,), {"platform": self})
@@ -309,6 +310,7 @@ class _Handler(BaseHTTPRequestHandler):
         if function == "record_study":
             assert platform.owner[arguments[0]] == arguments[1], "recorded what is not claimed"
             platform.recorded[arguments[0]] = arguments[2]
+            platform.largest[arguments[0]] = max(platform.largest.get(arguments[0], 0), arguments[3])
             return len(platform.recorded)
         if function == "forget_study":
             platform.recorded.pop(arguments[0], None)
@@ -374,8 +376,8 @@ class HttpRegistry:
     def claim_study(self, study_uid: str, clinic_id: str) -> bool:
         return self._call("claim_study", study_uid, clinic_id)
 
-    def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes) -> int:
-        answer = self._call("record_study", study_uid, clinic_id, attributes)
+    def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes, largest: int = 0) -> int:
+        answer = self._call("record_study", study_uid, clinic_id, attributes, largest)
         if isinstance(answer, dict):
             raise RejectedError("not-listable", answer["refused"])
         return answer

@@ -78,6 +78,17 @@ def test_a_folder_is_stored_recorded_and_archived(world: World) -> None:
     assert not world.archived("failed", "north", "ct")
 
 
+def test_the_registry_is_told_of_a_studys_largest_instance(world: World) -> None:
+    files, other = world.series(2), world.series(1)
+    files["1.dcm"] = changed(files["1.dcm"])
+    deliver(world.inbox("north", "sizes"), {**files, "other.dcm": other["0.dcm"]})
+    world.wait_for("processed", "north", "sizes")
+    assert len(files["1.dcm"]) > len(files["0.dcm"])
+    for largest in (files["1.dcm"], other["0.dcm"]):
+        study = next(identity[1] for identity in world.platform.identity.values() if identity[3] == sop_uid(largest))
+        assert world.platform.largest[study] == len(largest)
+
+
 def test_nothing_is_sent_before_the_study_is_claimed(world: World) -> None:
     before = len(world.platform.requests)
     deliver(world.inbox("north", "order"), world.series(1))

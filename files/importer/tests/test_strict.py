@@ -489,7 +489,7 @@ def test_an_image_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path)
         (outcome,) = batch.outcomes
     assert (outcome.reason, outcome.detail) == (
         "too-large",
-        "it has 1,048,576 MiB; at most 745 MiB are taken in one file",
+        "it has 1,048,576 MiB; at most 590 MiB are taken in one file",
     )
 
 

@@ -25,7 +25,7 @@ class Reader:
         return [row[0] for row in self.ask(scope, statement, json.dumps(match or {}), limit, skip)]
 
     def locate(self, scope: str | None, study: str) -> list[tuple[object, ...]]:
-        return self.ask(scope, "SELECT clinic_id, revision FROM registry.locate_study(%s)", study)
+        return self.ask(scope, "SELECT clinic_id, revision, largest FROM registry.locate_study(%s)", study)
 
 
 @pytest.fixture

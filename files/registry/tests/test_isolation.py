@@ -69,7 +69,20 @@ def test_a_claimed_study_is_invisible_until_it_is_recorded(importer, gateway):
     assert gateway.locate("north", "1.5") == []
     assert gateway.ask("*", EVERYTHING) == []
     revision = importer.record("1.5", "north", name="A")
-    assert gateway.locate("north", "1.5") == [("north", revision)]
+    assert gateway.locate("north", "1.5") == [("north", revision, 0)]
+
+
+def test_a_studys_largest_instance_is_kept_until_the_study_is_forgotten(importer, gateway):
+    def largest():
+        return [row[2] for row in gateway.locate("north", "1.5")]
+
+    importer.claim("1.5", "north")
+    for told, kept in ((300_000_000_000, 300_000_000_000), (5, 300_000_000_000), (0, 300_000_000_000)):
+        importer.record_attributes("1.5", "north", {}, told)
+        assert largest() == [kept]
+    importer.forget("1.5")
+    importer.add("1.5", "north")
+    assert largest() == [0]
 
 
 @pytest.mark.parametrize(

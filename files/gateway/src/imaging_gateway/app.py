@@ -15,7 +15,7 @@ from aiohttp import web
 from imaging_gateway import audit, metrics, search
 from imaging_gateway.accept import choose
 from imaging_gateway.access_log import AccessLog
-from imaging_gateway.allowlist import ALL, JSON, Permit, permit
+from imaging_gateway.allowlist import ALL, FILES, JSON, Permit, permit
 from imaging_gateway.config import Config
 from imaging_gateway.owners import Owners
 from imaging_gateway.registry import Registry, RegistryAwayError
@@ -24,6 +24,8 @@ from imaging_gateway.tokens import CLINIC, Caller, FetchKeys, NoKeysError, Token
 from imaging_gateway.warm import CacheWarmer
 
 LARGEST_FIELD = 16384
+# Of a study with a larger instance, what is given whole is counted by the proxy, for Orthanc's memory.
+HEAVY = 64 << 20
 
 UNAUTHORIZED = "unauthorized"
 REFUSED = "refused"
@@ -109,11 +111,12 @@ class Gateway:
         form = allowed.form(accept)
         # A study that Orthanc has and the registry has not is an administrator's to see; its revision is never the
         # same twice, so that nothing of it is ever answered from the proxy's cache.
-        clinic, revision = owner or (None, f"unregistered-{time.time_ns()}")
+        clinic, revision, largest = owner or (None, f"unregistered-{time.time_ns()}", 0)
         if not caller.unattended:
             self.access.note(caller, allowed.rule.action, address, clinic, study)
         alone = {"X-Part-Alone": form.media_type} if form.alone else {}
-        return {"X-Study-Revision": str(revision), "X-Orthanc-Accept": form.orthanc, **alone}
+        heavy = {"X-Heavy": "1"} if allowed.rule.forms is FILES and largest > HEAVY else {}
+        return {"X-Study-Revision": str(revision), "X-Orthanc-Accept": form.orthanc, **alone, **heavy}
 
     @_refusing
     async def search_studies(self, request: web.Request) -> web.Response:
@@ -148,7 +151,7 @@ class Gateway:
         found = await audit.page(self.registry, caller.scope, query)
         # Looking at the record is on the record: of one study at its clinic, of more at all of the caller's.
         owner = await self.owners.locate(caller, query.study) if query.study else None
-        clinic = owner[0] if owner else caller.scope or None
+        clinic = owner.clinic if owner else caller.scope or None
         self.access.note(caller, allowed.rule.action, _address(request), clinic, query.study)
         return web.json_response(found, headers={"Cache-Control": "no-store"})
 

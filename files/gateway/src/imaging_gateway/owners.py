@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from imaging_gateway import metrics
-from imaging_gateway.registry import Registry, RegistryAwayError
+from imaging_gateway.registry import Owner, Registry, RegistryAwayError
 from imaging_gateway.tokens import Caller
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Owners:
     registry: Registry
     on_change: Callable[[str], None]
     """Told the UID of every study that changes, once it is forgotten here."""
-    _known: OrderedDict[str, tuple[str, int]] = field(default_factory=OrderedDict)
+    _known: OrderedDict[str, Owner] = field(default_factory=OrderedDict)
     _changes: int = 0
     _deaf_since: float | None = 0.0
 
@@ -38,14 +38,14 @@ class Owners:
         """Tell whether the registry's changes are being heard."""
         return self._deaf_since is None
 
-    async def locate(self, caller: Caller, study: str) -> tuple[str, int] | None:
-        """Return clinic and revision of a study of the caller's clinics, else None. Raises RegistryAwayError.
+    async def locate(self, caller: Caller, study: str) -> Owner | None:
+        """Return the owner of a study of the caller's clinics, else None. Raises RegistryAwayError.
 
         A remembered study of another clinic takes the same way to the database as one that does not exist: the time of
         the answer must not tell them apart.
         """
         known = self._known.get(study)
-        if known is not None and caller.may_see(known[0]) and self._trusted():
+        if known is not None and caller.may_see(known.clinic) and self._trusted():
             self._known.move_to_end(study)
             metrics.OWNER_LOOKUPS.labels("memory").inc()
             return known

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg  # type: ignore[import-untyped]
 
@@ -26,6 +26,15 @@ _AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, a
 
 class RegistryAwayError(Exception):
     """The database did not answer: whatever depends on it must be refused."""
+
+
+class Owner(NamedTuple):
+    """Whose a study is, and what else the decision about it needs."""
+
+    clinic: str
+    revision: int
+    largest: int
+    """Bytes of its largest instance as far as known."""
 
 
 @dataclass
@@ -69,11 +78,11 @@ class Registry:
         except _AWAY as error:
             raise RegistryAwayError(str(error) or type(error).__name__) from error
 
-    async def locate_study(self, scope: str, study: str) -> tuple[str, int] | None:
-        """Return clinic and revision of a study that the scope may see, else None. Raises RegistryAwayError."""
+    async def locate_study(self, scope: str, study: str) -> Owner | None:
+        """Return the owner of a study that the scope may see, else None. Raises RegistryAwayError."""
         async with self._transaction(scope) as connection:
-            row = await connection.fetchrow("SELECT clinic_id, revision FROM registry.locate_study($1)", study)
-        return None if row is None else (row["clinic_id"], row["revision"])
+            row = await connection.fetchrow("SELECT * FROM registry.locate_study($1)", study)
+        return None if row is None else Owner(row["clinic_id"], row["revision"], row["largest"])
 
     async def search_studies(self, scope: str, query: dict[str, Any], limit: int, offset: int) -> list[dict[str, Any]]:
         """Return the DICOM JSON objects of matching studies, newest first. Raises RegistryAwayError."""

@@ -61,7 +61,7 @@ class CacheWarmer:
         found = await self.registry.locate_study("*", study)
         if found is None:  # it was forgotten, not recorded
             return
-        token = {"Authorization": f"Bearer {self.verifier.issue_pass(found[0], STUDY_SECONDS)}"}
+        token = {"Authorization": f"Bearer {self.verifier.issue_pass(found.clinic, STUDY_SECONDS)}"}
         path = f"/dicom-web/studies/{study}/series"
         async with proxy.get(path, headers=token, raise_for_status=True) as response:
             listed = await response.json(content_type=None)

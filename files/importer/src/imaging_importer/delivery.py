@@ -385,7 +385,8 @@ class Carrier:
         """Show the job's studies: only now are they visible. Give up the claims that no image came for."""
         for study_uid in self._journal.studies(job.id):
             try:
-                done = self._recorder.refresh(self._orthanc, study_uid, job.clinic, always=True)
+                largest = self._journal.largest(job.id, study_uid)
+                done = self._recorder.refresh(self._orthanc, study_uid, job.clinic, always=True, largest=largest)
                 reason = {"recorded": "", "forgotten": "deleted-meanwhile"}.get(done, "owned-by-another-clinic")
             except RejectedError as rejection:
                 reason = rejection.reason

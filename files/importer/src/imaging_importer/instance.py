@@ -104,8 +104,8 @@ LONGEST_PATIENT_ID = 256  # bytes of 64 characters
 class Limits:
     """What Orthanc's memory bears, in bytes."""
 
-    instance: int = 745 * MIB
-    inflated: int = 745 * MIB
+    instance: int = 590 * MIB
+    inflated: int = 590 * MIB
 
 
 @dataclass

@@ -350,6 +350,12 @@ class Journal:
             statement = "SELECT 1 FROM file WHERE job = ? AND study_uid = ? AND outcome = 'stored' LIMIT 1"
             return self._database.execute(statement, (job_id, study_uid)).fetchone() is not None
 
+    def largest(self, job_id: str, study_uid: str) -> int:
+        """Bytes of the largest file of this study that the job stored."""
+        with self._lock:
+            statement = "SELECT max(size) FROM file WHERE job = ? AND study_uid = ? AND outcome = 'stored'"
+            return self._database.execute(statement, (job_id, study_uid)).fetchone()[0] or 0
+
     def fail_study(self, job_id: str, study_uid: str, reason: str) -> None:
         """What was stored of a study did not stay, or cannot be shown."""
         with self._transaction() as database:

@@ -43,10 +43,12 @@ class Recorder:
                         del self._held[uid]
                 self._released.notify_all()
 
-    def refresh(self, orthanc: OrthancClient, study_uid: str, clinic_id: str, always: bool = False) -> str:
+    def refresh(
+        self, orthanc: OrthancClient, study_uid: str, clinic_id: str, always: bool = False, largest: int = 0
+    ) -> str:
         """Record the study if it changed since last time (or always), forget it if Orthanc has it no more.
 
-        What was done.
+        `largest`: bytes of the largest instance that came just now. What was done.
         """
         with self.holding([study_uid]):
             attributes = orthanc.study_attributes(study_uid)
@@ -64,7 +66,7 @@ class Recorder:
                 return "unchanged"
             if not self._registry.claim_study(study_uid, clinic_id):
                 return "owned by another clinic"
-            self._registry.record_study(study_uid, clinic_id, attributes)
+            self._registry.record_study(study_uid, clinic_id, attributes, largest)
             self._journal.record_study(study_uid, clinic_id, fingerprint)
             return "recorded"
 

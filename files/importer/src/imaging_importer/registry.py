@@ -62,8 +62,11 @@ class Registry(Protocol):
     def claim_study(self, study_uid: str, clinic_id: str) -> bool:
         """Make the study this clinic's; False when it is another's."""
 
-    def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes) -> int:
-        """Show the study with these attributes; its new revision."""
+    def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes, largest: int = 0) -> int:
+        """Show the study with these attributes; `largest`: bytes of an instance, kept when none was larger.
+
+        Its new revision.
+        """
 
     def forget_study(self, study_uid: str) -> bool:
         """Remove the study; whether there was one."""
@@ -111,9 +114,9 @@ class PostgresRegistry:
     def claim_study(self, study_uid: str, clinic_id: str) -> bool:
         return bool(self._call("SELECT registry.claim_study(%s, %s)", (study_uid, clinic_id))[0][0])
 
-    def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes) -> int:
-        values = (study_uid, clinic_id, Jsonb(_storable(attributes)))
-        return int(self._call("SELECT registry.record_study(%s, %s, %s)", values)[0][0])
+    def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes, largest: int = 0) -> int:
+        values = (study_uid, clinic_id, Jsonb(_storable(attributes)), largest)
+        return int(self._call("SELECT registry.record_study(%s, %s, %s, %s)", values)[0][0])
 
     def forget_study(self, study_uid: str) -> bool:
         return bool(self._call("SELECT registry.forget_study(%s)", (study_uid,))[0][0])
