@@ -99,6 +99,7 @@ function show(status) {
   const unknown = Object.entries(status.unknown_clinics);
   element("notes").replaceChildren(
     ...away.map(([name, state]) => make("li", {}, `${name}: ${state}. Deliveries wait and go on by themselves.`)),
+    ...Object.entries(status.quotas).map(([name, told]) => make("li", {}, `${name}: ${told}.`)),
     ...unknown.map(([name, count]) => make("li", {}, `${count} entries wait in ${name}, which is no clinic.`)),
   );
 }

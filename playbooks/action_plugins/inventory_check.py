@@ -305,7 +305,7 @@ def find_chain_problems(chain: list[x509.Certificate], domain: str) -> Iterator[
         yield f"holds a certificate that is not for {domain}, but for {covered}"
 
 
-def find_clinic_problems(clinics: Iterable[Mapping[str, str]]) -> Iterator[Problem]:
+def find_clinic_problems(clinics: Iterable[Mapping[str, Any]]) -> Iterator[Problem]:
     seen: dict[str, int] = {}
     for index, clinic in enumerate(clinics):
         identifier = clinic["id"]
@@ -317,6 +317,9 @@ def find_clinic_problems(clinics: Iterable[Mapping[str, str]]) -> Iterator[Probl
             yield Problem(f"{path}.id", f"is {quote(identifier)}, and so is imaging_clinics[{seen[identifier]}].id")
         if not clinic["name"].strip():
             yield Problem(f"{path}.name", "is empty. It takes the clinic's name, as people write it")
+        if "quota_gb" in clinic and int(clinic["quota_gb"] or 0) < 1:
+            takes = "a whole number of GB above 0; without it the clinic has no quota"
+            yield Problem(f"{path}.quota_gb", f"is {quote(clinic['quota_gb'])}. It takes {takes}")
         seen.setdefault(identifier, index)
 
 

@@ -33,6 +33,8 @@ FAILURES = 'imaging_importer_failures_total{instance="h", clinic="a", reason="%s
 IMPORTER = 'up{instance="h", job="importer"}'
 REQUESTS = 'nginx_requests_total{instance="h", route="image", status="%s"}'
 SIZE, FREE = 'node_filesystem_size_bytes{mountpoint="/"}', 'node_filesystem_avail_bytes{mountpoint="/"}'
+USED = 'imaging_importer_clinic_bytes{instance="h", clinic="%s"}'
+QUOTA = 'imaging_importer_clinic_quota_bytes{instance="h", clinic="%s"}'
 
 
 def down(job: str) -> Case:
@@ -132,6 +134,15 @@ CASES = {
     ),
     "ImporterWaitsForDisk": Case(
         {"imaging_importer_waits_for_disk": "0x5 1x60"}, {"imaging_importer_waits_for_disk": "0x60"}
+    ),
+    "ClinicQuotaNearlyUsed": Case(
+        {USED % "a": "91x60", QUOTA % "a": "100x60"},
+        # One is far from it, for one the other alert fires, and one has none.
+        {USED % "a": "89x60", QUOTA % "a": "100x60", USED % "b": "100x60", QUOTA % "b": "100x60", USED % "c": "9e9x60"},
+    ),
+    "ClinicQuotaUsed": Case(
+        {USED % "a": "99x5 100x60", QUOTA % "a": "100x60"},
+        {USED % "a": "99x60", QUOTA % "a": "100x60", USED % "b": "9e9x60"},
     ),
     "DiskSpaceLow": Case({SIZE: "100x60", FREE: "15x60"}, {SIZE: "100x60", FREE: "21x60"}),
     "DiskSpaceCritical": Case({SIZE: "100x60", FREE: "4x60"}, {SIZE: "100x60", FREE: "15x60"}),

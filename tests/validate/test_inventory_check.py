@@ -31,7 +31,10 @@ GOOD: dict[str, Any] = {
     "imaging_processed_path": "/data/processed",
     "imaging_failed_path": "/data/failed",
     "imaging_storage_path": "/data/dicom",
-    "imaging_clinics": [{"id": "denscan-central", "name": "DenScan Central"}, {"id": "42", "name": "Сорок два"}],
+    "imaging_clinics": [
+        {"id": "denscan-central", "name": "DenScan Central", "quota_gb": 500},
+        {"id": "42", "name": "Сорок два"},
+    ],
     "imaging_users": [
         {
             "username": "anna",
@@ -180,6 +183,21 @@ def test_a_wrong_domain_is_told_with_what_it_takes(find: Find, domain: str, told
             "and so is imaging_clinics[0].id",
         ),
         # users
+        *(
+            (
+                {"imaging_clinics": [{"id": "aa", "name": "A", "quota_gb": quota}], "imaging_users": []},
+                "imaging_clinics[0].quota_gb",
+                told,
+            )
+            for quota, told in (
+                (0, "whole number of GB above 0"),
+                (-5, "whole number of GB above 0"),
+                (None, "whole number of GB above 0"),
+                (0.5, "takes a whole number"),
+                (True, "takes a whole number"),
+                ("500 GB", "takes a whole number"),
+            )
+        ),
         ({"imaging_users": user(clinics=["denscan-centrl"])}, "imaging_users[0].clinics", "not in imaging_clinics"),
         ({"imaging_users": user(clinics="denscan-central")}, "imaging_users[0].clinics", "takes a list"),
         (

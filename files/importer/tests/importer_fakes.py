@@ -279,6 +279,10 @@ class _Handler(BaseHTTPRequestHandler):
             uids = sorted({identity[:2] for identity in platform.identity.values()})
             page = uids[int(fields["since"]) :][: int(fields["limit"])]
             return 200, json.dumps([{"MainDicomTags": {"StudyInstanceUID": uid}} for _, uid in page]).encode()
+        if path.startswith("/studies/") and path.endswith("/statistics"):
+            keys = [key for key, found in platform.identity.items() if resource_id(*found[:2]) == path.split("/")[2]]
+            size = sum(len(platform.instances[key]) for key in keys)
+            return 200 if keys else 404, json.dumps({"DicomDiskSize": str(size)}).encode()
         if path.startswith("/studies/"):
             found = [
                 identity for identity in platform.identity.values() if resource_id(*identity[:2]) == path.split("/")[2]

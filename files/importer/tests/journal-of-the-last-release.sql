@@ -34,6 +34,8 @@ CREATE TABLE study (
     fingerprint TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE position (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+INSERT INTO study VALUES ('1.2.3', 'north', 'fingerprint');
+INSERT INTO position VALUES ('swept-at', 7);
 INSERT INTO job (id, clinic, folder, state, claimed_at) VALUES ('a', 'north', x'61', 'listed', 1.0);
 INSERT INTO file (job, path, size, mtime_ns, outcome) VALUES ('a', x'302e64636d', 1, 1, 'pending');
 INSERT INTO job (id, clinic, folder, state, claimed_at, finished_at, failed, reasons)

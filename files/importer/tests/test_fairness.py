@@ -90,7 +90,16 @@ class Lanes:
         self.carrier = Carrier(journal)
         self.tickets = self.carrier.tickets = Tickets()
         self.room = True
-        self.worker = Worker(journal, self.carrier, self.tickets, Metrics(), lambda *_: None, lambda: self.room)
+        self.full: set[str] = set()  # clinics that have used their quota
+        self.worker = Worker(
+            journal,
+            self.carrier,
+            self.tickets,
+            Metrics(),
+            lambda *_: None,
+            lambda: self.room,
+            lambda clinic: clinic not in self.full,
+        )
 
     def job(self, clinic: str, number: int, steps: int = 5, size: int = 0) -> str:
         job_id = f"{clinic}-{number:03}"

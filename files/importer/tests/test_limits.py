@@ -77,7 +77,7 @@ for number, entry in enumerate(journal.files(job.id, Outcome.PENDING)):
         page = []
 for _ in carrier._refuse_changes(job): pass
 inbox = SimpleNamespace(waiting={}, further={}, unknown={}, last_scan=0.0)
-assert collect(inbox, journal, [], {})["importing"][0]["files"] == count
+assert collect(inbox, journal, [], {}, {})["importing"][0]["files"] == count
 archive.choose(job)
 for _ in archive.move(journal.job(job.id)): pass
 journal.finish(job.id)
@@ -363,9 +363,9 @@ def test_evil_names_reach_nobody_as_they_are(root: Path) -> None:
     delivery.journal.settle(delivery.job.id, failed)
     delivery.journal.trouble(delivery.job.id, f"cannot move {EVIL}")
     inbox = SimpleNamespace(waiting={}, further={}, unknown={}, last_scan=0.0)
-    told = [as_text(collect(inbox, delivery.journal, [], {"orthanc": EVIL}))]
+    told = [as_text(collect(inbox, delivery.journal, [], {"orthanc": EVIL}, {}))]
     delivery.end()
-    told.append(as_text(collect(inbox, delivery.journal, [], {})))
+    told.append(as_text(collect(inbox, delivery.journal, [], {}, {})))
     (folder,) = root.glob("failed/north/*/*")
     assert folder.name == EVIL
     told.append((folder / "REASON.txt").read_text())

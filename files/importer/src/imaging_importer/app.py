@@ -20,6 +20,7 @@ from imaging_importer.metrics import Metrics
 from imaging_importer.operate import DROP, RELEASE, Operator
 from imaging_importer.orthanc import OrthancClient
 from imaging_importer.quarantine import Quarantine
+from imaging_importer.quotas import Quotas
 from imaging_importer.reasons import TransientError, UnavailableError
 from imaging_importer.reconcile import Reconciler
 from imaging_importer.recorder import Recorder
@@ -65,13 +66,17 @@ class App:
         )
         self._disk = Disk((config.inbox, config.processed, config.failed, config.state), config.disk_reserve)
         has_room = self._disk.has_room
-        self._worker = Worker(self._journal, carrier, tickets, self._metrics, self._report, has_room)
+        self._quotas = Quotas(self._journal.used, config.quotas)
+        self._worker = Worker(
+            self._journal, carrier, tickets, self._metrics, self._report, has_room, self._quotas.may_begin
+        )
         self._door = Door(
             self._spool,
             tickets,
             lambda: self._clinics or set(),
             self._is_ready,
             has_room,
+            self._quotas.shortage,
             self._worker.wake,
             config.public_url,
             config.upload_bytes,
@@ -226,7 +231,7 @@ class App:
         services = dict(self._services)
         if shortage := self._disk.shortage():
             services["disk"] = shortage
-        return status.collect(self._inbox, self._journal, arriving, services, clinics)
+        return status.collect(self._inbox, self._journal, arriving, services, self._quotas.shortages(), clinics)
 
     def _is_ready(self) -> bool:
         """Whether a delivery that arrived now could be stored now."""
@@ -249,6 +254,10 @@ class App:
         for service, state in self._services.items():
             gauge("imaging_importer_dependency_up", float(state == "ok"), service=service)
         gauge("imaging_importer_waits_for_disk", float(not self._disk.has_room()))
+        for clinic, used in self._quotas.used().items():
+            gauge("imaging_importer_clinic_bytes", used, clinic=clinic)
+        for clinic, quota in self._config.quotas.items():
+            gauge("imaging_importer_clinic_quota_bytes", quota, clinic=clinic)
         gauge("imaging_importer_inotify_overflows_total", self._inbox.overflows)
         gauge("imaging_importer_last_full_scan_timestamp_seconds", self._inbox.last_scan)
         gauge("imaging_importer_full_scan_duration_seconds", self._inbox.scan_seconds)

@@ -40,6 +40,7 @@ class Config:
     upload_bytes: int  # of one STOW-RS request
     limits: Limits  # of one image, which is also one part of an upload
     disk_reserve: int  # deliveries wait while less is free on a file system that they pass through
+    quotas: dict[str, int]  # of the archive, by clinic; one that is not named has none
 
     @property
     def spool(self) -> Path:
@@ -102,6 +103,7 @@ def load(path: Path) -> Config:
             upload_bytes=int(_number(upload, "request_bytes")),
             limits=Limits(int(_number(limits, "instance_bytes")), int(_number(limits, "inflated_bytes"))),
             disk_reserve=int(settings["disk"]["reserve_bytes"]),
+            quotas={clinic: int(_number(settings["quotas"], clinic)) for clinic in settings["quotas"]},
         )
     except KeyError as error:
         raise ConfigError(f"{path}: {error.args[0]} is missing") from error

@@ -109,6 +109,7 @@ class Door:
         clinics: Callable[[], set[str]],
         is_ready: Callable[[], bool],
         has_room: Callable[[], bool],
+        quota_used: Callable[[str], str],
         claimed: Callable[[], None],
         public_url: str,
         request_bytes: int,
@@ -119,6 +120,7 @@ class Door:
         self._clinics = clinics
         self._is_ready = is_ready
         self._has_room = has_room
+        self._quota_used = quota_used
         self._claimed = claimed
         self._public_url = public_url
         self._request_bytes = request_bytes
@@ -136,6 +138,8 @@ class Door:
             return as_text(503, AWAY)
         if not self._has_room():
             return as_text(507, NO_ROOM)
+        if told := self._quota_used(clinic):
+            return as_text(507, f"{told}. Nothing of this upload was kept: send it again then.\n")
         if not self._places.take(clinic):
             return as_text(503, BUSY)
         folder = self._spool.incoming / f"upload-{time.strftime('%H%M%S')}-{uuid4().hex[:12]}"

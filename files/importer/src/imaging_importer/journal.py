@@ -80,6 +80,12 @@ CREATE TABLE strike (
     count INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 """,
+    # The studies of the release before have their sizes after a sweep, which is due at once.
+    """
+ALTER TABLE study ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX study_clinic ON study (clinic, size);
+DELETE FROM position WHERE name = 'swept-at';
+""",
 )
 
 JOB_COLUMNS = (
@@ -559,18 +565,23 @@ class Journal:
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO position (name, value) VALUES (?, ?)", (name, value))
 
-    def study(self, study_uid: str) -> tuple[str, str] | None:
-        """The clinic of a study and the fingerprint of what the registry was last told of it."""
+    def study(self, study_uid: str) -> tuple[str, str, int] | None:
+        """The clinic of a study, the fingerprint of what the registry was told, and its bytes, 0 if unknown."""
         with self._lock:
             row = self._database.execute(
-                "SELECT clinic, fingerprint FROM study WHERE study_uid = ?", (study_uid,)
+                "SELECT clinic, fingerprint, size FROM study WHERE study_uid = ?", (study_uid,)
             ).fetchone()
-        return (row[0], row[1]) if row else None
+        return (row[0], row[1], row[2]) if row else None
 
-    def record_study(self, study_uid: str, clinic: str, fingerprint: str) -> None:
-        """Remember what the registry was told of a study."""
+    def record_study(self, study_uid: str, clinic: str, fingerprint: str, size: int) -> None:
+        """Remember what the registry was told of a study, and how many bytes it has."""
         with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO study VALUES (?, ?, ?)", (study_uid, clinic, fingerprint))
+            database.execute("INSERT OR REPLACE INTO study VALUES (?, ?, ?, ?)", (study_uid, clinic, fingerprint, size))
+
+    def used(self) -> dict[str, int]:
+        """How many bytes each clinic's studies have."""
+        with self._lock:
+            return dict(self._database.execute("SELECT clinic, sum(size) FROM study GROUP BY clinic").fetchall())
 
     def forget_study(self, study_uid: str) -> None:
         """Forget a study that Orthanc has no more."""

@@ -18,6 +18,8 @@ HELP = {
     "imaging_importer_unknown_clinic_entries": ("gauge", "Entries in folders of the inbox that belong to no clinic."),
     "imaging_importer_dependency_up": ("gauge", "Whether Orthanc and the registry answered last time."),
     "imaging_importer_waits_for_disk": ("gauge", "Whether deliveries wait because too little space is free."),
+    "imaging_importer_clinic_bytes": ("gauge", "Bytes of the archive that a clinic uses."),
+    "imaging_importer_clinic_quota_bytes": ("gauge", "Bytes of the archive that a clinic may use, if it has a quota."),
     "imaging_importer_inotify_overflows_total": ("counter", "Times that the kernel dropped inotify events."),
     "imaging_importer_last_full_scan_timestamp_seconds": ("gauge", "When the inbox was last listed completely."),
     "imaging_importer_full_scan_duration_seconds": ("gauge", "How long the last listing took."),

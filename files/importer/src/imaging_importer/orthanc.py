@@ -241,6 +241,11 @@ class OrthancClient:
         """When Orthanc last stored or removed something in its study; empty when it is gone."""
         return str(self._study(study_id).get("LastUpdate", ""))
 
+    def size(self, study_id: str) -> int:
+        """How many bytes the images of Orthanc's study have; 0 when it is gone."""
+        response = self._request("GET", f"/studies/{study_id}/statistics")
+        return int(response.json()["DicomDiskSize"]) if response.status_code == 200 else 0
+
     def _study(self, study_id: str) -> dict[str, Any]:
         response = self._request("GET", f"/studies/{study_id}")
         return dict(response.json()) if response.status_code == 200 else {}

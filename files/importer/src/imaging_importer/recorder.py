@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from imaging_importer.journal import Journal
 from imaging_importer.orthanc import OrthancClient
-from imaging_importer.reasons import TransientError
+from imaging_importer.reasons import TransientError, UnavailableError
 from imaging_importer.registry import Registry
 
 
@@ -62,12 +62,15 @@ class Recorder:
             updates = sorted(map(orthanc.last_update, study_ids))
             content = json.dumps([attributes, updates], sort_keys=True).encode()
             fingerprint = sha256(content).hexdigest()
-            if not always and self._journal.study(study_uid) == (clinic_id, fingerprint):
+            known = self._journal.study(study_uid)
+            if not always and known and known[:2] == (clinic_id, fingerprint):
+                if not known[2]:
+                    self._journal.record_study(study_uid, clinic_id, fingerprint, _size(orthanc, study_ids))
                 return "unchanged"
             if not self._registry.claim_study(study_uid, clinic_id):
                 return "owned by another clinic"
             self._registry.record_study(study_uid, clinic_id, attributes, largest)
-            self._journal.record_study(study_uid, clinic_id, fingerprint)
+            self._journal.record_study(study_uid, clinic_id, fingerprint, _size(orthanc, study_ids))
             return "recorded"
 
     def release(self, orthanc: OrthancClient, study_uid: str, clinic_id: str) -> str:
@@ -78,3 +81,13 @@ class Recorder:
             if orthanc.study_ids(study_uid):
                 return "held"
             return "released" if self._registry.release_claim(study_uid, clinic_id) else "none"
+
+
+def _size(orthanc: OrthancClient, study_ids: Iterable[str]) -> int:
+    """The study's bytes. Orthanc looks at each of its images: should that take too long, the study is recorded all the
+    same, and the next sweep asks again.
+    """
+    try:
+        return sum(map(orthanc.size, study_ids))
+    except UnavailableError:
+        return 0

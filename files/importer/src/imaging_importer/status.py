@@ -22,6 +22,7 @@ def collect(
     journal: Journal,
     arriving: Iterable[Reception],
     services: dict[str, str],
+    shortages: dict[str, str],
     clinics: list[str] | None = None,
 ) -> Status:
     """The present state, of these clinics or of all. Times are UTC, sizes in bytes."""
@@ -55,6 +56,7 @@ def collect(
             for item in waiting[:LINES]
         ],
         "further": further,
+        "quotas": {name: told for name, told in shortages.items() if clinics is None or name in clinics},
         "unknown_clinics": inbox.unknown if clinics is None else {},
         "arriving": [
             {"clinic": upload.clinic, "since": _time(upload.since), "bytes": upload.received}
@@ -152,6 +154,7 @@ def _notes(status: Status) -> list[str]:
         f"{count} more entries wait in the folder of {name}, and are looked at when those before them are taken"
         for name, count in status["further"].items()
     ]
+    notes += [f"{name}: {told}" for name, told in status["quotas"].items()]
     notes += [
         f"{count} entries wait in {name}, which is no clinic of the registry: add the clinic or move them"
         for name, count in status["unknown_clinics"].items()

@@ -94,6 +94,7 @@ class Worker:
         metrics: Metrics,
         report: Callable[[str, str], None],
         has_room: Callable[[], bool],
+        may_begin: Callable[[str], bool],
     ) -> None:
         self._journal = journal
         self._carrier = carrier
@@ -101,6 +102,7 @@ class Worker:
         self._metrics = metrics
         self._report = report
         self._has_room = has_room
+        self._may_begin = may_begin
         self._changed = threading.Condition()
         self._clinics: dict[str, Served] = {}
         self._begun: dict[str, Begun] = {}
@@ -141,7 +143,11 @@ class Worker:
         served = {clinic: self._clinics.setdefault(clinic, Served()) for clinic in clinics if clinic not in self._busy}
         for clinic in sorted(served, key=lambda clinic: served[clinic].at):
             for job in self._candidates(clinic, served[clinic]):
-                if job.state in (State.CLAIMED, State.LISTED) and not has_room:
+                begins = job.state in (State.CLAIMED, State.LISTED)
+                if begins and not has_room:
+                    continue
+                # What is begun is ended: it would keep its place among MOST_BEGUN from other clinics.
+                if begins and not job.dropped and job.id not in self._begun and not self._may_begin(clinic):
                     continue
                 if turn := self._turn(job):
                     self._busy[clinic] = turn
