@@ -101,7 +101,7 @@ def test_study_list_shows_own_studies_only(platform, central_physician, central_
 
 def test_study_list_is_newest_first(platform, central_physician, central_study):
     studies = central_physician.get(f"{platform.url}/dicom-web/studies", timeout=60).json()
-    moments = [(study["00080020"].get("Value", [""])[0], study["00080030"].get("Value", [""])[0]) for study in studies]
+    moments = [tuple(study.get(tag, {}).get("Value", [""])[0] for tag in ("00080020", "00080030")) for study in studies]
     assert moments == sorted(moments, reverse=True)
 
 

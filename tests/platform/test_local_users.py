@@ -164,13 +164,12 @@ def well(platform: Platform) -> bool:
 
 def test_the_front_door_takes_no_answer_of_a_stranger(platform, stranger, central_study, central_physician):
     technician = platform.api(platform.user("technician", "denscan-central"))
+    # Studies as a whole are never in the cache.
     study = f"/dicom-web/studies/{central_study.study_uid}"
-    # One that no cache has yet.
-    image = f"{study}/series/{central_study.series_uid}/instances/{central_study.sop_uid}"
     places = {"imaging-orthanc.service": 8042, "imaging-keycloak.service": 8180, "imaging-importer.service": 8080}
     with in_place_of(platform, places) as seen:
         answers = [
-            central_physician.get(platform.url + image, timeout=30),
+            central_physician.get(platform.url + study, timeout=30),
             technician.get(f"{platform.url}/import/status", timeout=30),
             requests.get(f"{platform.realm_url}/.well-known/openid-configuration", verify=platform.ca_file, timeout=30),
         ]
