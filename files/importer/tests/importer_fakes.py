@@ -57,6 +57,7 @@ class Faults:
         self.dead_until = 0.0
         self.hangs = b""  # Orthanc does not answer a request that holds these bytes for long
         self.unlistable = ""  # the registry does not take the attributes of this study
+        self.untellable = ""  # Orthanc's QIDO-RS cannot tell the attributes of this study
         self.unstorable = b""  # Orthanc reads an instance that holds these bytes, and cannot store it
         self.misread: dict[bytes, dict[str, str]] = {}  # what Orthanc reads in an instance that holds these bytes
         self.refused = b""  # Orthanc cannot read an instance that holds these bytes
@@ -273,6 +274,8 @@ class _Handler(BaseHTTPRequestHandler):
             uid = body.decode()
             found = {resource_id(*identity[:2]) for identity in platform.identity.values() if identity[1] == uid}
             return 200, json.dumps([{"ID": key, "Type": "Study"} for key in sorted(found)]).encode()
+        if path == "/dicom-web/studies" and fields["StudyInstanceUID"] == platform.faults.untellable:
+            return 400, b""
         if path == "/dicom-web/studies":
             return 200, json.dumps(platform.study(fields["StudyInstanceUID"])).encode()
         if path == "/studies":

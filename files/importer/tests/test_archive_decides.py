@@ -298,6 +298,14 @@ def test_a_study_that_the_registry_never_takes_ends_and_holds_up_no_other(house:
     assert house.platform.owner[study_of(bad)] == "north", "Orthanc has it: nobody else may claim it"
 
 
+def test_a_study_that_orthanc_cannot_list_ends_and_holds_up_no_other(house: House) -> None:
+    """It answers 400 for a sequence in the place of StudyDate: taken for an outage, that stopped all clinics."""
+    good, bad = image(house), image(house)
+    house.platform.faults.untellable = study_of(bad)
+    assert send(house, "north", "folder", [good, bad]) == {"001.dcm": "not-listable"}
+    assert study_of(good) in house.platform.recorded
+
+
 # --- claims ----------------------------------------------------------------------------------------------------------
 
 
@@ -491,3 +499,16 @@ def test_a_spool_knows_the_caller_of_what_the_journal_lost(tmp_path: Path) -> No
     Spool(tmp_path / "inbox" / ".spool", second).recover()
     assert [job.caller for job in second.open_jobs()] == ['{"username": "tech"}']
     os.close(handle)
+
+
+def test_a_clinic_cannot_hold_up_a_study_of_anothers_by_naming_it(house: House) -> None:
+    """Beside files that take Orthanc long: what of a batch is not claimed is let go before the rest is sent."""
+    first = image(house)
+    assert send(house, "north", "first", [first]) == {}
+    house.platform.faults.refused = b"REFUSED"
+    slow = [image(house, marker=f"REFUSED {number}") for number in range(4)]  # 2.5 seconds each
+    begin(house, "south", "slow", [image(house, study_of(first)), *slow])
+    assert wait_until(lambda: ("(folder)", "south", "not accepted") in rows(house, study_of(first)), 60)
+    assert send(house, "north", "second", [image(house, study_of(first))]) == {}
+    assert not any(row["clinic"] == "south" and row["folder"].endswith("slow") for row in finished(house))
+    assert set(end(house, "south", "slow").values()) == {"not-accepted"}

@@ -143,3 +143,10 @@ def config(both: Both, tmp_path):
     from importer_process import config_for
 
     return config_for(tmp_path, both.platform.url, registry=both.connection)
+
+
+def test_a_study_that_orthanc_cannot_list_keeps_no_other_from_being_recorded(both: Both) -> None:
+    bad, good = both.study("north"), both.study("north")
+    both.platform.faults.untellable = bad
+    assert both.differences(apply=True).keys() == {bad, good}
+    assert (both.owner(bad), both.owner(good)) == (None, "north")

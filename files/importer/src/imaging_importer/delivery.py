@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import islice
 
 from imaging_importer import failpoints, tree
@@ -176,9 +176,14 @@ class Carrier:
                     coming.result().close()
 
     def _settle(self, job: Job, batch: Batch) -> None:
-        """Claim the studies of a batch, send it, and write down what became of each file."""
-        with self._recorder.holding(prepared.instance.study_uid for prepared in batch.instances):
-            claimed, refused = self._claim(job, batch.instances)
+        """Claim the studies of a batch, send it, and write down what became of each file.
+
+        Another clinic's study, which a batch may name and cannot claim, is let go before anything is sent.
+        """
+        with ExitStack() as held:
+            with self._recorder.holding(prepared.instance.study_uid for prepared in batch.instances):
+                claimed, refused = self._claim(job, batch.instances)
+                held.enter_context(self._recorder.holding(prepared.instance.study_uid for prepared in claimed))
             sent = self._send(job, claimed)
             self._journal.settle(job.id, batch.outcomes + refused + sent)
             failpoints.reach("batch-journalled")

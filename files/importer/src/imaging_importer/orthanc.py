@@ -12,7 +12,7 @@ import requests
 from urllib3.exceptions import NewConnectionError
 
 from imaging_importer import failpoints
-from imaging_importer.reasons import BrokenOffError, UnavailableError
+from imaging_importer.reasons import BrokenOffError, RejectedError, UnavailableError
 from imaging_importer.registry import Attributes
 from imaging_importer.stamp import Body
 
@@ -20,6 +20,8 @@ from imaging_importer.stamp import Body
 # at no less than so many bytes a second.
 TIMEOUT = (5.0, 60.0)
 SLOWEST = 1 << 20
+
+JSON = {"Accept": "application/dicom+json, application/json"}
 
 # Of an instance's attachments, the one that is the DICOM file.
 DICOM_ATTACHMENT = 1
@@ -153,9 +155,7 @@ class OrthancClient:
         return response
 
     def _get(self, path: str, **params: str | int) -> Any:  # noqa: ANN401 - JSON
-        return _content(
-            self._request("GET", path, params, headers={"Accept": "application/dicom+json, application/json"})
-        )
+        return _content(self._request("GET", path, params, headers=JSON))
 
     def store(self, study_uid: str, bodies: list[Body]) -> Stow:
         """Send instances of one study by STOW-RS (PS3.18 10.5), which names it: Orthanc stores none that it reads as
@@ -223,9 +223,15 @@ class OrthancClient:
         return {resource["ID"] for resource in found if resource["Type"] == "Study"}
 
     def study_attributes(self, study_uid: str) -> Attributes | None:
-        """The study-level attributes as QIDO-RS answers them (PS3.18 10.6); None when Orthanc has no such study."""
-        fields = ",".join(STUDY_ATTRIBUTES)
-        found = self._get("/dicom-web/studies", StudyInstanceUID=study_uid, includefield=fields)
+        """The study-level attributes as QIDO-RS answers them (PS3.18 10.6); None when Orthanc has no such study.
+
+        Raises RejectedError when it cannot tell them: an image has a sequence in the place of a text.
+        """
+        question: dict[str, str | int] = {"StudyInstanceUID": study_uid, "includefield": ",".join(STUDY_ATTRIBUTES)}
+        response = self._request("GET", "/dicom-web/studies", question, headers=JSON)
+        if response.status_code == 400:
+            raise RejectedError("not-listable", "Orthanc cannot read an attribute of the study")
+        found = _content(response)
         return found[0] if found else None
 
     def changes(self, since: int, limit: int) -> tuple[list[dict[str, Any]], int, bool]:

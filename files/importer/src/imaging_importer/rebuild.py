@@ -54,7 +54,11 @@ def _compare(
     if len(orthanc.study_ids(study_uid)) > 1:
         yield Difference(study_uid, "Orthanc has it under two PatientIDs: correct one of them in Orthanc", False)
         return
-    attributes = orthanc.study_attributes(study_uid)
+    try:
+        attributes = orthanc.study_attributes(study_uid)
+    except RejectedError as rejection:
+        yield Difference(study_uid, f"cannot be listed: {rejection.detail}", False)
+        return
     if attributes is None:  # deleted since it was listed
         return
     named = _text(attributes, INSTITUTION_NAME)

@@ -277,8 +277,12 @@ def move(source: Path, target: Path) -> None:
 
 
 def move_file(folder: Path, path: str, target: Path) -> None:
-    """Move one file below `folder` to the same path below `target`. A file that is gone was moved before."""
+    """Move one file below `folder` to the same path below `target`. A file that is gone was moved before, or its sender
+    took it away.
+    """
     parent, _, name = path.rpartition("/")
+    if not exists(folder, path):
+        return
     make_directory(target)
     there = open_directory(target, parent, create=True)
     try:
