@@ -6,7 +6,7 @@ import logging
 
 from imaging_importer.journal import Journal
 from imaging_importer.orthanc import OrthancClient
-from imaging_importer.reasons import TransientError
+from imaging_importer.reasons import RejectedError, TransientError
 from imaging_importer.recorder import Recorder
 from imaging_importer.web import Answer, Request, as_json, as_text
 
@@ -51,5 +51,8 @@ class Eraser:
     def _refresh(self, study_uid: str) -> None:
         known = self._journal.study(study_uid)
         if known:
-            done = self._recorder.refresh(self._orthanc, study_uid, known[0])
+            try:
+                done = self._recorder.refresh(self._orthanc, study_uid, known[0])
+            except RejectedError as rejection:  # the deletion was done; what is left of the study cannot be listed
+                done = str(rejection)
             log.info("study %s of clinic %s: an administrator deleted in it: %s", study_uid, known[0], done)
