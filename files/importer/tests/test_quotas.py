@@ -4,6 +4,7 @@ import json
 import random
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,7 +177,7 @@ def test_studies_of_the_last_release_are_measured_by_the_first_sweep(platform: P
     first = Journal(tmp_path / "journal.sqlite")
     registry, orthanc = HttpRegistry(platform.url), OrthancClient(platform.url, "u", "p")
     Recorder(first, registry).refresh(orthanc, "1.2.3", "north")
-    first.set_position("swept-at", 1 << 40)
+    first.set_position("swept-at", int(time.time()))
     first.close()
     with sqlite3.connect(tmp_path / "journal.sqlite") as database:  # as before the column
         database.executescript("DROP INDEX study_clinic; ALTER TABLE study DROP COLUMN size; PRAGMA user_version = 2;")
