@@ -81,7 +81,8 @@ def test_the_rules_of_entry_name_each_database_and_are_valid(host: Host) -> None
     assert query(host, "SELECT error FROM pg_hba_file_rules WHERE error IS NOT NULL") == []
     rows = query(host, "SELECT DISTINCT unnest(database), auth_method FROM pg_hba_file_rules ORDER BY 1")
     # Monitoring looks in by its system user's name, at the database that holds nothing.
-    peers = [["all", "peer"], ["postgres", "peer"]]
+    # And a restore, as a user without rights, at the databases that it is loading.
+    peers = [["all", "peer"], ["postgres", "peer"], *([f"{database}_restored", "peer"] for database in DATABASES)]
     assert sorted(rows) == sorted([*peers, *([database, "scram-sha-256"] for database in DATABASES)])
 
 
