@@ -577,3 +577,7 @@ def test_a_batch_is_as_large_as_what_orthanc_unpacks(tmp_path: Path) -> None:
     files = (FileOutcome(str(number), Outcome.PENDING) for number in range(5))
     with closing(read_batch(tmp_path, files, "north", tmp_path, 2 * largest, 100, Limits())) as batch:
         assert (len(batch.instances), batch.outcomes) == (2, [])
+    # All five: of some, the end of a mebibyte of output is the end of the input.
+    files = (FileOutcome(str(number), Outcome.PENDING) for number in range(5))
+    with closing(read_batch(tmp_path, files, "north", tmp_path, 9 * largest, 100, Limits())) as batch:
+        assert (len(batch.instances), batch.outcomes) == (5, [])
