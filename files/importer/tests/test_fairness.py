@@ -53,7 +53,7 @@ class Carrier:
             done = self.journal.job(job.id).attempts
             for _ in range(self.length.get(job.id, 5) - done):
                 batch: Future = Future()
-                bodies = [SimpleNamespace(body=SimpleNamespace(size=self.sizes.get(job.id, 0)))]
+                bodies = [SimpleNamespace(weight=self.sizes.get(job.id, 0))]
                 batch.set_result(SimpleNamespace(instances=bodies))
                 yield batch
                 self._step(job, crowded)

@@ -9,7 +9,7 @@ import tempfile
 import tracemalloc
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import jinja2
@@ -561,3 +561,23 @@ def test_the_limits_are_read_as_strictly_as_the_rest(
             config.load(tmp_path / "importer.toml")
     else:
         assert config.load(tmp_path / "importer.toml").limits == Limits(5, 6)
+
+
+def test_a_batch_is_as_large_as_what_orthanc_unpacks(tmp_path: Path) -> None:
+    """200 parts of 16 KiB, each of 15 MiB inflated, were one batch: Orthanc took 3 GB for an upload of 3 MB."""
+    largest = 1 << 20
+    for number in range(5):
+        identifiers = {0x00080016: b"1.2\0", 0x00080018: b"1.%d\0" % number, 0x0020000D: b"1.2\0", 0x0020000E: b"1.3\0"}
+        dataset = b"".join(el(tag, "UI", uid) for tag, uid in identifiers.items()) + el(
+            0x7FE00010, "OW", bytes(largest)
+        )
+        deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+        data = deflater.compress(dataset) + deflater.flush()
+        (tmp_path / str(number)).write_bytes(bytes(128) + b"DICM" + el(0x00020010, "UI", DEFLATED.encode()) + data)
+    files = (FileOutcome(str(number), Outcome.PENDING) for number in range(5))
+    with closing(read_batch(tmp_path, files, "north", tmp_path, 2 * largest, 100, Limits())) as batch:
+        assert (len(batch.instances), batch.outcomes) == (2, [])
+    # All five: of some, the end of a mebibyte of output is the end of the input.
+    files = (FileOutcome(str(number), Outcome.PENDING) for number in range(5))
+    with closing(read_batch(tmp_path, files, "north", tmp_path, 9 * largest, 100, Limits())) as batch:
+        assert (len(batch.instances), batch.outcomes) == (5, [])

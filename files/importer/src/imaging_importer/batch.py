@@ -31,6 +31,11 @@ class Prepared:
     instance: Instance
     body: Body
 
+    @property
+    def weight(self) -> int:
+        """Its bytes in Orthanc's memory: a deflated one is small on its way only."""
+        return max(self.body.size, self.instance.data_end)
+
 
 @dataclass
 class Batch:
@@ -48,7 +53,7 @@ class Batch:
         self._open.close()
 
     def read(self, folder: Path, path: str, clinic: str, scratch: Path, limits: Limits) -> int:
-        """Read and stamp one more file; its bytes to send. `scratch` is a directory for copies.
+        """Read and stamp one more file; its weight. `scratch` is a directory for copies.
 
         What is read, checked and sent is a copy of it: its sender may still write into it.
 
@@ -71,8 +76,9 @@ class Batch:
         except RejectedError as rejection:
             self.outcomes.append(FileOutcome(path, Outcome.FAILED, rejection.reason, rejection.detail))
         else:
-            self.instances.append(Prepared(path, instance, body))
-            return body.size
+            prepared = Prepared(path, instance, body)
+            self.instances.append(prepared)
+            return prepared.weight
         return 0
 
 

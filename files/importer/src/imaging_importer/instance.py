@@ -386,12 +386,14 @@ def _inflate_into(copy: BinaryIO, file: BinaryIO, start: int, size: int, limits:
 def _inflated(file: BinaryIO, inflater: "zlib._Decompress") -> Iterator[bytes]:
     while not inflater.eof:
         compressed = inflater.unconsumed_tail or file.read(1 << 16)
-        if not compressed:
-            raise RejectedError("truncated", "the deflated data set is not complete")
         try:
-            yield inflater.decompress(compressed, 1 << 20)
+            plain = inflater.decompress(compressed, 1 << 20)
         except zlib.error as error:
             raise RejectedError("damaged", f"deflated data set: {error}") from error
+        # Without input, too, it gives what it held back for want of room.
+        if not compressed and not plain:
+            raise RejectedError("truncated", "the deflated data set is not complete")
+        yield plain
 
 
 def _instance(

@@ -62,7 +62,7 @@ class Begun:
         """Whether the next step sends a large batch."""
         if self.coming is None or not self.coming.done() or self.coming.exception():
             return False
-        return sum(prepared.body.size for prepared in self.coming.result().instances) >= HEAVY
+        return sum(prepared.weight for prepared in self.coming.result().instances) >= HEAVY
 
 
 @dataclass
