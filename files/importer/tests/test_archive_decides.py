@@ -501,12 +501,20 @@ def test_a_spool_knows_the_caller_of_what_the_journal_lost(tmp_path: Path) -> No
     os.close(handle)
 
 
+def test_a_folder_called_like_the_callers_file_is_found_again(tmp_path: Path) -> None:
+    (tmp_path / "inbox/.spool/north/job-1" / CALLER).mkdir(parents=True)
+    (tmp_path / "state").mkdir()
+    journal = Journal(tmp_path / "state/journal.sqlite")
+    Spool(tmp_path / "inbox/.spool", journal).recover()
+    assert [(job.folder, job.caller) for job in journal.open_jobs()] == [(CALLER, "")]
+
+
 def test_a_clinic_cannot_hold_up_a_study_of_anothers_by_naming_it(house: House) -> None:
     """Beside files that take Orthanc long: what of a batch is not claimed is let go before the rest is sent."""
     first = image(house)
     assert send(house, "north", "first", [first]) == {}
     house.platform.faults.refused = b"REFUSED"
-    slow = [image(house, marker=f"REFUSED {number}") for number in range(4)]  # 2.5 seconds each
+    slow = [image(house, marker=f"REFUSED {number}") for number in range(40)]  # each is tried twice
     begin(house, "south", "slow", [image(house, study_of(first)), *slow])
     assert wait_until(lambda: ("(folder)", "south", "not accepted") in rows(house, study_of(first)), 60)
     assert send(house, "north", "second", [image(house, study_of(first))]) == {}

@@ -37,7 +37,7 @@ CROWDED = 4
 LISTED_AT_ONCE = 1000
 
 # Seconds before each time that an instance which was not stored is sent alone. PostgreSQL's collisions pass in less.
-PAUSES = (0.0, 0.5, 2.0)
+PAUSES = (0.0, 0.1, 0.5)
 
 # Who delivers a folder, in the access log. No user is called like this: names have no parentheses.
 FOLDER = {"username": "(folder)", "subject": "", "client": "imaging-importer", "address": ""}

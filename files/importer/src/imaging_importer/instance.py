@@ -12,6 +12,7 @@ import os
 import re
 import struct
 import tempfile
+import threading
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -85,6 +86,8 @@ LARGEST_META = MIB
 # Deflated, a data set may grow to so many times its size, and to HARMLESS in any case: pixels do not shrink further.
 MOST_GROWTH = 100
 HARMLESS = 16 * MIB
+# Inflating takes a processor whole, and a few kilobytes keep it busy: one at a time, so that others have the rest.
+INFLATING = threading.Semaphore(1)
 # What may stand behind it, and is cut off: the checksum of gzip or zlib, which some writers leave there, and padding.
 LONGEST_TRAILER = 16
 
@@ -360,7 +363,8 @@ def _inflate(file: BinaryIO, start: int, size: int, scratch: Path, limits: Limit
     """The data set of a deflated file (PS3.5 A.5), inflated into an unnamed file, and where it ends in the first."""
     copy = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed with the instance
     try:
-        return copy, _inflate_into(copy, file, start, size, limits)
+        with INFLATING:
+            return copy, _inflate_into(copy, file, start, size, limits)
     except BaseException:
         copy.close()
         raise

@@ -154,7 +154,7 @@ class Spool:
 def _caller(directory: Path) -> str:
     try:
         return (directory / CALLER).read_text("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):  # a folder, which may be called like this
         return ""
 
 

@@ -64,7 +64,7 @@ def collect(
             if clinics is None or upload.clinic in clinics
         ],
         "importing_total": backlog,
-        "importing": [_open(summary) for summary in journal.open_summaries(LINES, clinics)],
+        "importing": [_open(summary, is_root) for summary in journal.open_summaries(LINES, clinics)],
         "done_today": [_done(summary, is_root) for summary in finished if (summary.job.finished_at or 0) >= today][
             :LINES
         ],
@@ -78,7 +78,7 @@ def _outline(name: str, state: str) -> str:
     return "nearly full: deliveries wait" if name == "disk" else "does not answer just now"
 
 
-def _open(summary: Summary) -> Status:
+def _open(summary: Summary, is_root: bool) -> Status:
     total = sum(summary.files.values())
     return {
         "job": summary.job.id,
@@ -91,7 +91,8 @@ def _open(summary: Summary) -> Status:
         "bytes": summary.size,
         "percent": round(100 * summary.sent / summary.size) if summary.size else 0,
         "attempts": summary.job.attempts,
-        "trouble": summary.job.error,
+        # Addresses and errors of services are for administrators.
+        "trouble": summary.job.error if is_root or not summary.job.error else "it is tried again",
     }
 
 
