@@ -134,7 +134,6 @@ def test_a_ward_of_forty_readers_behind_one_address_reads(platform: Platform, ce
 
 def test_a_ward_logs_in_within_a_minute(platform: Platform) -> None:
     """Forty logins from one address, each with a mistake before it: more than sixty forms in less than a minute."""
-    form = {"username": "nobody-of-this-name", "password": "wrong"}
     query = {
         "client_id": "ohif", "response_type": "code", "scope": "openid", "redirect_uri": f"{platform.url}/callback",
         "code_challenge": "a" * 43, "code_challenge_method": "S256",
@@ -145,6 +144,7 @@ def test_a_ward_logs_in_within_a_minute(platform: Platform) -> None:
         page = visitor.get(f"{platform.realm_url}/protocol/openid-connect/auth", params=query, timeout=60)
         action = page.text.partition('id="kc-form-login"')[2].partition('action="')[2].partition('"')[0]
         assert action, number
+        form = {"username": f"nobody-{number % 40}", "password": "wrong"}
         return visitor.post(action.replace("&amp;", "&"), data=form, allow_redirects=False, timeout=60).status_code
 
     with ThreadPoolExecutor(4) as pool:
