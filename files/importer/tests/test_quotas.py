@@ -48,6 +48,11 @@ def metrics(house: House) -> str:
     return get(house.port, "/metrics")
 
 
+def counts(house: House) -> int:
+    """How often the reconciler has counted what Orthanc holds."""
+    return sum(line == "GET /statistics" for line in house.platform.requests)
+
+
 def test_a_clinic_at_its_quota_waits_and_goes_on_by_itself(tmp_path: Path) -> None:
     house = House(tmp_path, quotas={"north": 1500, "south": 1 << 40})
     try:
@@ -74,6 +79,9 @@ def test_a_clinic_at_its_quota_waits_and_goes_on_by_itself(tmp_path: Path) -> No
         assert f'imaging_importer_clinic_bytes{{clinic="north"}} {size}' in metrics(house)
         assert 'imaging_importer_clinic_quota_bytes{clinic="north"} 1500' in metrics(house)
 
+        # The reconciler tells a deletion by falling counts: it must have counted what came before.
+        counted = counts(house)
+        assert wait_until(lambda: counts(house) >= counted + 2, 20, house.process)
         house.platform.delete_study(study)
         assert wait_until(lambda: sop_uid(second[0]) in house.platform.md5s(), 30, house.process)
         assert status(house, "*") == {}
