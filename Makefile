@@ -216,7 +216,7 @@ test-unit: .venv/test ## tests that need no host
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests files/updates/tests
 	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore --ignore=tests/upgrade \
 	  --ignore=tests/certificates --ignore=tests/hardening --ignore=tests/ssh --ignore=tests/reboot --ignore=tests/uninstall \
-	  --ignore=tests/repository
+	  --ignore=tests/repository --ignore=tests/front
 
 # A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
 .PHONY: test-recovery

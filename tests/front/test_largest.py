@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from front_door import multipart
 from platform_client import Platform
 from real_sizes import encoded, panoramic
+from stow import multipart
 
 CLINIC = "denscan-central"
 
