@@ -24,6 +24,8 @@ QUIET = {
     "time() - imaging_restore_drill_unproven_since_timestamp_seconds": "no backup was made yet",
     "sum by (cause) (increase(imaging_importer_retries_total[1h]))": "nothing had to be tried again",
     "sum by (clinic, reason) (increase(imaging_importer_failures_total[1h]))": "nothing has failed yet",
+    "imaging_importer_clinic_bytes / imaging_importer_clinic_quota_bytes": "no clinic has a quota",
+    "imaging_testing_vulnerabilities": "the first look at Debian testing is not over",
 }
 NO_SUCH_METRIC = {
     "imaging_backup_last_success_timestamp_seconds": "no backup is configured",
@@ -33,6 +35,10 @@ NO_SUCH_METRIC = {
     "imaging_restore_drill_success": "no backup was restored yet",
     "imaging_restore_drill_unproven_since_timestamp_seconds": "no backup was made yet",
     "imaging_importer_failures_total": "nothing has failed yet",
+    "imaging_importer_clinic_quota_bytes": "no clinic has a quota",
+    "imaging_testing_last_check_timestamp_seconds": "the first look at Debian testing is not over",
+    "imaging_testing_updates_pending": "the first look at Debian testing is not over",
+    "imaging_testing_vulnerabilities": "the first look at Debian testing is not over",
 }
 METRIC = re.compile(r"\b(?:up|(?:probe|pg|nginx|node|imaging|gateway|keycloak|alertmanager|prometheus)_\w+)\b(?!\()")
 

@@ -76,5 +76,6 @@ def test_orthanc_outlives_whatever_is_asked(platform: Platform, stored: list[str
     print(dict(counted))
     assert [line for _, wrong in results for line in wrong] == []
     life.assert_unbroken()
-    assert counted[200] > 0.2 * counted.total(), "too few of them reach Orthanc"
+    # A quick machine asks more than the front door passes on.
+    assert counted[200] > 0.2 * (counted.total() - counted[429]), "too few of them reach Orthanc"
     assert counted[406] > 0
