@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from platform_client import Platform
 from pydicom.dataset import Dataset
 from stored_kinds import encoded
@@ -29,7 +31,11 @@ class Life:
 def store(platform: Platform, clinic: str, images: list[Dataset]) -> list[str]:
     """Upload images to a clinic in one request; the path of each."""
     technician = platform.api(platform.user("technician", clinic))
-    answer = send(platform, technician, [encoded(image) for image in images])
+    parts = [encoded(image) for image in images]
+    deadline = time.monotonic() + 60
+    # Another test may have stopped a service a moment ago; 503 says that trying again helps.
+    while (answer := send(platform, technician, parts)).status_code == 503 and time.monotonic() < deadline:
+        time.sleep(int(answer.headers["Retry-After"]))
     assert answer.status_code == 200, (answer.status_code, answer.text[:500])
     return [
         f"/dicom-web/studies/{image.StudyInstanceUID}/series/{image.SeriesInstanceUID}/instances/{image.SOPInstanceUID}"
