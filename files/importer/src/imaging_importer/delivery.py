@@ -377,7 +377,7 @@ class Carrier:
                 log.error("job %s: %s was stored and is taken out again: %s", job.id, copy.orthanc_id, rejection)
                 self._orthanc.take_out(copy.orthanc_id)
             if is_right:
-                outcomes.append(FileOutcome(prepared.path, Outcome.STORED, study_uid=study_uid))
+                outcomes.append(FileOutcome(prepared.path, Outcome.STORED, study_uid=study_uid, notes=instance.notes))
                 stored += 1
             else:
                 outcomes.append(self._refuse(job, prepared, rejection))

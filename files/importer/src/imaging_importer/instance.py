@@ -16,7 +16,7 @@ import threading
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha1
 from pathlib import Path
 from typing import BinaryIO
@@ -130,6 +130,7 @@ class Instance:
     study_uid: str = ""
     series_uid: str = ""
     patient_id: str | None = None  # None: programs may read it differently
+    notes: dict[str, str] = field(default_factory=dict)  # what its sender is told of it once it is stored
 
     def find(self, tag: int) -> Element | None:
         """The top-level element with this tag."""

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -85,6 +85,10 @@ CREATE TABLE strike (
 ALTER TABLE study ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX study_clinic ON study (clinic, size);
 DELETE FROM position WHERE name = 'swept-at';
+""",
+    """
+ALTER TABLE file ADD COLUMN notes TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE job ADD COLUMN notes TEXT NOT NULL DEFAULT '{}';
 """,
 )
 
@@ -161,6 +165,7 @@ class FileOutcome:
     detail: str = ""
     study_uid: str | None = None
     size: int = 0
+    notes: dict[str, str] = field(default_factory=dict)  # what is to be said of a stored image: key of NOTES, detail
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,7 @@ class Summary:
     size: int  # bytes delivered
     sent: int  # bytes of files that have an outcome
     reasons: dict[str, int]
+    notes: dict[str, int]
 
     @property
     def result(self) -> str:
@@ -306,12 +312,16 @@ class Journal:
         while True:
             with self._lock:
                 rows = self._database.execute(
-                    "SELECT path, outcome, reason, detail, study_uid, size FROM file WHERE job = :job AND path > :after"
+                    "SELECT path, outcome, reason, detail, study_uid, size, notes FROM file"
+                    " WHERE job = :job AND path > :after"
                     " AND outcome IN (SELECT value FROM json_each(:outcomes)) AND (:reason IS NULL OR reason = :reason)"
                     " ORDER BY path LIMIT :page",
                     {"job": job_id, "after": after, "outcomes": json.dumps(outcomes), "reason": reason, "page": PAGE},
                 ).fetchall()
-            yield from (FileOutcome(os.fsdecode(row[0]), Outcome(row[1]), *row[2:]) for row in rows)
+            for path, outcome, reason, detail, study_uid, size, notes in rows:
+                yield FileOutcome(
+                    os.fsdecode(path), Outcome(outcome), reason, detail, study_uid, size, json.loads(notes)
+                )
             if len(rows) < PAGE:
                 return
             after = rows[-1][0]
@@ -339,13 +349,27 @@ class Journal:
         with self._lock:
             return _reasons(self._database, job_id)
 
+    def notes(self, job_id: str) -> dict[str, int]:
+        """Of how many files of a job which note is to be said."""
+        with self._lock:
+            return _notes(self._database, job_id)
+
     def settle(self, job_id: str, outcomes: Iterable[FileOutcome]) -> None:
         """Write down what became of files, all of them or none."""
         with self._transaction() as database:
             database.executemany(
-                "UPDATE file SET outcome = ?, reason = ?, detail = ?, study_uid = ? WHERE job = ? AND path = ?",
+                "UPDATE file SET outcome = ?, reason = ?, detail = ?, study_uid = ?, notes = ?"
+                " WHERE job = ? AND path = ?",
                 [
-                    (file.outcome, file.reason, printable(file.detail), file.study_uid, job_id, os.fsencode(file.path))
+                    (
+                        file.outcome,
+                        file.reason,
+                        printable(file.detail),
+                        file.study_uid,
+                        json.dumps({note: printable(detail) for note, detail in file.notes.items()}),
+                        job_id,
+                        os.fsencode(file.path),
+                    )
                     for file in outcomes
                 ],
             )
@@ -485,7 +509,7 @@ class Journal:
             reasons = " ".join(f"{reason}={count}" for reason, count in _reasons(database, job_id).items())
             database.execute(
                 "UPDATE job SET state = ?, finished_at = ?, error = '', stored = ?, kept = ?, failed = ?, bytes = ?,"
-                " reasons = ? WHERE id = ?",
+                " reasons = ?, notes = ? WHERE id = ?",
                 (
                     State.ARCHIVED,
                     time.time(),
@@ -494,6 +518,7 @@ class Journal:
                     counts[Outcome.FAILED],
                     size,
                     reasons,
+                    json.dumps(_notes(database, job_id)),
                     job_id,
                 ),
             )
@@ -516,7 +541,9 @@ class Journal:
                     " FROM file WHERE job = ?",
                     (job.id,),
                 ).fetchone()
-                summaries.append(Summary(job, files, size, sent, _reasons(self._view, job.id)))
+                summaries.append(
+                    Summary(job, files, size, sent, _reasons(self._view, job.id), _notes(self._view, job.id))
+                )
         return summaries
 
     def finished_summaries(self, since: float, limit: int, clinics: list[str] | None = None) -> list[Summary]:
@@ -531,7 +558,7 @@ class Journal:
     def _finished(self, where: str, **values: str | float | None) -> list[Summary]:
         with self._lock:
             rows = self._database.execute(
-                f"SELECT {JOB_COLUMNS}, stored, kept, failed, bytes, reasons FROM job {where}",  # noqa: S608
+                f"SELECT {JOB_COLUMNS}, stored, kept, failed, bytes, reasons, notes FROM job {where}",  # noqa: S608
                 values,
             ).fetchall()
         return [
@@ -541,6 +568,7 @@ class Journal:
                 row[15],
                 row[15],
                 {reason: int(count) for reason, _, count in (pair.partition("=") for pair in row[16].split())},
+                json.loads(row[17]),
             )
             for row in rows
         ]
@@ -649,6 +677,16 @@ def _reasons(database: sqlite3.Connection, job_id: str) -> dict[str, int]:
     return dict(
         database.execute(
             "SELECT reason, count(*) FROM file WHERE job = ? AND outcome = 'failed' GROUP BY reason ORDER BY reason",
+            (job_id,),
+        ).fetchall()
+    )
+
+
+def _notes(database: sqlite3.Connection, job_id: str) -> dict[str, int]:
+    return dict(
+        database.execute(
+            "SELECT note.key, count(*) FROM file, json_each(file.notes) AS note WHERE job = ? AND file.notes <> '{}'"
+            " GROUP BY note.key ORDER BY note.key",
             (job_id,),
         ).fetchall()
     )

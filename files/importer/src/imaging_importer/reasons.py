@@ -61,6 +61,13 @@ def told(reason: str) -> str:
     return NEUTRAL if reason in UNTOLD else reason
 
 
+# What is said of an image that was stored, beside that; the detail of each file says more.
+NOTES = {
+    "not-displayable": "The image is stored and can be downloaded, but cannot be displayed.",
+    "text-corrected": "The image said untruly, or not at all, in which character set its text is. "
+    "It is stored as UTF-8; the values as delivered are kept in it.",
+}
+
 # Kept with the delivery and counted, neither stored nor a failure.
 NOT_DICOM = "not-dicom"
 DICOMDIR = "dicomdir"
