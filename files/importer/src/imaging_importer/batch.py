@@ -15,7 +15,7 @@ from imaging_importer.instance import Instance, Limits, admit, read_instance, to
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import CompanionError, RejectedError, TransientError
 from imaging_importer.snapshot import snapshot
-from imaging_importer.stamp import Body, stamp
+from imaging_importer.stamp import Body, former, stamp
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +30,18 @@ class Prepared:
     path: str
     instance: Instance
     body: Body
+    former: Body | None = None  # as earlier releases stored it, where its text is corrected since
 
     @property
     def weight(self) -> int:
         """Its bytes in Orthanc's memory: a deflated one is small on its way only."""
         return max(self.body.size, self.instance.data_end)
+
+    def take_former(self) -> None:
+        """Send it as earlier releases did: only Orthanc knows how it reads the PatientID in that."""
+        if self.former:
+            self.body, self.former, self.instance.patient_id = self.former, None, None
+            self.instance.notes.pop("text-corrected")
 
 
 @dataclass
@@ -52,8 +59,9 @@ class Batch:
         """Close the files."""
         self._open.close()
 
-    def read(self, folder: Path, path: str, clinic: str, scratch: Path, limits: Limits) -> int:
-        """Read and stamp one more file; its weight. `scratch` is a directory for copies.
+    def read(self, folder: Path, path: str, clinic: str, scratch: Path, limits: Limits, charset: str = "") -> int:
+        """Read and stamp one more file; its weight. `scratch` is a directory for copies, `charset` what the clinic
+        writes where an image does not say so.
 
         What is read, checked and sent is a copy of it: its sender may still write into it.
 
@@ -66,7 +74,8 @@ class Batch:
                     copy = opened.enter_context(snapshot(delivered, scratch))
                 instance = read_instance(copy, scratch, limits)
                 opened.callback(instance.close)
-                body = stamp(instance, clinic, scratch)
+                body = stamp(instance, clinic, scratch, charset)
+                before = former(instance, clinic, scratch) if "text-corrected" in instance.notes else None
                 instance.forget()
                 if body.size > limits.instance:
                     raise too_large(body.size, limits)
@@ -76,7 +85,7 @@ class Batch:
         except RejectedError as rejection:
             self.outcomes.append(FileOutcome(path, Outcome.FAILED, rejection.reason, rejection.detail))
         else:
-            prepared = Prepared(path, instance, body)
+            prepared = Prepared(path, instance, body, before)
             self.instances.append(prepared)
             return prepared.weight
         return 0
@@ -90,13 +99,14 @@ def read_batch(
     max_bytes: int,
     max_count: int,
     limits: Limits,
+    charset: str = "",
 ) -> Batch:
     """Read the next files until a batch is full; empty when there are no more."""
     batch = Batch()
     size = 0
     try:
         for file in files:
-            size += batch.read(folder, file.path, clinic, scratch, limits)
+            size += batch.read(folder, file.path, clinic, scratch, limits, charset)
             if size >= max_bytes or len(batch) >= max_count:
                 break
     except BaseException:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imaging_importer.charsets import FOREIGN
 from imaging_importer.instance import Limits
 
 # Where systemd takes the service's credentials from. Root's commands have no CREDENTIALS_DIRECTORY and read them there.
@@ -41,6 +42,7 @@ class Config:
     limits: Limits  # of one image, which is also one part of an upload
     disk_reserve: int  # deliveries wait while less is free on a file system that they pass through
     quotas: dict[str, int]  # of the archive, by clinic; one that is not named has none
+    charsets: dict[str, str]  # what a clinic writes where an image does not say so, or untruly
 
     @property
     def spool(self) -> Path:
@@ -104,6 +106,7 @@ def load(path: Path) -> Config:
             limits=Limits(int(_number(limits, "instance_bytes")), int(_number(limits, "inflated_bytes"))),
             disk_reserve=int(settings["disk"]["reserve_bytes"]),
             quotas={clinic: int(_number(settings["quotas"], clinic)) for clinic in settings["quotas"]},
+            charsets={clinic: _charset(clinic, name) for clinic, name in settings.get("charsets", {}).items()},
         )
     except KeyError as error:
         raise ConfigError(f"{path}: {error.args[0]} is missing") from error
@@ -116,6 +119,12 @@ def _directory(table: dict[str, Any], key: str) -> Path:
     if not directory.is_absolute():
         raise ConfigError(f"paths.{key} is {directory}; it takes an absolute path")
     return directory
+
+
+def _charset(clinic: str, name: str) -> str:
+    if name not in FOREIGN:
+        raise ConfigError(f"charsets.{clinic} is {name!r}; it takes one of {', '.join(FOREIGN)}")
+    return name
 
 
 def _number(table: dict[str, Any], key: str) -> float:

@@ -159,8 +159,9 @@ class Carrier:
             def read_next() -> Future[Batch]:
                 share = CROWDED if crowded() else 1
                 sizes = (self._config.batch_bytes // share, -(-self._config.batch_count // share), self._config.limits)
+                charset = self._config.charsets.get(job.clinic, "")
                 return reader.submit(
-                    read_batch, self._spool.folder(job), files, job.clinic, self._spool.scratch, *sizes
+                    read_batch, self._spool.folder(job), files, job.clinic, self._spool.scratch, *sizes, charset
                 )
 
             coming = read_next()
@@ -201,6 +202,8 @@ class Carrier:
                 if instance.study_uid not in places:
                     places[instance.study_uid] = self._place(job, instance)
                 place = places[instance.study_uid]
+                if isinstance(place, str) and place not in ("", _plain_place(instance)):
+                    prepared.take_former()  # the study may be here since before text was corrected
                 _check(instance, place, strikes.get(prepared.path, 0))
             except RejectedError as rejection:
                 refused.append(self._refuse(job, prepared, rejection))
@@ -359,6 +362,9 @@ class Carrier:
         for prepared, digest in sent:
             instance = prepared.instance
             copies = of_digest.get(digest, [])
+            if not copies and instance.sop_instance_uid in known and prepared.former:
+                copies = of_digest.get(prepared.former.digest(), [])
+                instance.notes.pop("text-corrected", None)  # it was stored before text was corrected
             if not copies and instance.sop_instance_uid in known:
                 outcomes.append(_failed(prepared, RejectedError("conflicting-bytes", instance.sop_instance_uid)))
                 continue

@@ -32,6 +32,8 @@ SHORT_VRS = frozenset({
     b"ST", b"TM", b"UI", b"UL", b"US",
 })  # fmt: skip
 VRS = LONG_VRS | SHORT_VRS
+# Whose values are written in the character set that the data set names (PS3.5 6.1.2.3).
+SPOKEN_VRS = frozenset({b"LO", b"LT", b"PN", b"SH", b"ST", b"UC", b"UT"})
 
 # Orthanc dies of 50 sequences in each other, and not yet of 40. Real images have a handful.
 MAX_DEPTH = 32
@@ -84,7 +86,13 @@ class Walker:
     def __init__(self, file: BinaryIO, size: int, encoding: Encoding) -> None:
         self._size = size
         self._bytes = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
-        self._reader = _Reader(self._bytes, size, encoding, [MOST_NODES])
+        self._odd: list[int] = []
+        self._reader = _Reader(self._bytes, size, encoding, [MOST_NODES], self._odd)
+
+    @property
+    def has_odd_text(self) -> bool:
+        """Whether any text that it came by, however deep, is more than ASCII."""
+        return bool(self._odd)
 
     def data_set(self, position: int) -> tuple[list[Element], int]:
         """The top-level elements from `position` on, and where the last one ends: zero bytes may follow.
@@ -114,7 +122,7 @@ class Walker:
 class _Reader:
     """Reads one encoding. Sequences may hold another one (UN), so readers share bytes and budget."""
 
-    def __init__(self, data: mmap.mmap, size: int, encoding: Encoding, left: list[int]) -> None:
+    def __init__(self, data: mmap.mmap, size: int, encoding: Encoding, left: list[int], odd: list[int]) -> None:
         self._data = data
         self._size = size
         self._explicit = encoding.explicit
@@ -122,9 +130,10 @@ class _Reader:
         self._short = struct.Struct(encoding.order + "H").unpack_from
         self._long = struct.Struct(encoding.order + "L").unpack_from
         self._left = left  # how many nodes may still come
+        self._odd = odd  # where the first text stands that is more than ASCII
         # A sequence carried as UN is implicit VR little endian inside, whatever is around it (PS3.5 6.2.2). Not itself:
         # what refers to itself keeps the file open until the garbage collector comes.
-        self._implicit = _Reader(data, size, IMPLICIT_LITTLE, left) if encoding.explicit else None
+        self._implicit = _Reader(data, size, IMPLICIT_LITTLE, left, odd) if encoding.explicit else None
 
     def data_set(self, position: int, end: int, depth: int, delimited: bool, found: list[Element] | None = None) -> int:
         """Walk a data set (depth 0) or the content of an item; where it ends."""
@@ -192,6 +201,8 @@ class _Reader:
                 raise self._broken_off(position, end, tag, stop)
             if vr == b"SQ" or (not vr and self._may_be_sequence(tag, value)):
                 self.sequence(value, stop, depth + 1, False)
+            elif not self._odd and (vr or known_vr(tag)) in SPOKEN_VRS and is_odd(data[value:stop]):
+                self._odd.append(position)
         return Element(tag, vr, position, value, length, stop)
 
     def _undefined(self, tag: int, vr: bytes, position: int, value: int, end: int, depth: int) -> int:
@@ -232,7 +243,7 @@ class _Reader:
     def items(self, sequence: Element) -> Iterator[Item]:
         """The items of a sequence."""
         delimited = sequence.length == UNDEFINED_LENGTH
-        reader = (sequence.vr == b"UN" and self._implicit) or self
+        reader = (sequence.vr in (b"UN", b"") and self._implicit) or self
         position, end = sequence.value, sequence.end - 8 if delimited else sequence.end
         while position < end:
             elements: list[Element] = []
@@ -311,6 +322,16 @@ def _dictionary_vr(tag: int) -> str:
         return dictionary_VR(tag)
     except KeyError:
         return "UN"
+
+
+def known_vr(tag: int) -> bytes:
+    """The VR of a tag by the dictionary, as it is written in explicit VR."""
+    return _dictionary_vr(tag).encode()
+
+
+def is_odd(value: bytes) -> bool:
+    """Whether a text is more than ASCII: what it says depends on its character set."""
+    return b"\x1b" in value or not value.isascii()
 
 
 def name(tag: int) -> str:

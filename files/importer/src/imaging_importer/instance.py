@@ -91,16 +91,12 @@ INFLATING = threading.Semaphore(1)
 # What may stand behind it, and is cut off: the checksum of gzip or zlib, which some writers leave there, and padding.
 LONGEST_TRAILER = 16
 
-# A PatientID that nobody reads differently: ASCII without what some character sets have other signs for (backslash and
-# tilde), no blanks around it but the padding. Empty and absent are one.
-PLAIN = re.compile(rb"([!-\[\]-}]([ -\[\]-}]*[!-\[\]-}])?[ \0]?)?")
-
 # Leading zeros in a component are wrong (PS3.5 9.1), but scanners exist that write them; the registry takes them too.
 # Some pad with blanks instead of a zero byte.
 UID = re.compile(rb"([0-9]+(?:\.[0-9]+)*)[\0 ]*")
 LONGEST_UID = 64
 LONGEST_VALUE = 128  # with its padding
-LONGEST_PATIENT_ID = 256  # bytes of 64 characters
+LONGEST_VALUE_OF = {PATIENT_ID: 1024, SPECIFIC_CHARACTER_SET: 256}  # bytes; what is longer is no such text
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,8 @@ class Instance:
     sop_instance_uid: str = ""
     study_uid: str = ""
     series_uid: str = ""
-    patient_id: str | None = None  # None: programs may read it differently
+    patient_id: str | None = None  # None: not known before Orthanc has read it
+    has_odd_text: bool = False  # text that is more than ASCII, at any depth
     notes: dict[str, str] = field(default_factory=dict)  # what its sender is told of it once it is stored
 
     def find(self, tag: int) -> Element | None:
@@ -418,6 +415,7 @@ def _instance(
     if end < size:
         compressed = None
     instance = Instance(file, head, data, start, end, data is not file, compressed, encoding, elements, walker)
+    instance.has_odd_text = walker.has_odd_text
     _identify(instance)
     ordered = _ordered(instance)
     if ordered != elements:
@@ -440,18 +438,14 @@ def _identify(instance: Instance) -> None:
         raise RejectedError("invalid-identifiers", ", ".join(invalid))
     instance.sop_class_uid, instance.sop_instance_uid, instance.study_uid, instance.series_uid = uids.values()
 
-    patient = instance.find(PATIENT_ID)
     for tag in (PATIENT_ID, SPECIFIC_CHARACTER_SET):
         element = instance.find(tag)
         if element is None:
             continue
-        # Behind a zero byte, some parsers read on.
-        plain = b"\0" not in instance.raw(element).rstrip(b"\0 ")
-        if element.vr not in TEXT_VRS or element.length > LONGEST_PATIENT_ID or not plain:
+        # Behind a zero byte, some parsers read on; the PatientID is written so that they all do.
+        plain = tag == PATIENT_ID or b"\0" not in instance.raw(element).rstrip(b"\0 ")
+        if element.vr not in TEXT_VRS or len(instance.raw(element).strip(b"\0 ")) > LONGEST_VALUE_OF[tag] or not plain:
             raise RejectedError("damaged", f"{name(tag)} is not the text that it has to be")
-    patient_id = instance.value(PATIENT_ID, 1024)
-    if PLAIN.fullmatch(patient_id) and not (patient and patient.vr == b"UN"):
-        instance.patient_id = patient_id.decode("ascii").rstrip("\0 ")
 
 
 def _plain_uid(value: bytes) -> str:

@@ -16,11 +16,12 @@ import re
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from hashlib import md5
 from pathlib import Path
 from typing import BinaryIO
 
+from imaging_importer.correction import Correction, Edit, correct, originals
 from imaging_importer.elements import (
     IMPLICIT_LITTLE,
     UNDEFINED_LENGTH,
@@ -55,16 +56,6 @@ DATES = (
 CHUNK = 1 << 18
 
 
-@dataclass(frozen=True)
-class Edit:
-    """Replace `removed` bytes at `position` by `data`."""
-
-    position: int
-    removed: int
-    data: bytes
-    tag: int
-
-
 class Body:
     """Bytes made of new pieces and ranges of a file, read as they are sent."""
 
@@ -91,15 +82,51 @@ class Body:
                 yield chunk
                 position += len(chunk)
 
+    def digest(self) -> str:
+        """The MD5 of the bytes, as Orthanc tells it of what it holds."""
+        made = md5(usedforsecurity=False)
+        for chunk in self.chunks():
+            made.update(chunk)
+        return made.hexdigest()
 
-def stamp(instance: Instance, clinic_id: str, scratch: Path) -> Body:
-    """The instance as it is stored for this clinic. Raises RejectedError `signed`.
+
+def stamp(instance: Instance, clinic_id: str, scratch: Path, charset: str = "") -> Body:
+    """The instance as it is stored for this clinic, its text corrected, and who its patient is. `charset` is what the
+    clinic writes where none is named. Raises RejectedError `signed`, or for a PatientID beyond all bounds.
 
     A file that already carries this clinic's stamp (exported from here and delivered again) passes unchanged.
     """
+    return _stamped(instance, clinic_id, scratch, correct(instance, charset))
+
+
+def former(instance: Instance, clinic_id: str, scratch: Path) -> Body:
+    """The instance as releases stored it that corrected no text."""
+    return _stamped(instance, clinic_id, scratch, None)
+
+
+def _stamped(instance: Instance, clinic_id: str, scratch: Path, correction: Correction | None) -> Body:
+    is_stamped = _is_stamped(instance, clinic_id)
     edits = _true_vrs(instance)
-    if not _is_stamped(instance, clinic_id):
-        edits += _mark(instance, clinic_id)
+    history: list[Callable[[Encoding], bytes]] = []
+    grown = dict(correction.grown) if correction else {}
+    if correction:
+        _refuse_signed(instance, correction.tags)
+        edits += [edit for edit in correction.edits if is_stamped or edit.tag != INSTITUTION_NAME]
+        history.append(lambda used: _original_item(instance, used, originals(instance, correction, used), "CORRECT"))
+    if not is_stamped:
+        _refuse_signed(instance, STAMPED)
+        institution = correction.institution if correction else None
+        edits.append(_named(instance, clinic_id))
+        edits += _append(instance, CONTRIBUTING_EQUIPMENT, _equipment_item, grown.pop(CONTRIBUTING_EQUIPMENT, 0))
+        history.append(lambda used: _original_item(instance, used, _institution(instance, used, institution), "COERCE"))
+    if history:
+        items = lambda used: b"".join(item(used) for item in history)  # noqa: E731
+        edits += _append(instance, ORIGINAL_ATTRIBUTES, items, grown.pop(ORIGINAL_ATTRIBUTES, 0))
+    for tag, by in grown.items():
+        sequence = instance.find(tag)
+        if sequence and sequence.length != UNDEFINED_LENGTH:
+            length = struct.pack(instance.encoding.order + "L", sequence.length + by)
+            edits.append(Edit(sequence.value - 4, 4, length, tag))
     # What is put in before an element comes before what replaces it.
     edits = sorted(edits + _group_lengths(instance, edits), key=lambda edit: (edit.position, edit.removed))
     if not instance.deflated:
@@ -137,23 +164,17 @@ def _true_vrs(instance: Instance) -> list[Edit]:
     return edits
 
 
-def _mark(instance: Instance, clinic_id: str) -> list[Edit]:
-    _refuse_signed(instance)
-    encoding = instance.encoding
-    name = encode_element(encoding, INSTITUTION_NAME, b"LO", text(clinic_id))
+def _named(instance: Instance, clinic_id: str) -> Edit:
+    name = encode_element(instance.encoding, INSTITUTION_NAME, b"LO", text(clinic_id))
     previous = instance.find(INSTITUTION_NAME)
     if previous and (previous.vr not in TEXT_VRS or previous.length == UNDEFINED_LENGTH):
         raise RejectedError("damaged", f"InstitutionName is written as {previous.vr.decode()}")
     if previous:
-        edits = [Edit(previous.start, previous.end - previous.start, name, INSTITUTION_NAME)]
-    else:
-        edits = [Edit(_place(instance, INSTITUTION_NAME), 0, name, INSTITUTION_NAME)]
-    edits += _append_item(instance, CONTRIBUTING_EQUIPMENT, _equipment_item)
-    edits += _append_item(instance, ORIGINAL_ATTRIBUTES, lambda used: _original_item(instance, used))
-    return edits
+        return Edit(previous.start, previous.end - previous.start, name, INSTITUTION_NAME)
+    return Edit(_place(instance, INSTITUTION_NAME), 0, name, INSTITUTION_NAME)
 
 
-def _refuse_signed(instance: Instance) -> None:
+def _refuse_signed(instance: Instance, changed: Collection[int]) -> None:
     """A signature names the elements it covers in its MAC parameters (PS3.3 C.12.1.1.3)."""
     signed = False
     for parameters in (element for element in instance.elements if element.tag == MAC_PARAMETERS):
@@ -162,7 +183,7 @@ def _refuse_signed(instance: Instance) -> None:
                 if element.tag == DATA_ELEMENTS_SIGNED:
                     value = instance.raw(element)
                     pairs = struct.iter_unpack(instance.encoding.order + "HH", value[: len(value) // 4 * 4])
-                    signed = signed or any(group << 16 | number in STAMPED for group, number in pairs)
+                    signed = signed or any(group << 16 | number in changed for group, number in pairs)
     if signed or (instance.find(DIGITAL_SIGNATURES) and not instance.find(MAC_PARAMETERS)):
         raise RejectedError("signed")
 
@@ -175,8 +196,8 @@ def _place(instance: Instance, tag: int) -> int:
     return instance.elements[-1].end
 
 
-def _append_item(instance: Instance, tag: int, item_in: Callable[[Encoding], bytes]) -> list[Edit]:
-    """Add one item to a sequence, or the sequence with it."""
+def _append(instance: Instance, tag: int, item_in: Callable[[Encoding], bytes], grown: int) -> list[Edit]:
+    """Add items to a sequence, which is longer by `grown` for another reason, or the sequence with them."""
     sequence = instance.find(tag)
     encoding = instance.encoding
     if sequence is None:
@@ -188,7 +209,7 @@ def _append_item(instance: Instance, tag: int, item_in: Callable[[Encoding], byt
     item = item_in(IMPLICIT_LITTLE if sequence.vr == b"UN" else encoding)
     if sequence.length == UNDEFINED_LENGTH:
         return [Edit(sequence.end - 8, 0, item, tag)]
-    length = struct.pack(encoding.order + "L", sequence.length + len(item))
+    length = struct.pack(encoding.order + "L", sequence.length + grown + len(item))
     return [Edit(sequence.value - 4, 4, length, tag), Edit(sequence.end, 0, item, tag)]
 
 
@@ -214,21 +235,26 @@ def _equipment_item(encoding: Encoding) -> bytes:
     )
 
 
-def _original_item(instance: Instance, encoding: Encoding) -> bytes:
-    """PS3.3 C.12.1.1.9: the previous value, when, by which system, why. An absent value is kept as an empty one."""
+def _institution(instance: Instance, encoding: Encoding, read: bytes | None) -> bytes:
+    """The previous InstitutionName; an absent value is kept as an empty one. `read`: as it is written now."""
     previous = instance.find(INSTITUTION_NAME)
     vr = (previous.vr if previous else b"") or b"LO"
     value = instance.raw(previous, 0xFFFE) if previous else b""
-    modified = encode_element(encoding, INSTITUTION_NAME, vr, value)
+    modified = encode_element(encoding, INSTITUTION_NAME, vr, value if read is None else read[:0xFFFE])
+    return encode_element(encoding, 0x04000550, b"SQ", encode_item(encoding, modified))
+
+
+def _original_item(instance: Instance, encoding: Encoding, changes: bytes, reason: str) -> bytes:
+    """PS3.3 C.12.1.1.9: previous values, when, by which system, why."""
     return encode_item(
         encoding,
         b"".join(
             (
-                encode_element(encoding, 0x04000550, b"SQ", encode_item(encoding, modified)),
+                changes,
                 encode_element(encoding, 0x04000562, b"DT", text(_coercion_date(instance))),
                 encode_element(encoding, 0x04000563, b"LO", text(SYSTEM)),
                 encode_element(encoding, 0x04000564, b"LO", b""),
-                encode_element(encoding, 0x04000565, b"CS", text("COERCE")),
+                encode_element(encoding, 0x04000565, b"CS", text(reason)),
             )
         ),
     )
