@@ -49,6 +49,7 @@ def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, 
         "upload_bytes": 64 << 20,
         "disk_reserve": 1,
         "quotas": {},
+        "charsets": {},
         "limits": [8 << 20, 8 << 20],  # JSON knows no Limits
     }
     chosen = settings | more

@@ -185,7 +185,7 @@ class Reader:
         value = value.rstrip(PADDING)
         if charset not in self._untrue:
             try:
-                return Text(decode(value, charset), charset.name, exact=bool(charset.name))
+                return Text(decode(value, charset), charset.name or "ISO 2022", exact=bool(charset.name))
             except UnicodeError:
                 pass
         for attempt in (_strict, _broken_off):
