@@ -8,6 +8,7 @@ nothing fits is shown marked, byte by byte, so that two different texts stay dif
 # ruff: noqa: RUF001 - Cyrillic letters are what it is about
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 MARK = "\N{REPLACEMENT CHARACTER}"
@@ -41,6 +42,7 @@ INTO_UPPER = {
     b"-b": "iso8859_15", b")I": "shift_jis", b"$)C": "euc_kr", b"$)A": "gb2312",
 }  # fmt: skip
 PADDING = b" \0"
+EVIDENCE = 4096  # bytes that are judged
 
 # Which letters often follow the first of each group in Russian and Kazakh; ^ and $ are the ends of a word.
 PAIRS = """
@@ -74,6 +76,7 @@ class Charset(NamedTuple):
 Declared = tuple[bytes, Charset]
 
 
+@lru_cache(256)
 def declared(value: bytes) -> Charset:
     """What a Specific Character Set means; misspelt names that can mean one thing only are taken for it."""
     plain = value.strip(PADDING).upper().decode("latin_1")
@@ -175,7 +178,7 @@ class Reader:
     def __init__(self, values: list[Declared], identity: list[Declared], own: str) -> None:
         """`identity`: name and id of the patient, the same in all images of a study. `own`: what the clinic writes."""
         self._own = own
-        evidence = identity or values
+        evidence = _some(identity or values)
         self._untrue = {charset for charset in {charset for _, charset in evidence} if _is_untrue(evidence, charset)}
         left = [value for value, charset in evidence if not self._certain(value, charset)]
         self._guess = guess(left) if left else ""
@@ -212,6 +215,17 @@ class Reader:
             except UnicodeError:
                 pass
         return Text(marked(value), "")
+
+
+def _some(values: list[Declared]) -> list[Declared]:
+    """Enough of them to judge by."""
+    some, size = [], 0
+    for value, charset in values:
+        if size < EVIDENCE:
+            cut = value if len(value) <= EVIDENCE else value[:EVIDENCE].rpartition(b" ")[0] or value[:EVIDENCE]
+            some.append((cut, charset))
+            size += len(cut)
+    return some
 
 
 def _is_untrue(evidence: list[Declared], charset: Charset) -> bool:

@@ -11,25 +11,24 @@ import struct
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from imaging_importer.charsets import PADDING, Charset, Reader, Text, declared
+from imaging_importer.charsets import PADDING, Charset, Reader, declared
 from imaging_importer.elements import (
-    IMPLICIT_LITTLE,
     LONG_VRS,
-    PIXEL_DATA,
+    SPECIFIC_CHARACTER_SET,
     SPOKEN_VRS,
     UNDEFINED_LENGTH,
     Element,
     Encoding,
-    Item,
+    Found,
+    Texts,
     encode_element,
     encode_item,
     is_odd,
     known_vr,
     text,
 )
-from imaging_importer.instance import PATIENT_ID, SPECIFIC_CHARACTER_SET, Instance
+from imaging_importer.instance import PATIENT_ID, Instance
 from imaging_importer.reasons import RejectedError
 
 INSTITUTION_NAME = 0x00080080
@@ -56,25 +55,20 @@ class Edit:
     tag: int
 
 
-class Step(NamedTuple):
-    """On the way from the top level to a nested value: an item of a sequence."""
-
-    sequence: Element
-    outside: Encoding  # of the sequence
-    number: int  # of the item; the first is 1
-    item: Item
-    inside: Encoding
-
-
 @dataclass(eq=False, frozen=True, slots=True)
 class Value:
     """A value that may have to be written otherwise."""
 
-    element: Element
+    found: Found
+    top: int  # the tag of the top-level element that it is, or is in
     vr: bytes
     raw: bytes
     terms: bytes  # the Specific Character Set that it stands under
-    way: tuple[Step, ...]
+
+    @property
+    def element(self) -> Element:
+        """Where it stands."""
+        return self.found.element
 
     @property
     def charset(self) -> Charset:
@@ -82,25 +76,25 @@ class Value:
         return declared(self.terms)
 
     @property
-    def top(self) -> Element:
-        """The top-level element that it is, or is in."""
-        return self.way[0].sequence if self.way else self.element
+    def is_patient(self) -> bool:
+        """Whether it is the PatientID of the image, not of something that it refers to."""
+        return self.top == PATIENT_ID
 
     @property
     def is_odd(self) -> bool:
         """Whether it can be read in more than one way. Behind a zero byte in a PatientID Orthanc reads no further."""
-        return self.vr != b"CS" and (
-            is_odd(self.raw) or (self.element.tag == PATIENT_ID and b"\0" in self.raw.strip(PADDING))
-        )
+        return is_odd(self.raw) or (self.is_patient and b"\0" in self.raw.strip(PADDING))
 
 
 @dataclass
 class Correction:
     """What becomes of the text of one instance."""
 
+    texts: Texts
     is_converted: bool  # to UTF-8
     edits: list[Edit] = field(default_factory=list)
     grown: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))  # top-level sequences, by so much
+    lengths: defaultdict[tuple[int, str, int], int] = field(default_factory=lambda: defaultdict(int))  # of all below
     before: list[tuple[Value, bool]] = field(default_factory=list)  # what is changed, and whether it conformed
     institution: bytes | None = None  # InstitutionName as it is now
 
@@ -132,8 +126,8 @@ def correct(instance: Instance, own: str) -> Correction | None:
 
 
 def _corrected(instance: Instance, own: str, is_padded: bool) -> Correction | None:
-    values = list(_values(instance))
-    patient = next((value for value in values if value.element.tag == PATIENT_ID and not value.way), None)
+    texts = instance.walker.texts(instance.data_start, PATIENT_ID)
+    values, charsets = _values(instance, texts)
     odd = [value for value in values if value.is_odd]
     reader = Reader(
         [(value.raw, value.charset) for value in odd],
@@ -141,29 +135,28 @@ def _corrected(instance: Instance, own: str, is_padded: bool) -> Correction | No
         own,
     )
     read = [(value, reader.read(value.raw, value.charset)) for value in odd]
-    plain = Text(patient.raw.strip(PADDING).decode("ascii", "replace") if patient else "", "", exact=True)
-    who = next((text for value, text in read if value is patient), plain)
-    instance.patient_id = who.text.strip(" ")
+    patient = next((value for value in values if value.is_patient), None)
+    who = next((text.text for value, text in read if value.is_patient), None)
+    plain = patient.raw.strip(PADDING).decode("ascii") if patient and who is None else ""
+    instance.patient_id = plain if who is None else who.strip(" ")
     is_right = all(text.exact and value.charset.is_right and b"\x1b" not in value.raw for value, text in read) and not (
-        is_padded and who is not plain
+        is_padded and who is not None
     )
     if is_right and not is_padded:
         return None
-    told = ["the PatientID is written plainly"] if is_padded and who is plain and patient else []
-    correction = Correction(is_converted=not is_right)
-    lengths = _Lengths(instance)
-    terms = instance.value(SPECIFIC_CHARACTER_SET)
-    if is_padded and who is plain and patient:
-        _rewrite(instance, correction, lengths, patient, instance.patient_id, True)
+    correction = Correction(texts, is_converted=not is_right)
+    told = []
+    if patient and is_padded and who is None:
+        _rewrite(correction, patient, plain, True)
+        told.append("the PatientID is written plainly")
     if not is_right:
+        conform = _conforms(instance.value(SPECIFIC_CHARACTER_SET))
         for value, text in read:
-            conforms = text.exact and _conforms(value.terms) and _conforms(terms)
-            _rewrite(
-                instance, correction, lengths, value, instance.patient_id if value is patient else text.text, conforms
-            )
-        for value in values:
-            if value.element.tag == SPECIFIC_CHARACTER_SET and value.raw.strip(PADDING) != UTF8:
-                _rewrite(instance, correction, lengths, value, UTF8.decode(), _conforms(value.raw))
+            new = instance.patient_id if value.is_patient else text.text
+            _rewrite(correction, value, new, conform and text.exact and _conforms(value.terms))
+        for value in charsets:
+            if value.raw.strip(PADDING) != UTF8:
+                _rewrite(correction, value, UTF8.decode(), _conforms(value.raw))
         if not instance.find(SPECIFIC_CHARACTER_SET):
             place = next(element.start for element in instance.elements if element.tag > SPECIFIC_CHARACTER_SET)
             added = encode_element(instance.encoding, SPECIFIC_CHARACTER_SET, b"CS", UTF8)
@@ -171,7 +164,7 @@ def _corrected(instance: Instance, own: str, is_padded: bool) -> Correction | No
         told += sorted({f"read as {text.name}" for _, text in read if text.name})
         if not all(text.name for _, text in read):
             told.append("bytes that mean nothing in any likely character set are marked")
-    correction.edits += lengths.edits()
+    correction.edits += _lengths(instance, correction)
     instance.notes[NOTE] = ", ".join(told)
     return correction
 
@@ -180,82 +173,64 @@ def _conforms(terms: bytes) -> bool:
     return bool(DEFINED_TERMS.fullmatch(terms.strip(PADDING)))
 
 
-def _values(instance: Instance) -> Iterator[Value]:
-    """Every text of a data set, and every Specific Character Set."""
-    yield from _values_of(instance, instance.elements, instance.encoding, b"", ())
+def _values(instance: Instance, texts: Texts) -> tuple[list[Value], list[Value]]:
+    """The texts of a data set, and every Specific Character Set; an item may have one of its own."""
 
-
-def _values_of(
-    instance: Instance, elements: list[Element], encoding: Encoding, terms: bytes, way: tuple[Step, ...]
-) -> Iterator[Value]:
-    """Those of one data set or item; an item may have a Specific Character Set of its own."""
-    own = next((element for element in elements if element.tag == SPECIFIC_CHARACTER_SET), None)
-    if own is not None:
-        if way and way[-1].sequence.tag == MODIFIED_ATTRIBUTES:
-            return  # what once was, with its own name of how it is written
-        terms = instance.raw(own)
-        yield Value(own, b"CS", terms, terms, way)
-    for element in elements:
+    def value(found: Found) -> Value:
+        element = found.element
+        items = [0, *(step.item for step in found.way)]
+        own = next((texts.charsets[item].element for item in reversed(items) if item in texts.charsets), None)
+        top = texts.sequences[found.way[0].sequence].element.tag if found.way else element.tag
         vr = element.vr or known_vr(element.tag)
-        if element.tag == PATIENT_ID and not way:
-            yield Value(element, vr if vr in SPOKEN_VRS else b"LO", instance.raw(element), terms, way)
-        elif vr in SPOKEN_VRS:
-            yield Value(element, vr, instance.walker.read(element.value, element.end), terms, way)
-        elif element.tag != PIXEL_DATA and (vr == b"SQ" or element.length == UNDEFINED_LENGTH):
-            inside = IMPLICIT_LITTLE if element.vr == b"UN" else encoding
-            for number, item in enumerate(instance.walker.items(element), 1):
-                step = Step(element, encoding, number, item, inside)
-                yield from _values_of(instance, item.elements, inside, terms, (*way, step))
+        if element.tag == PATIENT_ID and vr not in SPOKEN_VRS:
+            vr = b"LO"
+        terms = instance.raw(own, 256) if own else b""
+        return Value(found, top, vr, instance.walker.read(element.value, element.end), terms)
+
+    def is_history(found: Found) -> bool:
+        """Whether it tells what once was, with its own name of how it is written."""
+        return any(
+            texts.sequences[step.sequence].element.tag == MODIFIED_ATTRIBUTES and step.item in texts.charsets
+            for step in found.way
+        )
+
+    return (
+        [value(found) for found in texts.found if not is_history(found)],
+        [value(found) for found in texts.charsets.values() if not is_history(found)],
+    )
 
 
-def _rewrite(
-    instance: Instance, correction: Correction, lengths: "_Lengths", value: Value, new: str, conforms: bool
-) -> None:
+def _rewrite(correction: Correction, value: Value, new: str, conforms: bool) -> None:
     """Write a value anew, in UTF-8."""
     data = new.encode()
     data += b" " * (len(data) % 2)
-    element, encoding = value.element, value.way[-1].inside if value.way else instance.encoding
+    element = value.element
     # What UTF-8 makes too long for a length of 16 bits stays whole, and text.
     vr = value.vr if value.vr in LONG_VRS or len(data) <= LONGEST_SHORT else b"UT"
-    written = encode_element(encoding, element.tag, vr, data)
-    correction.edits.append(Edit(element.start, element.end - element.start, written, value.top.tag))
+    written = encode_element(value.found.encoding, element.tag, vr, data)
+    correction.edits.append(Edit(element.start, element.end - element.start, written, value.top))
     correction.before.append((value, conforms))
-    grown = len(written) - (element.end - element.start)
-    if value.way:
-        correction.grown[value.top.tag] += grown
-        lengths.grow(value, grown)
-    elif element.tag == INSTITUTION_NAME:
+    if element.tag == value.top == INSTITUTION_NAME:
         correction.institution = data
+    by, child = len(written) - (element.end - element.start), element
+    for step in reversed(value.found.way):
+        order = correction.texts.encodings[step.item].order
+        correction.lengths[step.item + 4, order, value.top] += by
+        if length := correction.texts.group_lengths.get((step.item, child.tag >> 16)):
+            correction.lengths[length.value, order, value.top] += by
+        child, encoding, way = correction.texts.sequences[step.sequence]
+        if not way:
+            correction.grown[child.tag] += by
+        elif child.length != UNDEFINED_LENGTH:
+            correction.lengths[child.value - 4, encoding.order, value.top] += by
 
 
-class _Lengths:
-    """The lengths that are written in front of what a nested value is in, below the top-level sequence itself."""
-
-    def __init__(self, instance: Instance) -> None:
-        self._instance = instance
-        self._grown: defaultdict[tuple[int, str, int], int] = defaultdict(int)  # by position, byte order, tag
-
-    def grow(self, value: Value, by: int) -> None:
-        """A value is so many bytes longer."""
-        tag = value.top.tag
-        children = [*(step.sequence for step in value.way[1:]), value.element]
-        for step, child in zip(value.way, children, strict=True):
-            order = step.inside.order
-            self._grown[step.item.start + 4, order, tag] += by
-            if child is not value.element and child.length != UNDEFINED_LENGTH:
-                self._grown[child.value - 4, order, tag] += by
-            for element in step.item.elements:
-                if element.tag == child.tag & 0xFFFF0000 and element.length == 4:
-                    self._grown[element.value, order, tag] += by
-
-    def edits(self) -> list[Edit]:
-        """The lengths as they have to be."""
-        edits = []
-        for (position, order, tag), grown in self._grown.items():
-            (old,) = struct.unpack(order + "L", self._instance.walker.read(position, position + 4))
-            if old != UNDEFINED_LENGTH and grown:
-                edits.append(Edit(position, 4, struct.pack(order + "L", (old + grown) % (1 << 32)), tag))
-        return edits
+def _lengths(instance: Instance, correction: Correction) -> Iterator[Edit]:
+    """The lengths of what nested values are in, as they have to be, but for those of the top-level sequences."""
+    for (position, order, tag), by in correction.lengths.items():
+        (old,) = struct.unpack(order + "L", instance.walker.read(position, position + 4))
+        if old != UNDEFINED_LENGTH:
+            yield Edit(position, 4, struct.pack(order + "L", (old + by) % (1 << 32)), tag)
 
 
 def originals(instance: Instance, correction: Correction, encoding: Encoding) -> bytes:
@@ -264,19 +239,20 @@ def originals(instance: Instance, correction: Correction, encoding: Encoding) ->
     nonconforming = []
     if correction.is_converted:
         kept[SPECIFIC_CHARACTER_SET] = encode_element(encoding, SPECIFIC_CHARACTER_SET, b"CS", b"")
-    loose = {value.top.tag for value, conforms in correction.before if not conforms}
-    loose |= {value.top.tag for value, _ in correction.before if encoding != instance.encoding and value.way}
+    loose = {value.top for value, conforms in correction.before if not conforms}
+    loose |= {value.top for value, _ in correction.before if encoding != instance.encoding and value.found.way}
     for value, _ in correction.before:
-        tag = value.top.tag
+        way, tag = value.found.way, value.top
         if tag in loose:
-            nonconforming.append(encode_item(encoding, _nonconforming(instance, value, encoding)))
-            if not value.way:
+            nonconforming.append(encode_item(encoding, _nonconforming(instance, correction.texts, value, encoding)))
+            if not way:
                 kept[tag] = encode_element(encoding, tag, value.vr, b"")
-        elif value.way:
-            kept[tag] = instance.walker.read(value.top.start, value.top.end)
+        elif way:
+            sequence = correction.texts.sequences[way[0].sequence].element
+            kept[tag] = instance.walker.read(sequence.start, sequence.end)
         else:
             kept[tag] = encode_element(encoding, tag, value.element.vr or value.vr, value.raw)
-        if creator := _creator(instance, tag):
+        if creator := _creator(correction.texts, 0, tag):
             kept[creator.tag] = encode_element(encoding, creator.tag, b"LO", instance.raw(creator))
     modified = encode_item(encoding, b"".join(data for _, data in sorted(kept.items())))
     result = encode_element(encoding, MODIFIED_ATTRIBUTES, b"SQ", modified)
@@ -285,28 +261,25 @@ def originals(instance: Instance, correction: Correction, encoding: Encoding) ->
     return result
 
 
-def _nonconforming(instance: Instance, value: Value, encoding: Encoding) -> bytes:
+def _nonconforming(instance: Instance, texts: Texts, value: Value, encoding: Encoding) -> bytes:
     """A value by its place (Selector Attribute Macro) and its bytes."""
 
     def tags(*numbers: int) -> bytes:
         return b"".join(struct.pack(encoding.order + "HH", tag >> 16, tag & 0xFFFF) for tag in numbers)
 
+    way = value.found.way
     place = [encode_element(encoding, 0x00720026, b"AT", tags(value.element.tag))]
-    if value.way:
-        place.append(encode_element(encoding, 0x00720052, b"AT", tags(*(step.sequence.tag for step in value.way))))
-    elements = value.way[-1].item.elements if value.way else instance.elements
-    if creator := _creator(instance, value.element.tag, elements):
+    if way:
+        pointer = tags(*(texts.sequences[step.sequence].element.tag for step in way))
+        place.append(encode_element(encoding, 0x00720052, b"AT", pointer))
+    if creator := _creator(texts, way[-1].item if way else 0, value.element.tag):
         place.append(encode_element(encoding, 0x00720056, b"LO", instance.raw(creator)))
-    if value.way:
-        numbers = text("\\".join(str(step.number) for step in value.way))
-        place.append(encode_element(encoding, 0x00741057, b"IS", numbers))
+    if way:
+        place.append(encode_element(encoding, 0x00741057, b"IS", text("\\".join(str(step.number) for step in way))))
     raw = value.raw + b"\0" * (len(value.raw) % 2)
     return b"".join((*place, encode_element(encoding, 0x04000552, b"OB", raw)))
 
 
-def _creator(instance: Instance, tag: int, elements: list[Element] | None = None) -> Element | None:
+def _creator(texts: Texts, item: int, tag: int) -> Element | None:
     """The element that says whose a private one is (PS3.5 7.8.1)."""
-    if not tag >> 16 & 1 or not tag & 0xFF00:
-        return None
-    creator = tag & 0xFFFF0000 | (tag & 0xFF00) >> 8
-    return next((element for element in elements or instance.elements if element.tag == creator), None)
+    return texts.creators.get((item, tag & 0xFFFF0000 | (tag & 0xFF00) >> 8))

@@ -23,6 +23,7 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM = 0xFFFEE000
 ITEM_DELIMITER = 0xFFFEE00D
 PIXEL_DATA = 0x7FE00010
+SPECIFIC_CHARACTER_SET = 0x00080005
 
 # The VRs that there are (PS3.5 table 6.2-1), by the width of their length (tables 7.1-1 and 7.1-2). Of any other VR
 # parsers guess the width, and not all of them the same.
@@ -41,6 +42,10 @@ MAX_DEPTH = 32
 # hundred thousand; a million takes DCMTK 250 MB and this walker a second.
 MOST_NODES = 1_000_000
 MOST_ELEMENTS = 1 << 16
+# Texts beyond ASCII in one file, and their bytes: each is decoded, and may have to be written anew.
+MOST_TEXTS = 200_000
+LARGEST_TEXTS = 16 << 20
+CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,7 @@ class Walker:
         self._size = size
         self._bytes = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
         self._odd: list[int] = []
+        self._encoding = encoding
         self._reader = _Reader(self._bytes, size, encoding, [MOST_NODES], self._odd)
 
     @property
@@ -110,6 +116,14 @@ class Walker:
         """The items of a sequence."""
         return self._reader.items(sequence)
 
+    def texts(self, position: int, always: int) -> "Texts":
+        """Every text from `position` on that is more than ASCII, however deep, and the top-level element `always`."""
+        texts = Texts(always)
+        _Finder(self._bytes, self._size, self._encoding, [MOST_NODES], [position], texts).data_set(
+            position, self._size, 0, False
+        )
+        return texts
+
     def close(self) -> None:
         """Let go of the file."""
         self._bytes.close()
@@ -125,6 +139,7 @@ class _Reader:
     def __init__(self, data: mmap.mmap, size: int, encoding: Encoding, left: list[int], odd: list[int]) -> None:
         self._data = data
         self._size = size
+        self._encoding = encoding
         self._explicit = encoding.explicit
         self._tag = struct.Struct(encoding.order + "HH").unpack_from
         self._short = struct.Struct(encoding.order + "H").unpack_from
@@ -201,7 +216,7 @@ class _Reader:
                 raise self._broken_off(position, end, tag, stop)
             if vr == b"SQ" or (not vr and self._may_be_sequence(tag, value)):
                 self.sequence(value, stop, depth + 1, False)
-            elif not self._odd and (vr or known_vr(tag)) in SPOKEN_VRS and is_odd(data[value:stop]):
+            elif not self._odd and (vr or known_vr(tag)) in SPOKEN_VRS and self._is_odd(value, stop):
                 self._odd.append(position)
         return Element(tag, vr, position, value, length, stop)
 
@@ -243,7 +258,7 @@ class _Reader:
     def items(self, sequence: Element) -> Iterator[Item]:
         """The items of a sequence."""
         delimited = sequence.length == UNDEFINED_LENGTH
-        reader = (sequence.vr in (b"UN", b"") and self._implicit) or self
+        reader = (sequence.vr == b"UN" and self._implicit) or self
         position, end = sequence.value, sequence.end - 8 if delimited else sequence.end
         while position < end:
             elements: list[Element] = []
@@ -274,6 +289,9 @@ class _Reader:
             raise self._broken_off(position, end, tag, value + length)
         return value + length if fragments else self.data_set(value, value + length, depth, False, elements)
 
+    def _is_odd(self, value: int, stop: int) -> bool:
+        return any(is_odd(self._data[at : min(stop, at + CHUNK)]) for at in range(value, stop, CHUNK))
+
     def _count(self) -> None:
         self._left[0] -= 1
         if self._left[0] < 0:
@@ -301,6 +319,87 @@ class _Reader:
         if end >= self._size:
             return RejectedError("truncated", f"{what}, the file has {self._size}")
         return RejectedError("damaged", f"{what}, what it stands in ends at byte {end}")
+
+
+class Step(NamedTuple):
+    """On the way from the top level to a nested element: the sequence that begins there, and its item."""
+
+    sequence: int
+    number: int  # the first is 1
+    item: int
+
+
+class Found(NamedTuple):
+    """A text, and where it is."""
+
+    element: Element
+    encoding: Encoding
+    way: tuple[Step, ...]
+
+
+class Texts:
+    """The texts of a data set that are more than ASCII, and what has to be known to write them anew.
+
+    Items are known by where they begin; the top level is item 0.
+    """
+
+    def __init__(self, always: int) -> None:
+        self.always = always  # the tag of a text at top level that is found whatever it says
+        self.found: list[Found] = []
+        self.size = 0
+        self.charsets: dict[int, Found] = {}  # by item
+        self.sequences: dict[int, Found] = {}  # that hold any of them, by where they begin
+        self.encodings: dict[int, Encoding] = {}  # of the items
+        self.group_lengths: dict[tuple[int, int], Element] = {}  # by item and group
+        self.creators: dict[tuple[int, int], Element] = {}  # of private elements, by item and tag
+        self.open: list[tuple[list[int], int]] = []  # sequences that are being read
+
+    def way(self) -> tuple[Step, ...]:
+        """To what is being read."""
+        return tuple(Step(*step) for step, _ in self.open)
+
+
+class _Finder(_Reader):
+    """Finds texts in a data set that was walked before, and so is known to be sound."""
+
+    def __init__(
+        self, data: mmap.mmap, size: int, encoding: Encoding, left: list[int], odd: list[int], texts: Texts
+    ) -> None:
+        super().__init__(data, size, encoding, left, odd)
+        self._texts = texts
+        self._implicit = _Finder(data, size, IMPLICIT_LITTLE, left, odd, texts) if encoding.explicit else None
+
+    def element(self, position: int, end: int, depth: int) -> Element:
+        texts = self._texts
+        texts.open.append(([position, 0, 0], len(texts.found) + len(texts.charsets)))
+        element = super().element(position, end, depth)
+        _, before = texts.open.pop()
+        item = texts.open[-1][0][2] if texts.open else 0
+        tag = element.tag
+        if len(texts.found) + len(texts.charsets) > before:
+            texts.sequences[position] = Found(element, self._encoding, texts.way())
+        elif tag == SPECIFIC_CHARACTER_SET:
+            texts.charsets[item] = Found(element, self._encoding, texts.way())
+        elif (not item and tag == texts.always) or (
+            (element.vr or known_vr(tag)) in SPOKEN_VRS and self._is_odd(element.value, element.end)
+        ):
+            texts.found.append(Found(element, self._encoding, texts.way()))
+            texts.size += element.end - element.value
+            if len(texts.found) > MOST_TEXTS or texts.size > LARGEST_TEXTS:
+                raise RejectedError(
+                    "damaged", f"more than {MOST_TEXTS:,} texts, or {LARGEST_TEXTS >> 20} MiB of text, beyond ASCII"
+                )
+        elif not tag & 0xFFFF and element.length == 4:
+            texts.group_lengths[item, tag >> 16] = element
+        elif tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF:
+            texts.creators[item, tag] = element
+        return element
+
+    def _item(self, position: int, end: int, depth: int, fragments: bool, elements: list[Element] | None = None) -> int:
+        step, _ = self._texts.open[-1]
+        step[1], step[2] = step[1] + 1, position
+        self._texts.encodings[position] = self._encoding
+        return super()._item(position, end, depth, fragments, elements)
 
 
 def _refuse_twice(tags: "array[int]") -> None:
