@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from imaging_importer.charsets import declared
+from imaging_importer.elements import SPECIFIC_CHARACTER_SET
 from imaging_importer.instance import PATIENT_ID, read_instance
 from imaging_importer.reasons import CompanionError, RejectedError
 from imaging_importer.stamp import stamp
@@ -74,8 +76,11 @@ def let_through(data: bytes, target: Path, scratch: Path) -> dict[str, bytes] | 
             "study": instance.study_uid.encode(),
             "series": instance.series_uid.encode(),
         }
-        if (patient := instance.find(PATIENT_ID)) is not None:
-            identifiers["patient"] = instance.raw(patient).rstrip(b"\0 ")
+        if instance.find(PATIENT_ID) is not None:
+            with target.open("rb") as stored:
+                charset = declared(read_instance(stored, scratch).value(SPECIFIC_CHARACTER_SET))
+            assert instance.patient_id is not None
+            identifiers["patient"] = instance.patient_id.encode(charset.codec or charset.upper or "ascii")
         return identifiers
 
 
