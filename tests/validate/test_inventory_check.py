@@ -182,6 +182,14 @@ def test_a_wrong_domain_is_told_with_what_it_takes(find: Find, domain: str, told
             "imaging_clinics[1].id",
             "and so is imaging_clinics[0].id",
         ),
+        *(
+            (
+                {"imaging_clinics": [{"id": "aa", "name": "A", "charset": charset}], "imaging_users": []},
+                "imaging_clinics[0].charset",
+                "takes one of windows-1250, windows-1251",
+            )
+            for charset in ("cp1251", "ISO_IR 144", "utf-8", "")
+        ),
         # users
         *(
             (

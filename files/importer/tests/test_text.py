@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+import yaml
 from imaging_importer.charsets import FOREIGN, Reader, declared, decode, guess, marked
 from imaging_importer.correction import NOTE
 from imaging_importer.elements import (
@@ -493,6 +494,9 @@ def test_code_extensions_are_read_as_pydicom_reads_them() -> None:
 
 
 def test_what_a_clinic_may_be_said_to_write_is_a_set_that_python_reads() -> None:
+    schema = yaml.safe_load((Path(__file__).parents[3] / "vars/schema.yml").read_text("utf-8"))
+    clinic = schema["argument_specs"]["main"]["options"]["imaging_clinics"]["options"]
+    assert clinic["charset"]["choices"] == list(FOREIGN)
     for name, codec in FOREIGN.items():
         assert "A".encode(codec) == b"A"
         assert declared(name.encode()).codec or declared(name.encode()).upper

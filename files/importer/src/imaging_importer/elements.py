@@ -290,6 +290,8 @@ class _Reader:
         return value + length if fragments else self.data_set(value, value + length, depth, False, elements)
 
     def _is_odd(self, value: int, stop: int) -> bool:
+        if stop - value <= CHUNK:
+            return is_odd(self._data[value:stop])
         return any(is_odd(self._data[at : min(stop, at + CHUNK)]) for at in range(value, stop, CHUNK))
 
     def _count(self) -> None:
@@ -430,7 +432,7 @@ def known_vr(tag: int) -> bytes:
 
 def is_odd(value: bytes) -> bool:
     """Whether a text is more than ASCII: what it says depends on its character set."""
-    return b"\x1b" in value or not value.isascii()
+    return not value.isascii() or b"\x1b" in value
 
 
 def name(tag: int) -> str:

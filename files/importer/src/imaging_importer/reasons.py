@@ -29,7 +29,8 @@ SENTENCES = {
     "patient-mismatch": "The archive holds this study under another PatientID. Two patients cannot share one study. "
     "Correct the PatientID or the StudyInstanceUID and deliver it again.",
     "refused-by-archive": "Orthanc could not read the image and refused it. Export it again from the modality or PACS.",
-    "signed": "The image carries a digital signature over an element that the import has to set (InstitutionName). "
+    "signed": "The image carries a digital signature over an element that the import has to set (InstitutionName) "
+    "or to correct (text in an untrue character set). "
     "Importing it would break the signature. Deliver it without the signature.",
     "stops-the-archive": "The archive stopped working each time it was sent this image, or others of its delivery. "
     "It is not sent again. Keep the file for the makers of the archive.",
@@ -64,8 +65,8 @@ def told(reason: str) -> str:
 # What is said of an image that was stored, beside that; the detail of each file says more.
 NOTES = {
     "not-displayable": "The image is stored and can be downloaded, but cannot be displayed.",
-    "text-corrected": "The image said untruly, or not at all, in which character set its text is. "
-    "It is stored as UTF-8; the values as delivered are kept in it.",
+    "text-corrected": "The image said untruly, not at all, or not so that every program understands it, how its text "
+    "is written. It is stored so that all read the same; the values as delivered are kept in it.",
 }
 
 # Kept with the delivery and counted, neither stored nor a failure.
