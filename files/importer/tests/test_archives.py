@@ -161,6 +161,12 @@ def test_a_dicom_file_that_is_also_a_zip_is_dicom(tmp_path: Path) -> None:
     assert bodies["a.zip"][:132] == polyglot[:132]
 
 
+@pytest.mark.parametrize("name", ["[Content_Types].xml", "META-INF/manifest.xml"])
+def test_an_office_document_is_no_archive(tmp_path: Path, name: str) -> None:
+    document = zipped({name: b"<xml/>", "word/document.xml": b"<xml/>"})
+    assert read(tmp_path / "folder", {"report.docx": document})[0] == {"report.docx": "not-dicom"}
+
+
 # --- names ----------------------------------------------------------------------------------------------------------
 def raw_zip(names: list[bytes], flags: int = 0) -> bytes:
     """A zip with names that zipfile would not write; each member is the image."""
@@ -535,7 +541,7 @@ def test_a_delivery_with_archives_ends_the_same_whenever_it_is_killed(
             "good.zip": "archive",
             "good.zip/read.me": "not-dicom",
         }
-    assert "whole archive is in this folder" in (failed / "REASON.txt").read_text()
+    assert "is here as a whole" in (failed / "REASON.txt").read_text()
     if not failpoint:  # and again
         put_back(failed, tmp_path / "failed", tmp_path / "inbox")
         place.carry()
