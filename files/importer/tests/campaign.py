@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
 import os
 import random
 import tempfile
+import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +86,11 @@ class Campaign:
             study, series = uid(self.random), uid(self.random)
         data = instance(self.random, study, series, "P1", self.random.choice(TEMPLATES))
         self.known.append((study, series, data))
-        return data[: self.random.randrange(len(data))] if kind > 0.95 else data
+        data = data[: self.random.randrange(len(data))] if kind > 0.95 else data
+        packed = self.random.random()
+        if packed < 0.05:
+            return gzip.compress(data, mtime=0)
+        return zipped(data, self.random.choice(self.known)[2]) if packed < 0.1 else data
 
     def settled(self) -> bool:
         """Whether nothing is pending, in the inbox or the spool."""
@@ -127,11 +134,7 @@ class Campaign:
         nothing else.
         """
         expected: dict[str, str] = {}
-        for path in (self.root / "processed").rglob("*"):
-            if not path.is_file():
-                continue
-            clinic = path.relative_to(self.root / "processed").parts[0]
-            data = path.read_bytes()
+        for clinic, path, data in self.imported():
             try:
                 sop = pydicom.dcmread(io.BytesIO(data)).SOPInstanceUID
             except (pydicom.errors.InvalidDicomError, AttributeError):
@@ -148,6 +151,18 @@ class Campaign:
         visible = {study for study, (_, revision) in owners.items() if revision}
         assert {identity[1] for identity in identities} == visible
 
+    def imported(self) -> Iterator[tuple[str, Path, bytes]]:
+        """What is under processed/, with what is in archives, and what did not fail of archives under failed/."""
+        for folder in [*(self.root / "processed").glob("*/*/*"), *(self.root / "failed").glob("*/*/*")]:
+            place, clinic = folder.relative_to(self.root).parts[:2]
+            report = json.loads((folder / "report.json").read_text()) if place == "failed" else {"failures": []}
+            failed = {failure["path"] for failure in report["failures"]}
+            for path in folder.rglob("*"):
+                if path.is_file() and (place == "processed" or (report["processed"] and is_archive(path.read_bytes()))):
+                    for name, data in unpacked(path.read_bytes()).items():
+                        if f"{path.relative_to(folder)}{name}" not in failed:
+                            yield clinic, path, data
+
     def owners(self) -> dict[str, tuple[str, int]]:
         """StudyInstanceUID -> clinic and revision, of the registry."""
         with self.registry.connect("postgres") as connection:
@@ -163,7 +178,28 @@ class Campaign:
             there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
             there -= {"report.json", "REASON.txt"}
             named = {failure["path"] for failure in report["failures"]} - {None}
+            named = {str(Path(name).parent) if (folder / name).parent.is_file() else name for name in named}
             assert named == there if report["processed"] else named <= there, folder
+
+
+def zipped(*images: bytes) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as made:
+        for number, data in enumerate(images):
+            made.writestr(zipfile.ZipInfo(str(number)), data)
+    return target.getvalue()
+
+
+def is_archive(data: bytes) -> bool:
+    return data[:2] in (b"PK", b"\x1f\x8b")
+
+
+def unpacked(data: bytes) -> dict[str, bytes]:
+    """What is in a file, by the name that it is shown by behind the file's own; of most files, itself."""
+    if data[:2] == b"PK":
+        with zipfile.ZipFile(io.BytesIO(data)) as made:
+            return {f"/{name}": made.read(name) for name in made.namelist()}
+    return {"/file": gzip.decompress(data)} if is_archive(data) else {"": data}
 
 
 def stamped(data: bytes, clinic: str) -> bytes:

@@ -191,6 +191,8 @@ class Builder:
     def meta(self) -> bytes:
         syntax = self.syntax if not self.lies() else self.random.choice(LIES)
         outside, self.explicit, self.order = (self.explicit, self.order), True, "<"
+        if self.random.randrange(12) == 0:  # as some write it
+            self.explicit, self.order = self.random.choice(((False, "<"), (True, ">"), (False, ">")))
         made = [(0x00020001, self.element(0x00020001, "OB", b"\0\1"))]
         made.append((0x00020002, self.element(0x00020002, "UI", SOP_CLASS.encode())))
         made.append((0x00020003, self.element(0x00020003, "UI", self.uid())))
@@ -200,7 +202,7 @@ class Builder:
         if self.random.randrange(2):
             made.append((0x00020012, self.element(0x00020012, "UI", b"1.2.3")))
         data = self.joined(made)
-        length = self.element(0x00020000, "UL", struct.pack("<L", self.length(len(data)) % (1 << 32)))
+        length = self.element(0x00020000, "UL", struct.pack(self.order + "L", self.length(len(data)) % (1 << 32)))
         self.explicit, self.order = outside
         return data if self.lies() else length + data
 
@@ -215,6 +217,8 @@ class Builder:
         if self.random.randrange(15) == 0:
             return data
         preamble = bytes(128) + b"DICM" if not (self.lies() and self.lies()) else b""
+        if self.random.randrange(12) == 0:
+            preamble = self.random.choice((b"", b"DICM", bytes(128), bytes(128) + b"dicm"))
         return preamble + self.meta() + data
 
 

@@ -188,8 +188,16 @@ def test_what_is_not_an_image_is_told_apart(world: World) -> None:
             "name with spaces \u00e4.dcm".encode(),
             b".DS_Store",
             b"\xff\xfe.dcm",
+            b"report.json",
         ]
     )
+    for place in ("processed", "failed"):
+        told = json.loads((world.archived(place, "north", "mixed") / "report.json").read_text())
+        kept_as = {entry["path"]: entry["reason"] for entry in told["kept"]}
+        assert kept_as == {"notes.txt": "not-dicom", "DICOMDIR": "dicomdir", ".DS_Store": "not-dicom"}
+        assert told["files"] == {"stored": 3, "kept": 3, "failed": 6}
+        assert {failure["path"] for failure in told["failures"]} == report(world.root, "north", "mixed").keys()
+        assert {"not-dicom", "dicomdir", "truncated"} < told["meaning"].keys()
     assert outside.read_bytes() == b"secret"
 
 

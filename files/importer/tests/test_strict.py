@@ -502,10 +502,10 @@ def test_the_stamp_counts(tmp_path: Path) -> None:
 
 
 def test_what_is_no_image_may_have_any_size(tmp_path: Path) -> None:
-    with (tmp_path / "a.zip").open("wb") as file:
-        file.write(b"PK\3\4" * 50)
+    with (tmp_path / "a.mp4").open("wb") as file:
+        file.write(b"\0\0\0\x18ftypmp42" * 50)
         file.truncate(1 << 40)
-    with batch_of(tmp_path, "a.zip") as batch:
+    with batch_of(tmp_path, "a.mp4") as batch:
         assert [outcome.outcome for outcome in batch.outcomes] == [Outcome.KEPT]
 
 

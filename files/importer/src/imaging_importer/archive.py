@@ -1,6 +1,7 @@
 """Puts a settled delivery in its place.
 
-Processed/<clinic>/<date>/<folder>, and what failed under failed/ with the reason.
+Processed/<clinic>/<date>/<folder>, and what failed under failed/ with the reason. An archive of which a file failed is
+moved there as a whole.
 """
 
 import errno
@@ -16,7 +17,7 @@ from typing import BinaryIO
 from imaging_importer import failpoints, tree
 from imaging_importer.journal import WHOLE, FileOutcome, Job, Journal, Outcome
 from imaging_importer.printable import printable
-from imaging_importer.reasons import NEUTRAL, SENTENCES, TransientError, told
+from imaging_importer.reasons import ARCHIVE, KEPT, NEUTRAL, NOTES, SENTENCES, TransientError, told
 from imaging_importer.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 REASON = "REASON.txt"
 REPORT = "report.json"
 FORMAT = "imaging-importer report 1"
+MEANINGS = SENTENCES | KEPT | NOTES
 CHUNK = 1 << 16
 # What a file system says that does not take a name: too long, or characters or bytes that it has no room for.
 REFUSED_NAMES = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
@@ -71,7 +73,7 @@ class Archive:
         if job.processed_path and job.failed_path and source.exists():
             for file in self._journal.files(job.id, Outcome.FAILED):
                 if file.path != WHOLE:
-                    tree.move_file(source, file.path, job.failed_path)
+                    tree.move_file(source, file.archive or file.path, job.failed_path)
                 failpoints.reach("failed-file-moved")
                 yield
             failpoints.reach("failed-files-moved")
@@ -80,19 +82,28 @@ class Archive:
             tree.move(source, rest)
         failpoints.reach("folder-moved")
         yield
-        if job.failed_path:
-            self._report(job, job.failed_path)
+        self._report(job)
         failpoints.reach("report-written")
         self._spool.release(job)
 
-    def _report(self, job: Job, folder: Path) -> None:
-        counts = self._journal.counts(job.id)
-        tree.make_directory(folder)  # what failed as a whole may have left no file to move there
-        _write(folder, REPORT, job.id, self._report_lines(job, counts))
-        _write(folder, REASON, job.id, self._reason_lines(job, counts))
-        tree.sync_directory(folder)
+    def _report(self, job: Job) -> None:
+        """Say what became of the files that are not simply stored."""
+        counts, notes = self._journal.counts(job.id), self._journal.notes(job.id)
+        if job.failed_path:
+            tree.make_directory(job.failed_path)  # what failed as a whole may have left no file to move there
+            _write(job.failed_path, REPORT, job.id, self._report_lines(job, counts, notes))
+            _write(job.failed_path, REASON, job.id, self._reason_lines(job, counts))
+            tree.sync_directory(job.failed_path)
+        if job.processed_path and (counts[Outcome.KEPT] or notes):
+            tree.make_directory(job.processed_path)
+            _write(job.processed_path, REPORT, job.id, self._report_lines(job, counts, notes))
+            tree.sync_directory(job.processed_path)
 
-    def _report_lines(self, job: Job, counts: dict[Outcome, int]) -> Iterator[str]:
+    def _report_lines(self, job: Job, counts: dict[Outcome, int], notes: dict[str, int]) -> Iterator[str]:
+        whole = FileOutcome("", Outcome.FAILED, _nothing(job))
+        nothing = [] if counts[Outcome.STORED] or counts[Outcome.FAILED] else [whole]
+        codes = [told(reason) for reason in (*self._journal.reasons(job.id), *(file.reason for file in nothing))]
+        codes += [*self._journal.reasons(job.id, Outcome.KEPT), *notes]
         report = {
             "format": FORMAT,
             "job": job.id,
@@ -101,19 +112,24 @@ class Archive:
             "claimed_at": _iso(job.claimed_at),
             "files": {outcome: counts[outcome] for outcome in (Outcome.STORED, Outcome.KEPT, Outcome.FAILED)},
             "processed": printable(job.processed_path) if job.processed_path else None,
+            "failed": printable(job.failed_path) if job.failed_path else None,
+            "meaning": {code: MEANINGS[code] for code in sorted(set(codes))},
         }
-        yield json.dumps(report, indent=1)[:-2] + ',\n "failures": ['
-        failures = map(_as_told, self._journal.files(job.id, Outcome.FAILED))
-        nothing = {"path": None, "reason": _nothing(job), "detail": ""}
-        for number, failure in enumerate(failures if counts[Outcome.FAILED] else [nothing]):
-            yield (",\n  " if number else "\n  ") + json.dumps(failure)
-        yield "\n ]\n}\n"
+        yield json.dumps(report, indent=1)[:-2]
+        files = self._journal.files
+        yield from _list("failures", map(_as_told, chain(files(job.id, Outcome.FAILED), nothing)))
+        yield from _list("kept", map(_as_kept, files(job.id, Outcome.KEPT)))
+        yield from _list("notes", chain.from_iterable(map(_as_noted, files(job.id, Outcome.STORED, noted=True))))
+        yield "\n}\n"
 
     def _reason_lines(self, job: Job, counts: dict[Outcome, int]) -> Iterator[str]:
         yield f"Delivery '{printable(job.folder)}' of clinic {job.clinic}, received {_iso(job.claimed_at)}.\n\n"
         if counts[Outcome.STORED]:
             yield f"{counts[Outcome.STORED]} images of it were imported. "
-            yield f"{counts[Outcome.FAILED]} files were not and are in this folder.\n\n"
+            yield f"{counts[Outcome.FAILED]} files were not and are in this folder.\n"
+            if ARCHIVE in self._journal.reasons(job.id, Outcome.KEPT):
+                yield "A zip or gzip file in which one of them was is here as a whole.\n"
+            yield "\n"
         else:
             yield "Nothing of it was imported. All its files are in this folder.\n\n"
         of_told: dict[str, list[str]] = {}
@@ -133,19 +149,38 @@ class Archive:
         yield "When the cause is gone, the administrator can deliver this folder again: imaging-importer retry FOLDER\n"
 
 
+def _list(name: str, entries: Iterable[dict[str, str | None]]) -> Iterator[str]:
+    """A list of the report, however long it is."""
+    yield f',\n "{name}": ['
+    separator = "\n  "
+    for entry in entries:
+        yield separator + json.dumps(entry)
+        separator = ",\n  "
+    yield "\n ]"
+
+
 def _nothing(job: Job) -> str:
     """Why a delivery without any failed file failed."""
     return "dropped" if job.dropped else "no-dicom"
 
 
-def _as_told(file: FileOutcome) -> dict[str, str]:
-    """A failure in the words that whoever delivered may read."""
+def _as_told(file: FileOutcome) -> dict[str, str | None]:
+    """A failure in the words that whoever delivered may read; without a path, of the delivery as a whole."""
     reason = told(file.reason)
     return {
-        "path": printable(file.path),
+        "path": printable(file.path) if file.path else None,
         "reason": reason,
         "detail": "" if reason == NEUTRAL else printable(file.detail),
     }
+
+
+def _as_kept(file: FileOutcome) -> dict[str, str | None]:
+    return {"path": printable(file.path), "reason": file.reason}
+
+
+def _as_noted(file: FileOutcome) -> Iterator[dict[str, str | None]]:
+    for note, detail in file.notes.items():
+        yield {"path": printable(file.path), "note": note, "detail": printable(detail)}
 
 
 def _free_name(target: Path) -> Path:

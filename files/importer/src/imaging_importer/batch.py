@@ -5,12 +5,15 @@ registry, and so can run ahead of them.
 import contextlib
 import errno
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
-from imaging_importer import tree
+from imaging_importer import reasons, tree
+from imaging_importer.containers import Archives
 from imaging_importer.instance import Instance, Limits, admit, read_instance, too_large
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import CompanionError, RejectedError, TransientError
@@ -50,6 +53,7 @@ class Batch:
 
     outcomes: list[FileOutcome] = field(default_factory=list)  # what is decided already
     instances: list[Prepared] = field(default_factory=list)  # what is to be sent
+    listed: list[FileOutcome] = field(default_factory=list)  # what was found in archives
     _open: ExitStack = field(default_factory=ExitStack)
 
     def __len__(self) -> int:
@@ -59,19 +63,34 @@ class Batch:
         """Close the files."""
         self._open.close()
 
-    def read(self, folder: Path, path: str, clinic: str, scratch: Path, limits: Limits, charset: str = "") -> int:
+    def read(
+        self,
+        folder: Path,
+        file: FileOutcome,
+        clinic: str,
+        scratch: Path,
+        limits: Limits,
+        charset: str = "",
+        archives: Archives | None = None,
+    ) -> int:
         """Read and stamp one more file; its weight. `scratch` is a directory for copies, `charset` what the clinic
         writes where an image does not say so.
 
-        What is read, checked and sent is a copy of it: its sender may still write into it.
+        What is read, checked and sent is a copy of it: its sender may still write into it. Of an archive, what is in it
+        is listed, to be read in its turn; without `archives` none is unpacked.
 
         Raises TransientError or OSError for what may pass.
         """
         try:
             with _read_errors(), ExitStack() as opened:  # what is refused is closed at once
-                with tree.open_file(folder, path) as delivered:
-                    admit(delivered, limits)
-                    copy = opened.enter_context(snapshot(delivered, scratch))
+                if file.archive and archives:
+                    copy = opened.enter_context(archives.open(file))
+                    self._list(file, copy, archives)
+                else:
+                    with tree.open_file(folder, file.path) as delivered:
+                        self._list(file, delivered, archives)
+                        admit(delivered, limits)
+                        copy = opened.enter_context(snapshot(delivered, scratch))
                 instance = read_instance(copy, scratch, limits)
                 opened.callback(instance.close)
                 body = stamp(instance, clinic, scratch, charset)
@@ -81,14 +100,24 @@ class Batch:
                     raise too_large(body.size, limits)
                 self._open.push(opened.pop_all())
         except CompanionError as companion:
-            self.outcomes.append(FileOutcome(path, Outcome.KEPT, companion.reason))
+            self.outcomes.append(FileOutcome(file.path, Outcome.KEPT, companion.reason))
         except RejectedError as rejection:
-            self.outcomes.append(FileOutcome(path, Outcome.FAILED, rejection.reason, rejection.detail))
+            self.outcomes.append(FileOutcome(file.path, Outcome.FAILED, rejection.reason, rejection.detail))
         else:
-            prepared = Prepared(path, instance, body, before)
+            prepared = Prepared(file.path, instance, body, before)
             self.instances.append(prepared)
             return prepared.weight
         return 0
+
+    def _list(self, file: FileOutcome, content: BinaryIO, archives: Archives | None) -> None:
+        """List what is in an archive. Raises CompanionError for one: it stays beside what is in it."""
+        members = archives.members(file, content) if archives else None
+        if members is not None:
+            self.listed += members
+            raise CompanionError(reasons.ARCHIVE)
+        size = os.fstat(content.fileno()).st_size
+        if file.archive and size != file.size:  # gzip does not say it beforehand
+            self.listed.append(replace(file, size=size))
 
 
 def read_batch(
@@ -100,13 +129,16 @@ def read_batch(
     max_count: int,
     limits: Limits,
     charset: str = "",
+    archives: Archives | None = None,
 ) -> Batch:
-    """Read the next files until a batch is full; empty when there are no more."""
+    """Read the next files until a batch is full; empty when there are no more. Archives are unpacked by `archives`, of
+    which one is used for all batches of a delivery.
+    """
     batch = Batch()
     size = 0
     try:
         for file in files:
-            size += batch.read(folder, file.path, clinic, scratch, limits, charset)
+            size += batch.read(folder, file, clinic, scratch, limits, charset, archives)
             if size >= max_bytes or len(batch) >= max_count:
                 break
     except BaseException:

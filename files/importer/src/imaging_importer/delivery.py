@@ -17,6 +17,7 @@ from imaging_importer import failpoints, tree
 from imaging_importer.archive import Archive
 from imaging_importer.batch import Batch, Prepared, read_batch
 from imaging_importer.config import Config
+from imaging_importer.containers import Archives
 from imaging_importer.instance import Instance, orthanc_id
 from imaging_importer.journal import FileOutcome, Job, Journal, Outcome, State
 from imaging_importer.orthanc import Held, OrthancClient, Stow
@@ -94,7 +95,8 @@ class Carrier:
         elif job.state is State.CLAIMED or (job.state is State.LISTED and job.attempts):
             yield from self._list(job)
         if self._journal.job(job.id).state is State.LISTED:
-            yield from self._upload(job, crowded)
+            while (yield from self._upload(job, crowded)):
+                pass  # what was found in archives is sent in its turn
             yield from self._refuse_changes(job)
             if self._journal.has_pending(job.id):
                 raise TransientError("orthanc does not store some of the images just now")
@@ -140,7 +142,7 @@ class Carrier:
         """What was withdrawn before it was sent is no part of the delivery."""
         folder = self._spool.folder(job)
         for file in self._journal.files(job.id, Outcome.PENDING) if job.attempts else ():
-            if not tree.exists(folder, file.path):
+            if not tree.exists(folder, file.archive or file.path):
                 self._journal.forget_file(job.id, file.path)
             yield None
 
@@ -151,17 +153,21 @@ class Carrier:
         if (yield from self._compare(job)):
             raise TransientError("the folder was changed while it was imported; what changed is imported again")
 
-    def _upload(self, job: Job, crowded: Callable[[], bool]) -> Iterator[Step]:
-        """Send every pending file, in batches, in the order of their paths."""
-        with ThreadPoolExecutor(1, "read-ahead") as reader:
+    def _upload(self, job: Job, crowded: Callable[[], bool]) -> Generator[Step, None, bool]:
+        """Send every pending file, in batches, in the order of their paths; whether more were found in archives."""
+        folder, unpacked = self._spool.folder(job), False
+        archives = Archives(folder, self._spool.scratch, self._config.limits)
+        with closing(archives), ThreadPoolExecutor(1, "read-ahead") as reader:
             files = self._journal.files(job.id, Outcome.PENDING)
 
             def read_next() -> Future[Batch]:
                 share = CROWDED if crowded() else 1
                 sizes = (self._config.batch_bytes // share, -(-self._config.batch_count // share), self._config.limits)
                 charset = self._config.charsets.get(job.clinic, "")
+                # A part of an upload is one DICOM file (PS3.18 10.5.1): there, nothing is unpacked.
+                unpack = None if job.caller else archives
                 return reader.submit(
-                    read_batch, self._spool.folder(job), files, job.clinic, self._spool.scratch, *sizes, charset
+                    read_batch, folder, files, job.clinic, self._spool.scratch, *sizes, charset, unpack
                 )
 
             coming = read_next()
@@ -171,10 +177,12 @@ class Carrier:
                     coming = read_next()  # while Orthanc stores one batch the next is being read
                     with closing(batch):
                         self._settle(job, batch)
+                        unpacked = unpacked or bool(batch.listed)
                     yield coming
             finally:
                 if not coming.exception():
                     coming.result().close()
+        return unpacked
 
     def _settle(self, job: Job, batch: Batch) -> None:
         """Claim the studies of a batch, send it, and write down what became of each file.
@@ -186,7 +194,7 @@ class Carrier:
                 claimed, refused = self._claim(job, batch.instances)
                 held.enter_context(self._recorder.holding(prepared.instance.study_uid for prepared in claimed))
             sent = self._send(job, claimed)
-            self._journal.settle(job.id, batch.outcomes + refused + sent)
+            self._journal.settle(job.id, batch.outcomes + refused + sent, batch.listed)
             failpoints.reach("batch-journalled")
 
     def _claim(self, job: Job, batch: list[Prepared]) -> tuple[list[Prepared], list[FileOutcome]]:

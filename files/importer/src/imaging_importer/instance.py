@@ -1,7 +1,7 @@
 """Reads what the importer must know of a delivered file, never its pixels, and has it written in one way.
 
-A file is an instance (Part 10 file, or a bare data set of old modalities), a companion (text, DICOMDIR:
-CompanionError) or cannot be imported (RejectedError).
+A file is an instance (Part 10 file, or a data set in another dress: imaging_importer.dress), a companion (text,
+DICOMDIR: CompanionError) or cannot be imported (RejectedError).
 
 What Orthanc's parser could read otherwise is refused (imaging_importer.elements), or written anew so that it cannot:
 file meta information, the order of elements, group lengths, what pads the file. A file that is well-formed stays as it
@@ -21,7 +21,10 @@ from hashlib import sha1
 from pathlib import Path
 from typing import BinaryIO
 
-from imaging_importer import reasons
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+
+from imaging_importer import dress, reasons
+from imaging_importer.dress import IMPLICIT_BIG, Dress
 from imaging_importer.elements import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
@@ -78,8 +81,8 @@ EXECUTABLES = (
     b"\xca\xfe\xba\xbe", b"dex\n", b"<?php", b"<script", b"<html", b"<!DOCTYPE", b"@echo",
 )  # fmt: skip
 
-# What a data set without preamble begins with; anything else is not DICOM.
-FIRST_ELEMENTS = frozenset({0x0000, 0x0001, 0x0005, 0x0008, 0x0012, 0x0013, 0x0014, 0x0016, 0x0018})
+# What a medium's directory begins with, where it has no file meta information (PS3.3 F.3).
+FIRST_OF_DICOMDIR = range(0x00041130, 0x00041221)
 
 MIB = 1 << 20
 LARGEST_META = MIB
@@ -160,19 +163,26 @@ def orthanc_id(*identifiers: str) -> str:
     return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
 
 
-def admit(file: BinaryIO, limits: Limits) -> None:
-    """Look at the first bytes: CompanionError or RejectedError for what need not be read, nor copied, any further."""
-    size = os.fstat(file.fileno()).st_size
+def admit(file: BinaryIO, limits: Limits, size: int | None = None) -> Dress:
+    """Look at the first bytes: how DICOM begins in it. CompanionError or RejectedError for what need not be read, nor
+    copied, any further. `size`: of the whole file, where only its beginning is there yet.
+    """
+    size = os.fstat(file.fileno()).st_size if size is None else size
     if not size:
         raise RejectedError("empty-file")
-    head = os.pread(file.fileno(), 140, 0)
-    if head[128:132] == b"DICM":
-        if head.startswith(EXECUTABLES):
-            raise RejectedError("executable-preamble")
-    elif not _begins_with_meta(head):
-        _bare_encoding(head)
+    head = dress.look(file)
+    found = dress.dress(head, size)
+    if found is None:
+        if kind := dress.archive(head):
+            raise RejectedError("archive-kind", kind)
+        if (position := dress.stray(head)) is not None:
+            raise RejectedError("damaged", f"DICM stands at byte {position}, not at byte 128")
+        raise CompanionError(reasons.NOT_DICOM)
+    if found.start and head.startswith(EXECUTABLES):
+        raise RejectedError("executable-preamble")
     if size > limits.instance:
         raise too_large(size, limits)
+    return found
 
 
 def too_large(size: int, limits: Limits) -> RejectedError:
@@ -187,22 +197,23 @@ def read_instance(file: BinaryIO, scratch: Path, limits: Limits = Limits()) -> I
 
     Raises CompanionError for what is no instance, RejectedError for what cannot be imported.
     """
-    admit(file, limits)
+    found = admit(file, limits)
+    if not found.has_meta:
+        return _bare_instance(file, found.start, found.encoding, scratch)
     size = os.fstat(file.fileno()).st_size
-    head = os.pread(file.fileno(), 140, 0)
-    if head[128:132] == b"DICM":
-        preamble, meta_start = head[:132], 132
-    elif _begins_with_meta(head):
-        preamble, meta_start = bytes(128) + b"DICM", 0
-    else:
-        return _bare_instance(file, _bare_encoding(head), scratch)
+    preamble = os.pread(file.fileno(), 132, 0)
+    if preamble[128:] != b"DICM" or found.start != len(preamble):
+        preamble = bytes(128) + b"DICM"
 
-    meta = _read_meta(Walker(file, size, EXPLICIT_LITTLE), size, meta_start)
+    meta = _read_meta(Walker(file, size, found.encoding), found.encoding, size, found.start)
     if meta.uid(MEDIA_STORAGE_SOP_CLASS_UID) == MEDIA_STORAGE_DIRECTORY:
         raise CompanionError(reasons.DICOMDIR)
     syntax = meta.uid(TRANSFER_SYNTAX_UID)
     if not syntax:
-        raise RejectedError("missing-transfer-syntax")
+        bare = dress.dress(os.pread(file.fileno(), dress.LOOKED_AT, meta.end), size - meta.end)
+        if bare is None or bare.start or bare.has_meta:
+            raise RejectedError("missing-transfer-syntax")
+        return _bare_instance(file, meta.end, bare.encoding, scratch)
     if syntax == DEFLATED_UID:
         data, end = _inflate(file, meta.end, size, scratch, limits)
         try:
@@ -227,10 +238,6 @@ def read_instance(file: BinaryIO, scratch: Path, limits: Limits = Limits()) -> I
     return instance
 
 
-def _begins_with_meta(head: bytes) -> bool:
-    return head[:2] == b"\x02\x00" and head[4:6] in (b"UL", b"OB", b"UI")
-
-
 def _native_uid(encoding: Encoding) -> str:
     return next(uid for uid, native in NATIVE.items() if native == encoding)
 
@@ -253,25 +260,17 @@ def _true_encoding(named: Encoding, header: bytes) -> Encoding:
     return next((encoding for encoding in (named, *NATIVE.values()) if fits(encoding)), named)
 
 
-def _bare_encoding(head: bytes) -> Encoding:
-    """The encoding of a data set without file meta information, from its first element (0008,xxxx)."""
-    if len(head) >= 8:
-        for encoding in (EXPLICIT_LITTLE, EXPLICIT_BIG, IMPLICIT_LITTLE):
-            group, number = struct.unpack_from(encoding.order + "HH", head)
-            (length,) = struct.unpack_from(encoding.order + "L", head, 4)
-            if group != 0x0008 or number not in FIRST_ELEMENTS:
-                continue
-            if head[4:6] in (b"UL", b"CS", b"DA", b"TM", b"UI") if encoding.explicit else length <= 1024:
-                return encoding
-    raise CompanionError(reasons.NOT_DICOM)
-
-
-def _bare_instance(file: BinaryIO, encoding: Encoding, scratch: Path) -> Instance:
-    """A data set alone.
+def _bare_instance(file: BinaryIO, start: int, encoding: Encoding, scratch: Path) -> Instance:
+    """A data set alone, from `start` on.
 
     DICOMweb carries Part 10 files (PS3.18 8.7.3.1), so the missing head is written in front of it.
     """
-    instance = _instance(file, b"", file, 0, encoding, scratch)
+    if encoding == IMPLICIT_BIG:
+        raise RejectedError("unknown-transfer-syntax", "implicit VR big endian, which DICOM does not have")
+    group, number = struct.unpack(encoding.order + "HH", os.pread(file.fileno(), 4, start))
+    if group << 16 | number in FIRST_OF_DICOMDIR:
+        raise CompanionError(reasons.DICOMDIR)
+    instance = _instance(file, b"", file, start, encoding, scratch)
     pixels = instance.find(PIXEL_DATA)
     if pixels is not None and pixels.length == UNDEFINED_LENGTH:
         raise RejectedError("missing-transfer-syntax")
@@ -300,17 +299,18 @@ def _group_length(length: int) -> bytes:
 
 @dataclass
 class Meta:
-    """File meta information: explicit VR little endian, whatever the data set is (PS3.10 7.1)."""
+    """File meta information: explicit VR little endian, whatever the data set is (PS3.10 7.1), but for some writers."""
 
     elements: list[Element]
     walker: Walker
+    encoding: Encoding
     start: int
     end: int  # where the data set begins
 
     def uid(self, tag: int) -> str:
         """A UID of it; empty when absent, and what stands there when it is none."""
         element = next((element for element in self.elements if element.tag == tag), None)
-        if element is None or element.vr != b"UI":
+        if element is None or element.vr not in (b"", b"UI"):
             return ""
         value = self._value(element)
         return _plain_uid(value) or shown(value.rstrip(b"\0 ")[:64])
@@ -318,16 +318,25 @@ class Meta:
     def _value(self, element: Element) -> bytes:
         return self.walker.read(element.value, element.end)
 
+    def _written(self, element: Element) -> bytes:
+        """One element in the encoding that it has to have."""
+        if self.encoding == EXPLICIT_LITTLE:
+            return self.walker.read(element.start, element.end)
+        vr = element.vr or (dictionary_VR(element.tag).encode() if dictionary_has_tag(element.tag) else b"UN")
+        value = self._value(element)
+        return encode_element(EXPLICIT_LITTLE, element.tag, vr, value + bytes(len(value) % 2))
+
     def written(self, syntax: str = "") -> bytes:
-        """It as it is sent: as it is, when its group length is true and its order is right."""
+        """It as it is sent: as it is, when its encoding, its order and its group length are right."""
         tags = [element.tag for element in self.elements]
         first = self.elements[0]
         length = struct.pack("<L", self.end - first.end)
         exact = (first.tag, first.vr, self._value(first)) == (GROUP_LENGTH_OF_META, b"UL", length)
+        exact = exact and self.encoding == EXPLICIT_LITTLE
         if exact and tags == sorted(set(tags)) and syntax in ("", self.uid(TRANSFER_SYNTAX_UID)):
             return self.walker.read(self.start, self.end)
         pieces = {
-            element.tag: self.walker.read(element.start, element.end)
+            element.tag: self._written(element)
             for element in sorted(self.elements)
             if element.tag != GROUP_LENGTH_OF_META
         }
@@ -339,11 +348,11 @@ class Meta:
         return _group_length(len(meta)) + meta
 
 
-def _read_meta(walker: Walker, size: int, start: int) -> Meta:
+def _read_meta(walker: Walker, encoding: Encoding, size: int, start: int) -> Meta:
     elements: list[Element] = []
     written: dict[int, bytes] = {}
-    position = start
-    while size - position >= 8 and walker.read(position, position + 2) == b"\x02\x00":
+    position, group = start, struct.pack(encoding.order + "H", 0x0002)
+    while size - position >= 8 and walker.read(position, position + 2) == group:
         element = walker.one(position)
         if element.end - start > LARGEST_META:
             raise RejectedError("damaged", "the file meta information has more than 1 MiB")
@@ -354,7 +363,7 @@ def _read_meta(walker: Walker, size: int, start: int) -> Meta:
         position = element.end
     if not elements:
         raise RejectedError("missing-transfer-syntax")
-    return Meta(elements, walker, start, position)
+    return Meta(elements, walker, encoding, start, position)
 
 
 def _inflate(file: BinaryIO, start: int, size: int, scratch: Path, limits: Limits) -> tuple[BinaryIO, int]:

@@ -90,6 +90,11 @@ DELETE FROM position WHERE name = 'swept-at';
 ALTER TABLE file ADD COLUMN notes TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE job ADD COLUMN notes TEXT NOT NULL DEFAULT '{}';
 """,
+    # The delivered file that a file was unpacked from; empty for one that was delivered itself.
+    """
+ALTER TABLE file ADD COLUMN archive BLOB NOT NULL DEFAULT x'';
+CREATE INDEX file_archive ON file (job, archive) WHERE archive <> x'';
+""",
 )
 
 JOB_COLUMNS = (
@@ -166,6 +171,7 @@ class FileOutcome:
     study_uid: str | None = None
     size: int = 0
     notes: dict[str, str] = field(default_factory=dict)  # what is to be said of a stored image: key of NOTES, detail
+    archive: str = ""  # the delivered file that it was unpacked from; its own path is then none of a file system
 
 
 @dataclass(frozen=True)
@@ -255,18 +261,27 @@ class Journal:
         return [_job(row) for row in rows]
 
     def list_files(self, job_id: str, entries: Iterable[Entry]) -> int:
-        """Remember files of a job; how many are new or changed. One that is known and unchanged keeps its outcome."""
+        """Remember files of a job; how many are new or changed. One that is known and unchanged keeps its outcome; what
+        was in a changed archive is forgotten, until it is read again.
+        """
         with self._transaction() as database:
-            return database.executemany(
+            changed = database.executemany(
                 "INSERT INTO file (job, path, size, mtime_ns, outcome, reason) VALUES (?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (job, path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns,"
-                " outcome = excluded.outcome, reason = excluded.reason, detail = ''"
+                " outcome = excluded.outcome, reason = excluded.reason, detail = '', archive = excluded.archive"
                 " WHERE size <> excluded.size OR mtime_ns <> excluded.mtime_ns",
                 [
                     (job_id, os.fsencode(entry.path), entry.size, entry.mtime_ns, *_first_outcome(entry))
                     for entry in entries
                 ],
             ).rowcount
+            if changed:
+                database.execute(
+                    "DELETE FROM file WHERE job = :job AND archive <> x'' AND EXISTS (SELECT 1 FROM file AS real"
+                    " WHERE real.job = :job AND real.path = file.archive AND real.outcome = 'pending')",
+                    {"job": job_id},
+                )
+            return changed
 
     def listed(self, job_id: str) -> None:
         """All files of a job are remembered."""
@@ -306,21 +321,37 @@ class Journal:
             )
             return found.fetchone() is not None
 
-    def files(self, job_id: str, *outcomes: Outcome, reason: str | None = None) -> Iterator[FileOutcome]:
-        """The files of a job that have one of the outcomes (and this reason), by path; read page by page."""
+    def files(
+        self, job_id: str, *outcomes: Outcome, reason: str | None = None, noted: bool = False
+    ) -> Iterator[FileOutcome]:
+        """The files of a job that have one of the outcomes (and this reason, and notes), by path; read page by page."""
         after = b""
         while True:
             with self._lock:
                 rows = self._database.execute(
-                    "SELECT path, outcome, reason, detail, study_uid, size, notes FROM file"
+                    "SELECT path, outcome, reason, detail, study_uid, size, notes, archive FROM file"
                     " WHERE job = :job AND path > :after"
                     " AND outcome IN (SELECT value FROM json_each(:outcomes)) AND (:reason IS NULL OR reason = :reason)"
-                    " ORDER BY path LIMIT :page",
-                    {"job": job_id, "after": after, "outcomes": json.dumps(outcomes), "reason": reason, "page": PAGE},
+                    " AND (NOT :noted OR notes <> '{}') ORDER BY path LIMIT :page",
+                    {
+                        "job": job_id,
+                        "after": after,
+                        "outcomes": json.dumps(outcomes),
+                        "reason": reason,
+                        "noted": noted,
+                        "page": PAGE,
+                    },
                 ).fetchall()
-            for path, outcome, reason, detail, study_uid, size, notes in rows:
+            for path, outcome, why, detail, study_uid, size, notes, archive in rows:
                 yield FileOutcome(
-                    os.fsdecode(path), Outcome(outcome), reason, detail, study_uid, size, json.loads(notes)
+                    os.fsdecode(path),
+                    Outcome(outcome),
+                    why,
+                    detail,
+                    study_uid,
+                    size,
+                    json.loads(notes),
+                    os.fsdecode(archive),
                 )
             if len(rows) < PAGE:
                 return
@@ -344,19 +375,35 @@ class Journal:
         with self._lock:
             return dict.fromkeys(Outcome, 0) | _counts(self._database, job_id)
 
-    def reasons(self, job_id: str) -> dict[str, int]:
-        """How many files of a job failed for which reason."""
+    def reasons(self, job_id: str, outcome: Outcome = Outcome.FAILED) -> dict[str, int]:
+        """How many files of a job failed, or were kept, for which reason."""
         with self._lock:
-            return _reasons(self._database, job_id)
+            return _reasons(self._database, job_id, outcome)
 
     def notes(self, job_id: str) -> dict[str, int]:
         """Of how many files of a job which note is to be said."""
         with self._lock:
             return _notes(self._database, job_id)
 
-    def settle(self, job_id: str, outcomes: Iterable[FileOutcome]) -> None:
-        """Write down what became of files, all of them or none."""
+    def settle(self, job_id: str, outcomes: Iterable[FileOutcome], listed: Iterable[FileOutcome] = ()) -> None:
+        """Write down what became of files, and what was found in archives, all of it or none."""
         with self._transaction() as database:
+            database.executemany(
+                "INSERT INTO file (job, path, size, mtime_ns, outcome, reason, detail, archive)"
+                " VALUES (?, ?, ?, 0, ?, ?, ?, ?) ON CONFLICT (job, path) DO UPDATE SET size = excluded.size",
+                [
+                    (
+                        job_id,
+                        os.fsencode(file.path),
+                        file.size,
+                        file.outcome,
+                        file.reason,
+                        printable(file.detail),
+                        os.fsencode(file.archive),
+                    )
+                    for file in listed
+                ],
+            )
             database.executemany(
                 "UPDATE file SET outcome = ?, reason = ?, detail = ?, study_uid = ?, notes = ?"
                 " WHERE job = ? AND path = ?",
@@ -505,7 +552,9 @@ class Journal:
         """The job's files are where they belong: keep its counts. Its file list may be forgotten."""
         with self._transaction() as database:
             counts = self.counts(job_id)
-            (size,) = database.execute("SELECT coalesce(sum(size), 0) FROM file WHERE job = ?", (job_id,)).fetchone()
+            (size,) = database.execute(
+                "SELECT coalesce(sum(size), 0) FROM file WHERE job = ? AND archive = x''", (job_id,)
+            ).fetchone()
             reasons = " ".join(f"{reason}={count}" for reason, count in _reasons(database, job_id).items())
             database.execute(
                 "UPDATE job SET state = ?, finished_at = ?, error = '', stored = ?, kept = ?, failed = ?, bytes = ?,"
@@ -673,11 +722,11 @@ def _counts(database: sqlite3.Connection, job_id: str) -> dict[Outcome, int]:
     return {Outcome(outcome): count for outcome, count in rows}
 
 
-def _reasons(database: sqlite3.Connection, job_id: str) -> dict[str, int]:
+def _reasons(database: sqlite3.Connection, job_id: str, outcome: Outcome = Outcome.FAILED) -> dict[str, int]:
     return dict(
         database.execute(
-            "SELECT reason, count(*) FROM file WHERE job = ? AND outcome = 'failed' GROUP BY reason ORDER BY reason",
-            (job_id,),
+            "SELECT reason, count(*) FROM file WHERE job = ? AND outcome = ? GROUP BY reason ORDER BY reason",
+            (job_id, outcome),
         ).fetchall()
     )
 
