@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imaging_importer import tree
+from imaging_importer import display, tree
 from imaging_importer.instance import Instance, Limits, admit, read_instance, too_large
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import CompanionError, RejectedError, TransientError
@@ -66,6 +66,7 @@ class Batch:
                     copy = opened.enter_context(snapshot(delivered, scratch))
                 instance = read_instance(copy, scratch, limits)
                 opened.callback(instance.close)
+                instance.notes |= display.note_of(instance)
                 body = stamp(instance, clinic, scratch)
                 instance.forget()
                 if body.size > limits.instance:
