@@ -252,3 +252,9 @@ CASES: dict[str, tuple[Maker, str | None]] = {
     "JPEG 2000 part 2": (partial(compressed, J2K(1, options=RAW), "1.2.840.10008.1.2.4.92"), "syntax"),
     "video in an image": (partial(compressed, [bytes(100)], "1.2.840.10008.1.2.4.102"), "syntax"),
 }  # fmt: skip
+
+
+def corrupt() -> bytes:
+    """A JPEG whose frame is found, and in which no decoder finds a picture. The import cannot know."""
+    frame = pictures(1, "JPEG")[0]
+    return compressed([frame[:2] + bytes(len(frame) - 2)])

@@ -84,7 +84,3 @@ def test_a_file_with_many_fragments_and_wild_numbers_is_judged_at_once(tmp_path:
     data = compressed([frames] * 3, fragments=2, table=False)
     empty, full = (struct.pack("<HHL", 0xFFFE, 0xE000, size) for size in (0, 1 << 20))
     assert code(data.replace(empty, full + bytes(1 << 20)), tmp_path) == "fragments"
-
-
-def test_the_note_is_kept_with_the_file_and_in_the_registry(platform, importer, inbox) -> None:
-    pass

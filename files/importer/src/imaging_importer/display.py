@@ -17,16 +17,16 @@ from imaging_importer.instance import DEFLATED_UID, NATIVE, Instance
 
 # Codes travel; who tells them has the words. They end the sentence "It cannot be displayed: …".
 WHY = {
-    "bits": "its pixels have a number of bits that is not supported",
-    "colours": "its colours are written in a way that is not supported",
-    "fragments": "its frames are in pieces, and nothing in the file says which piece belongs to which frame",
-    "float": "its pixels are floating-point numbers, which are not supported",
-    "frame-count": "its number of frames (NumberOfFrames) is missing or wrong",
-    "frames-missing": "it has fewer frames than it says",
-    "no-pixels": "it has no pixels",
-    "no-size": "it does not say how large it is, or how its pixels are written",
-    "pixels-short": "it has fewer pixels than it says, as after a copy that broke off",
-    "syntax": "it is compressed in a way (transfer syntax) that is not supported",
+    "bits": "the number of bits of a pixel is not supported",
+    "colours": "the colours are written in a way that is not supported",
+    "fragments": "the frames are in pieces, and nothing in the file says which piece belongs to which frame",
+    "float": "the pixels are floating-point numbers, which are not supported",
+    "frame-count": "the number of frames (NumberOfFrames) is missing or wrong",
+    "frames-missing": "the file has fewer frames than it says",
+    "no-pixels": "the file has no pixels",
+    "no-size": "the file does not say how large the image is, or how its pixels are written",
+    "pixels-short": "the file has fewer pixels than it says, as after a copy that broke off",
+    "syntax": "the pixels are compressed in a way (transfer syntax) that is not supported",
 }
 NOTE = "not-displayable"
 
