@@ -1,7 +1,5 @@
 """What is known, when it is imported, of whether an image can be displayed."""
 
-import io
-import json
 import struct
 from pathlib import Path
 
@@ -11,14 +9,13 @@ from imaging_importer import display
 from imaging_importer.instance import read_instance
 from imaging_importer.reasons import CompanionError, RejectedError
 from odd_pixels import CASES, compressed, native, pictures
-from pydicom import dcmread
 from real_files import real_files
 from special_files import video
 
 ROOT = Path(__file__).parents[3]
 
-# Of the real files that are imported. The frames of each were asked of a running platform, and each was looked at in the
-# viewer: these are not shown, all others are, or are no images.
+# Of the real files that are imported. The frames of each were asked of a running platform, and what was in doubt was
+# looked at in the viewer: these are not shown.
 REAL = {
     **dict.fromkeys(("charset_files/chrJapMulti.dcm", "charset_files/chrJapMultiExplicitIR6.dcm"), "no-pixels"),
     "charset_files/chrKoreanMulti.dcm": "no-pixels",
