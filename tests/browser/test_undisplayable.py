@@ -76,3 +76,13 @@ def test_the_reader_is_told_in_one_notice_and_sees_the_others(
     reader.page.get_by_text("Imaging", exact=True).click()
     expect(reader.page.get_by_text("Study List")).to_be_visible()
     expect(notice).to_have_count(0)
+
+
+@pytest.mark.usefixtures("study")
+def test_the_technician_sees_it_on_the_import_page(platform: Platform, open_browser: Callable[[], Reader]) -> None:
+    reader = open_browser()
+    reader.log_in(platform.user("technician", CLINIC), "/import")
+    expect(reader.page.locator("#done_today tbody")).to_contain_text("4 stored, but cannot be displayed")
+    reader.screenshot("import")
+    assert reader.policy_violations() == []
+    assert "4 cannot be displayed" in platform.on_host("imaging-importer", "status")
