@@ -179,6 +179,10 @@ class Importer:
         arguments = (study, clinic, json.dumps(attributes), largest)
         return self.connection.execute("SELECT registry.record_study(%s, %s, %s, %s)", arguments).fetchone()[0]
 
+    def note_display(self, study: str, codes: dict[str, str | None]) -> None:
+        images = [{"study_uid": study, "sop_instance_uid": image, "code": code} for image, code in codes.items()]
+        self.connection.execute("SELECT registry.note_display(%s)", (json.dumps(images),))
+
     def forget(self, study: str) -> bool:
         return self.connection.execute("SELECT registry.forget_study(%s)", (study,)).fetchone()[0]
 

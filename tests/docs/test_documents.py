@@ -39,6 +39,11 @@ def reasons() -> dict[str, str]:
     raise AssertionError("reasons.py has no SENTENCES")
 
 
+def undisplayable() -> set[str]:
+    """The codes why an image that is stored cannot be displayed."""
+    return set(yaml.safe_load((PROJECT / "roles/nginx/vars/main.yml").read_text())["__nginx_undisplayable"])
+
+
 @by_document
 def test_every_link_leads_somewhere(document: Path) -> None:
     broken = []
@@ -99,7 +104,12 @@ def test_every_reason_is_explained_to_the_administrator(code: str) -> None:
 
 def test_no_reason_is_made_up() -> None:
     explained = re.findall(r"^\| `([a-z-]+)` \|", USER + TROUBLESHOOTING, re.MULTILINE)
-    assert set(explained) == set(reasons())
+    assert set(explained) == {*reasons(), *undisplayable()}
+
+
+def test_every_code_why_an_image_cannot_be_displayed_is_explained() -> None:
+    section = USER.partition("\n## Stored, but cannot be displayed\n")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)) == undisplayable()
 
 
 def test_every_limit_for_strangers_names_a_test_that_exists() -> None:

@@ -216,6 +216,75 @@ class TestDecisions:
         assert (await door.ask(METADATA.format(SOUTH), {**realm.bearer("north"), **forged}))[0] == 403
 
 
+class TestDisplay:
+    """Frames of an image that is stored and cannot be displayed: refused in words, to who may see the study."""
+
+    FRAME = "/dicom-web/studies/{}/series/1/instances/{}/frames/1"
+
+    async def refusal(self, door, headers, uri):
+        sent = {"X-Original-Method": "GET", "X-Original-URI": uri, **headers}
+        async with door.client.get("/authorize", headers=sent) as response:
+            return response.status, response.headers.get("X-Refusal")
+
+    async def test_its_frames_are_refused_with_the_code_and_all_else_is_given(self, door, realm, studies, importer):
+        importer.note_display(NORTH, {"1.5": "fragments"})
+        importer.record(NORTH, "north")
+        frame, bad, good = self.FRAME, (403, "display-fragments"), (204, None)
+        for headers in (realm.bearer("north"), realm.bearer(roles=["admin"])):
+            assert await self.refusal(door, headers, frame.format(NORTH, "1.5")) == bad
+            assert await self.refusal(door, headers, frame.format(NORTH, "1.5") + ",2") == bad
+            assert await self.refusal(door, headers, frame.format(NORTH, "1.6")) == good
+            for other in ("", "/metadata", "/rendered", "/frames/1/rendered", "/bulk/7FE00010"):
+                uri = f"/dicom-web/studies/{NORTH}/series/1/instances/1.5{other}"
+                assert await self.refusal(door, headers, uri) == good
+        importer.note_display(NORTH, {"1.5": None})
+        importer.record(NORTH, "north")
+        assert await wait_for(lambda: self.refusal(door, realm.bearer("north"), frame.format(NORTH, "1.5")), good)
+
+    async def test_who_may_not_see_the_study_is_told_nothing(self, door, realm, studies, importer):
+        importer.note_display(SOUTH, {"1.5": "fragments"})
+        importer.record(SOUTH, "south")
+        for study in (SOUTH, UNKNOWN):
+            answer = await self.refusal(door, realm.bearer("north"), self.FRAME.format(study, "1.5"))
+            assert answer == (403, None)
+
+    async def test_it_is_asked_once_for_an_image_and_never_for_a_study_without(
+        self, door, realm, studies, importer, monkeypatch
+    ):
+        importer.note_display(NORTH, {"1.5": "fragments"})
+        importer.record(NORTH, "north")
+        importer.add("1.2.77", "north")
+        asked = []
+        registry_type = type(door.gateway.registry)
+        why = registry_type.why_undisplayable
+
+        async def spy(registry, scope, study, image):
+            asked.append((scope, study, image))
+            return await why(registry, scope, study, image)
+
+        monkeypatch.setattr(registry_type, "why_undisplayable", spy)
+        for _ in range(3):
+            for study, image in ((NORTH, "1.5"), (NORTH, "1.6"), ("1.2.77", "1.5")):
+                await self.refusal(door, realm.bearer("north"), self.FRAME.format(study, image))
+        assert asked == [("north", NORTH, "1.5"), ("north", NORTH, "1.6")]
+
+    async def test_what_is_refused_is_no_view(self, door, realm, studies, importer, registry):
+        importer.note_display(NORTH, {"1.5": "fragments"})
+        importer.record(NORTH, "north")
+        await self.refusal(door, realm.bearer("north"), self.FRAME.format(NORTH, "1.5"))
+        await door.gateway.access.flush()
+        assert TestAccessLog().rows(registry) == []
+
+
+async def wait_for(ask, wanted):
+    """Ask again until the registry's notification has come."""
+    for _ in range(200):
+        if (answer := await ask()) == wanted:
+            return True
+        await asyncio.sleep(0.01)
+    raise AssertionError(answer)
+
+
 class TestForms:
     """What Orthanc is asked for is decided here, after whose the study is."""
 

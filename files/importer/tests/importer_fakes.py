@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pydicom
 import requests
 from imaging_importer.reasons import RejectedError, UnavailableError
-from imaging_importer.registry import Attributes, Claim, OwnedStudy
+from imaging_importer.registry import Attributes, Claim, Displayed, OwnedStudy
 
 # Longer than the importers of the recovery tests wait for an answer, in seconds.
 LATE = 0.6
@@ -108,6 +108,7 @@ class Platform:
         self.owner: dict[str, str] = {}
         self.recorded: dict[str, Attributes] = {}
         self.largest: dict[str, int] = {}
+        self.undisplayable: dict[tuple[str, str], str] = {}  # study, instance -> code
         self.access_log: list[tuple[str, str, str, str | None]] = []  # user, clinic, study, detail
         self.requests: list[str] = []
         handler = type("Handler", (_Handler,), {"platform": self})
@@ -319,6 +320,12 @@ class _Handler(BaseHTTPRequestHandler):
             platform.recorded[arguments[0]] = arguments[2]
             platform.largest[arguments[0]] = max(platform.largest.get(arguments[0], 0), arguments[3])
             return len(platform.recorded)
+        if function == "note_display":
+            for study_uid, sop_uid, code in arguments[0]:
+                platform.undisplayable.pop((study_uid, sop_uid), None)
+                if code:
+                    platform.undisplayable[study_uid, sop_uid] = code
+            return None
         if function == "forget_study":
             platform.recorded.pop(arguments[0], None)
             return platform.owner.pop(arguments[0], None) is not None
@@ -388,6 +395,9 @@ class HttpRegistry:
         if isinstance(answer, dict):
             raise RejectedError("not-listable", answer["refused"])
         return answer
+
+    def note_display(self, images: list[Displayed]) -> None:
+        self._call("note_display", [[image.study_uid, image.sop_instance_uid, image.code] for image in images])
 
     def forget_study(self, study_uid: str) -> bool:
         return self._call("forget_study", study_uid)

@@ -15,6 +15,7 @@ import pytest
 from deliveries import changed, contents, deliver, instance, report, sample, sop_uid, uid
 from importer_fakes import Platform
 from importer_process import COOLDOWN, DOOR_SECRET, start, wait_until
+from odd_pixels import CASES
 
 STORED_ONLY = ("processed",)
 
@@ -64,6 +65,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     assert world.process.wait(10) == 0, world.log()
     assert time.monotonic() - started < 10
     world.platform.close()
+
+
+def test_what_cannot_be_displayed_is_stored_and_told_everywhere(world: World) -> None:
+    good = world.series(1)["0.dcm"]
+    bad = CASES["JPEG in fragments without a table"][0]()
+    deliver(world.inbox("north", "undisplayable"), {"good": good, "bad": bad})
+    world.wait_for("processed", "north", "undisplayable")
+    assert {sop_uid(good), sop_uid(bad)} <= set(world.platform.md5s())
+    noted = {image: code for (_, image), code in world.platform.undisplayable.items()}
+    assert noted == {sop_uid(bad): "fragments"}
+    assert wait_until(lambda: "undisplayable" in json.dumps(status(world)["done_today"]), 120)
+    (row,) = [row for row in status(world)["done_today"] if row["folder"] == "undisplayable"]
+    assert (row["stored"], row["notes"], row["remarks"]) == (2, {"not-displayable": 1}, "1 cannot be displayed")
+    assert 'imaging_importer_notes_total{clinic="north",note="not-displayable"} 1' in get(world, "/metrics")
 
 
 def test_a_folder_is_stored_recorded_and_archived(world: World) -> None:

@@ -85,9 +85,52 @@ def test_a_studys_largest_instance_is_kept_until_the_study_is_forgotten(importer
     assert largest() == [0]
 
 
+def test_what_cannot_be_displayed_is_told_to_who_may_see_the_study(importer, gateway):
+    def displayable(scope, study="1.1"):
+        return gateway.ask(scope, "SELECT all_displayable FROM registry.locate_study(%s)", study)
+
+    def why(scope, image, study="1.1"):
+        return gateway.ask(scope, "SELECT registry.why_undisplayable(%s, %s)", study, image)[0][0]
+
+    importer.add("1.1", "north")
+    importer.add("1.2", "south")
+    assert displayable("north") == [(True,)]
+    importer.note_display("1.1", {"1.1.1": "fragments", "1.1.2": None, "1.1.3": "float"})
+    importer.note_display("1.1", {"1.1.1": "fragments", "1.1.3": "bits"})  # again, after a kill
+    assert displayable("north") == displayable("*") == [(False,)]
+    assert displayable("south", "1.2") == [(True,)]
+    for scope, image, code in (
+        ("north", "1.1.1", "fragments"), ("north", "1.1.2", None), ("north", "1.1.3", "bits"), ("*", "1.1.3", "bits"),
+        ("south", "1.1.1", None), ("", "1.1.1", None), (None, "1.1.1", None),
+    ):  # fmt: skip
+        assert why(scope, image) == code
+    everything = "SELECT sop_instance_uid FROM registry.undisplayable ORDER BY 1"
+    assert gateway.ask("south", everything) == []
+    assert gateway.ask("north", everything) == [("1.1.1",), ("1.1.3",)]
+    importer.note_display("1.1", {"1.1.1": None, "1.1.3": None})
+    assert displayable("north") == [(True,)]
+    importer.note_display("1.9", {"1.9.1": "bits"})  # a study that was forgotten meanwhile
+    importer.note_display("1.1", {"1.1.1": "bits"})
+    importer.forget("1.1")
+    importer.add("1.1", "south")
+    assert displayable("south") == [(True,)]
+
+
+def test_what_is_only_claimed_tells_nothing_of_its_display(importer, gateway):
+    importer.claim("1.1", "north")
+    importer.note_display("1.1", {"1.1.1": "bits"})
+    assert gateway.ask("north", "SELECT registry.why_undisplayable('1.1', '1.1.1')") == [(None,)]
+
+
 @pytest.mark.parametrize(
     ("role", "statement"),
     [
+        ("registry_gateway", "SELECT registry.note_display('[]')"),
+        ("registry_gateway", "DELETE FROM registry.undisplayable"),
+        ("registry_importer", "SELECT * FROM registry.undisplayable"),
+        ("registry_importer", "SELECT registry.why_undisplayable('1.1', '1.1')"),
+        ("registry_operator", "SELECT registry.note_display('[]')"),
+        ("registry_operator", "SELECT * FROM registry.undisplayable"),
         ("registry_gateway", "SELECT registry.claim_study('1.1', 'north')"),
         ("registry_gateway", "SELECT registry.forget_study('1.1')"),
         ("registry_gateway", "SELECT registry.owned_studies('', 10)"),

@@ -156,6 +156,8 @@ class Permit:
 
     rule: Rule
     study: str | None
+    instance: str
+    """Of which image; empty on other routes."""
     frames: int
     """How many frames are asked for at once; 0 on other routes."""
     accept_in_query: bool
@@ -181,7 +183,8 @@ def permit(request: Request, roles: frozenset[str]) -> Permit:
             places = match.groupdict(default="")
             frames = places.get("frames", "")
             in_query = bool(rule.forms) and any(name.lower() == "accept" for name, _ in request.parameters)
-            return Permit(rule, places.get("study"), len(frames.split(",")) if frames else 0, in_query)
+            count = len(frames.split(",")) if frames else 0
+            return Permit(rule, places.get("study"), places.get("instance", ""), count, in_query)
     raise RefusedError
 
 

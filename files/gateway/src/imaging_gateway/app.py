@@ -15,11 +15,11 @@ from aiohttp import web
 from imaging_gateway import audit, metrics, search
 from imaging_gateway.accept import choose
 from imaging_gateway.access_log import AccessLog
-from imaging_gateway.allowlist import ALL, FILES, JSON, Permit, permit
+from imaging_gateway.allowlist import ALL, FILES, FRAMES, JSON, Permit, permit
 from imaging_gateway.config import Config
 from imaging_gateway.owners import Owners
 from imaging_gateway.registry import Registry, RegistryAwayError
-from imaging_gateway.requests import AcceptError, NoClinicError, RefusedError, parse
+from imaging_gateway.requests import AcceptError, NoClinicError, RefusedError, UndisplayableError, parse
 from imaging_gateway.tokens import CLINIC, Caller, FetchKeys, NoKeysError, TokenError, TokenVerifier, fetch_jwks
 from imaging_gateway.warm import CacheWarmer
 
@@ -111,7 +111,11 @@ class Gateway:
         form = allowed.form(accept)
         # A study that Orthanc has and the registry has not is an administrator's to see; its revision is never the
         # same twice, so that nothing of it is ever answered from the proxy's cache.
-        clinic, revision, largest = owner or (None, f"unregistered-{time.time_ns()}", 0)
+        clinic, revision, largest, _ = owner or (None, f"unregistered-{time.time_ns()}", 0, True)
+        if owner and allowed.rule.forms is FRAMES:
+            code = await self.owners.why_undisplayable(caller, study, owner, allowed.instance)
+            if code:
+                raise UndisplayableError(code)
         if not caller.unattended:
             self.access.note(caller, allowed.rule.action, address, clinic, study)
         alone = {"X-Part-Alone": form.media_type} if form.alone else {}

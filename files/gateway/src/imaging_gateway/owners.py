@@ -16,6 +16,7 @@ from imaging_gateway.tokens import Caller
 log = logging.getLogger(__name__)
 
 REMEMBERED_STUDIES = 50_000
+REMEMBERED_IMAGES = 50_000
 RECONNECT_SECONDS = 1
 # While the registry is away nothing can change in it, so known owners hold; but no longer than a token lives, in case
 # only this service lost sight of it.
@@ -30,6 +31,8 @@ class Owners:
     on_change: Callable[[str], None]
     """Told the UID of every study that changes, once it is forgotten here."""
     _known: OrderedDict[str, Owner] = field(default_factory=OrderedDict)
+    # Of studies with images that cannot be displayed: study, its revision, image -> why it cannot, None if it can.
+    _codes: OrderedDict[tuple[str, int, str], str | None] = field(default_factory=OrderedDict)
     _changes: int = 0
     _deaf_since: float | None = 0.0
 
@@ -58,6 +61,17 @@ class Owners:
             if len(self._known) > REMEMBERED_STUDIES:
                 self._known.popitem(last=False)
         return found
+
+    async def why_undisplayable(self, caller: Caller, study: str, owner: Owner, instance: str) -> str | None:
+        """Return the code why an image of the caller's study cannot be displayed. Raises RegistryAwayError."""
+        if owner.all_displayable:
+            return None
+        key = (study, owner.revision, instance)
+        if key not in self._codes:
+            self._codes[key] = await self.registry.why_undisplayable(caller.scope, study, instance)
+            if len(self._codes) > REMEMBERED_IMAGES:
+                self._codes.popitem(last=False)
+        return self._codes[key]
 
     def _trusted(self) -> bool:
         return self._deaf_since is None or time.monotonic() - self._deaf_since < DEAF_SECONDS

@@ -35,6 +35,8 @@ class Owner(NamedTuple):
     revision: int
     largest: int
     """Bytes of its largest instance as far as known."""
+    all_displayable: bool
+    """As far as the import found."""
 
 
 @dataclass
@@ -82,7 +84,13 @@ class Registry:
         """Return the owner of a study that the scope may see, else None. Raises RegistryAwayError."""
         async with self._transaction(scope) as connection:
             row = await connection.fetchrow("SELECT * FROM registry.locate_study($1)", study)
-        return None if row is None else Owner(row["clinic_id"], row["revision"], row["largest"])
+        return None if row is None else Owner(row["clinic_id"], row["revision"], row["largest"], row["all_displayable"])
+
+    async def why_undisplayable(self, scope: str, study: str, instance: str) -> str | None:
+        """Return the code why an image that the scope may see cannot be displayed. Raises RegistryAwayError."""
+        async with self._transaction(scope) as connection:
+            code: str | None = await connection.fetchval("SELECT registry.why_undisplayable($1, $2)", study, instance)
+        return code
 
     async def search_studies(self, scope: str, query: dict[str, Any], limit: int, offset: int) -> list[dict[str, Any]]:
         """Return the DICOM JSON objects of matching studies, newest first. Raises RegistryAwayError."""

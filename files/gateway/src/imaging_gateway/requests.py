@@ -41,6 +41,14 @@ class TooManyFramesError(RefusedError):
     told = "frames"
 
 
+class UndisplayableError(RefusedError):
+    """Frames of an image that the import found to be stored and not displayable; `told` ends in the code why."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__()
+        self.told = f"display-{code}"
+
+
 class AcceptError(RefusedError):
     """The client takes nothing that there is on this route, or its Accept cannot be read."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from imaging_importer import reasons, tree
+from imaging_importer import display, reasons, tree
 from imaging_importer.containers import Archives
 from imaging_importer.instance import Instance, Limits, admit, read_instance, too_large
 from imaging_importer.journal import FileOutcome, Outcome
@@ -93,6 +93,7 @@ class Batch:
                         copy = opened.enter_context(snapshot(delivered, scratch))
                 instance = read_instance(copy, scratch, limits)
                 opened.callback(instance.close)
+                instance.notes |= display.note_of(instance)
                 body = stamp(instance, clinic, scratch, charset)
                 before = former(instance, clinic, scratch) if "text-corrected" in instance.notes else None
                 instance.forget()

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from itertools import islice
 
-from imaging_importer import failpoints, tree
+from imaging_importer import display, failpoints, tree
 from imaging_importer.archive import Archive
 from imaging_importer.batch import Batch, Prepared, read_batch
 from imaging_importer.config import Config
@@ -24,7 +24,7 @@ from imaging_importer.orthanc import Held, OrthancClient, Stow
 from imaging_importer.quarantine import GUILTY, Quarantine
 from imaging_importer.reasons import UNTOLD, BrokenOffError, RejectedError, TransientError, UnavailableError
 from imaging_importer.recorder import Recorder
-from imaging_importer.registry import Registry
+from imaging_importer.registry import Displayed, Registry
 from imaging_importer.spool import Spool
 from imaging_importer.tickets import Tickets
 
@@ -194,6 +194,7 @@ class Carrier:
                 claimed, refused = self._claim(job, batch.instances)
                 held.enter_context(self._recorder.holding(prepared.instance.study_uid for prepared in claimed))
             sent = self._send(job, claimed)
+            self._note_display(claimed, sent)
             self._journal.settle(job.id, batch.outcomes + refused + sent, batch.listed)
             failpoints.reach("batch-journalled")
 
@@ -279,6 +280,18 @@ class Carrier:
                     outcomes += self._store(job, study_uid, [suspect], answer)
         failpoints.reach("batch-verified")
         return outcomes
+
+    def _note_display(self, batch: list[Prepared], outcomes: list[FileOutcome]) -> None:
+        """Write down of what was stored which images cannot be displayed, and forget it of those that can."""
+        stored = {outcome.path for outcome in outcomes if outcome.outcome is Outcome.STORED}
+        instances = [prepared.instance for prepared in batch if prepared.path in stored]
+        if instances:
+            self._registry.note_display(
+                [
+                    Displayed(instance.study_uid, instance.sop_instance_uid, display.code_of(instance.notes))
+                    for instance in instances
+                ]
+            )
 
     def _deliver(self, job: Job, study_uid: str, batch: list[Prepared]) -> Stow:
         try:

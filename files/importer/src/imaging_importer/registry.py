@@ -5,7 +5,7 @@ The PostgreSQL registry, reached only through its functions (docs/ARCHITECTURE.m
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import psycopg
@@ -44,6 +44,15 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Displayed:
+    """Why an image cannot be displayed (a key of display.SENTENCES); None: it can."""
+
+    study_uid: str
+    sop_instance_uid: str
+    code: str | None
+
+
+@dataclass(frozen=True)
 class RecordedStudy:
     """What the registry shows of a study."""
 
@@ -67,6 +76,9 @@ class Registry(Protocol):
 
         Its new revision.
         """
+
+    def note_display(self, images: list[Displayed]) -> None:
+        """Note of images that are stored whether, and why not, they can be displayed."""
 
     def forget_study(self, study_uid: str) -> bool:
         """Remove the study; whether there was one."""
@@ -117,6 +129,9 @@ class PostgresRegistry:
     def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes, largest: int = 0) -> int:
         values = (study_uid, clinic_id, Jsonb(_storable(attributes)), largest)
         return int(self._call("SELECT registry.record_study(%s, %s, %s, %s)", values)[0][0])
+
+    def note_display(self, images: list[Displayed]) -> None:
+        self._call("SELECT registry.note_display(%s)", (Jsonb([asdict(image) for image in images]),))
 
     def forget_study(self, study_uid: str) -> bool:
         return bool(self._call("SELECT registry.forget_study(%s)", (study_uid,))[0][0])

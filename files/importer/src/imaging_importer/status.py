@@ -13,6 +13,8 @@ from imaging_importer.reasons import SENTENCES, told
 # So many lines of each list are shown; the totals count all.
 LINES = 200
 FAILURES_SHOWN_FOR = 7 * 86400
+# What is said of images that were stored: keys of NOTES, in short.
+REMARKS = {"not-displayable": "cannot be displayed", "text-corrected": "with corrected text"}
 
 Status = dict[str, Any]
 
@@ -114,6 +116,8 @@ def _done(summary: Summary, is_root: bool) -> Status:
         "kept": summary.files[Outcome.KEPT],
         "failed": summary.files[Outcome.FAILED],
         "reasons": reasons,
+        "notes": summary.notes,
+        "remarks": ", ".join(f"{count} {REMARKS[note]}" for note, count in summary.notes.items()),
         "why": " ".join(f"{reason}: {SENTENCES.get(reason, '')}" for reason in why),
         "processed_path": printable(job.processed_path) if job.processed_path else None,
         "failed_path": printable(job.failed_path) if job.failed_path else None,
@@ -131,10 +135,10 @@ COLUMNS = {
         "Being imported",
         ("job", "clinic", "folder", "since", "state", "percent", "files_done", "files", "attempts", "trouble"),
     ),
-    "done_today": ("Done today", ("clinic", "folder", "finished", "result", "stored", "kept", "failed")),
+    "done_today": ("Done today", ("clinic", "folder", "finished", "result", "stored", "kept", "failed", "remarks")),
     "failed": (
         "Failed in the last seven days",
-        ("clinic", "folder", "finished", "stored", "failed", "why", "failed_path"),
+        ("clinic", "folder", "finished", "stored", "failed", "remarks", "why", "failed_path"),
     ),
 }
 

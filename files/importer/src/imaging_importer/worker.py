@@ -258,6 +258,8 @@ class Worker:
             self._metrics.count("imaging_importer_files_total", count, clinic=job.clinic, outcome=outcome.value)
         for reason, count in summary.reasons.items():
             self._metrics.count("imaging_importer_failures_total", count, clinic=job.clinic, reason=reason)
+        for note, count in summary.notes.items():
+            self._metrics.count("imaging_importer_notes_total", count, clinic=job.clinic, note=note)
         result = summary.result
         self._metrics.count("imaging_importer_deliveries_total", clinic=job.clinic, outcome=result)
         self._metrics.count("imaging_importer_bytes_total", summary.size, clinic=job.clinic)

@@ -1,0 +1,83 @@
+"""What is known, when it is imported, of whether an image can be displayed."""
+
+import struct
+from pathlib import Path
+
+import pytest
+import yaml
+from imaging_importer import display
+from imaging_importer.instance import read_instance
+from imaging_importer.reasons import CompanionError, RejectedError
+from odd_pixels import CASES, compressed, native, pictures
+from real_files import real_files
+from special_files import video
+
+ROOT = Path(__file__).parents[3]
+
+# Of the real files that are imported. The frames of each were asked of a running platform, and what was in doubt was
+# looked at in the viewer: these are not shown.
+REAL = {
+    **dict.fromkeys(("charset_files/chrJapMulti.dcm", "charset_files/chrJapMultiExplicitIR6.dcm"), "no-pixels"),
+    "charset_files/chrKoreanMulti.dcm": "no-pixels",
+    **dict.fromkeys(("test_files/SC_rgb_rle_32bit.dcm", "test_files/SC_rgb_rle_32bit_2frame.dcm"), "bits"),
+    **dict.fromkeys(("test_files/rtdose_rle.dcm", "test_files/rtdose_rle_1frame.dcm"), "bits"),
+    "test_files/SC_ybr_full_422_uncompressed.dcm": "colours",
+    "test_files/badVR.dcm": "frame-count",
+}
+WITHOUT_PIXELS = "pydicom/test_files/dicomdirtests/TINY_ALPHA/"
+
+
+def code(data: bytes, scratch: Path) -> str | None:
+    path = scratch / "image"
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        instance = read_instance(file, scratch)
+        try:
+            return display.code_of(display.note_of(instance))
+        finally:
+            instance.close()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_kind_is_known(case: str, tmp_path: Path) -> None:
+    make, expected = CASES[case]
+    assert code(make(), tmp_path) == expected
+
+
+def test_every_code_is_reached_and_nginx_has_its_words() -> None:
+    assert {expected for _, expected in CASES.values()} == {None, *display.WHY}
+    told = yaml.safe_load((ROOT / "roles/nginx/vars/main.yml").read_text())["__nginx_undisplayable"]
+    assert told == display.WHY
+
+
+def test_of_real_files_only_those_are_complained_of_that_are_not_shown(tmp_path: Path) -> None:
+    wrong = {}
+    for name, path in real_files().items():
+        expected = "no-pixels" if name.startswith(WITHOUT_PIXELS) else REAL.get(name.partition("/")[2])
+        try:
+            found = code(path.read_bytes(), tmp_path)
+        except (CompanionError, RejectedError):
+            continue
+        if found != expected:
+            wrong[name] = found
+    assert wrong == {}
+
+
+def test_a_video_is_displayed_where_the_viewer_takes_it_for_one(tmp_path: Path) -> None:
+    path = tmp_path / "video"
+    video(path, ROOT / "tests/data/red.mp4")
+    assert code(path.read_bytes(), tmp_path) is None
+    syntax = "1.2.840.10008.1.2.4.102"
+    assert code(compressed([bytes(100)], syntax, number="90"), tmp_path) is None
+    assert code(compressed([bytes(100)], syntax, number="89"), tmp_path) == "syntax"
+
+
+def test_a_file_with_many_fragments_and_wild_numbers_is_judged_at_once(tmp_path: Path) -> None:
+    frames = pictures(1, "JPEG")[0]
+    assert code(compressed([frames[:2]] * 20_000, number="999999999", table=False), tmp_path) == "frames-missing"
+    assert code(native(number="9" * 300), tmp_path) == "frame-count"
+    assert code(native(Rows=65535, Columns=65535, number="999999999"), tmp_path) == "pixels-short"
+    # A table of whatever length is not read unless it has as many entries as there are frames.
+    data = compressed([frames] * 3, fragments=2, table=False)
+    empty, full = (struct.pack("<HHL", 0xFFFE, 0xE000, size) for size in (0, 1 << 20))
+    assert code(data.replace(empty, full + bytes(1 << 20)), tmp_path) == "fragments"
