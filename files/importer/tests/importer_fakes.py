@@ -187,7 +187,7 @@ class Platform:
         for key, (_, study_uid, series_uid, uid) in self.identity.items():
             if study_uid == question["Query"]["StudyInstanceUID"]:
                 one = pydicom.dcmread(io.BytesIO(self.instances[key]), specific_tags=question["RequestedTags"])
-                tags = {tag: str(one.get(tag)) for tag in question["RequestedTags"] if one.get(tag) is not None}
+                tags = {tag: None if one.get(tag) is None else str(one.get(tag)) for tag in question["RequestedTags"]}
                 found[series_uid if question["Level"] == "Series" else uid] = {"RequestedTags": tags}
         return list(found.values())
 

@@ -56,6 +56,7 @@ INSTANCE_ATTRIBUTES = {
     "InstanceNumber": ("00200013", "IS"),
     "NumberOfFrames": ("00280008", "IS"),
 }
+SERIES_INSTANCE_UID = "0020000E"
 NUMBER_OF_INSTANCES_IN_SERIES = "00201209"
 
 
@@ -260,10 +261,10 @@ class OrthancClient:
         """All series and instances of a study."""
         series = self._level("Series", study_uid, SERIES_ATTRIBUTES)
         instances = self._level("Instance", study_uid, INSTANCE_ATTRIBUTES)
-        uid, _ = SERIES_ATTRIBUTES["SeriesInstanceUID"]
-        counts = Counter(str(instance[uid]["Value"][0]) for instance in instances)
+        counts = Counter(instance[SERIES_INSTANCE_UID]["Value"][0] for instance in instances)
         for one in series:
-            one[NUMBER_OF_INSTANCES_IN_SERIES] = {"vr": "IS", "Value": [counts[str(one[uid]["Value"][0])]]}
+            count = counts[one[SERIES_INSTANCE_UID]["Value"][0]]
+            one[NUMBER_OF_INSTANCES_IN_SERIES] = {"vr": "IS", "Value": [count]}
         return Contents(series, instances)
 
     def _level(self, level: str, study_uid: str, attributes: dict[str, tuple[str, str]]) -> list[Attributes]:
@@ -274,7 +275,8 @@ class OrthancClient:
             "RequestedTags": list(attributes),
         }
         found = _content(self._request("POST", "/tools/find", data=json.dumps(question)))
-        return [_dicom_json(one["RequestedTags"], attributes) for one in found]
+        told = [_dicom_json(one["RequestedTags"], attributes) for one in found]
+        return [one for one in told if SERIES_INSTANCE_UID in one]
 
     def changes(self, since: int, limit: int) -> tuple[list[dict[str, Any]], int, bool]:
         """The next entries of Orthanc's change feed, the position after them, and whether these were the last."""
@@ -335,13 +337,15 @@ def _referenced(answer: dict[str, Any], sequence: str) -> frozenset[str]:
     return frozenset(item[REFERENCED_SOP_INSTANCE_UID]["Value"][0] for item in items)
 
 
-def _dicom_json(told: dict[str, str], attributes: dict[str, tuple[str, str]]) -> Attributes:
-    """Orthanc's plain texts as DICOM JSON (PS3.18 F.2); what has no value, or is no number where it should be, is left
-    out.
+def _dicom_json(told: dict[str, Any], attributes: dict[str, tuple[str, str]]) -> Attributes:
+    """Orthanc's plain texts as DICOM JSON (PS3.18 F.2). What has no value, or is no text or number,
+    is left out.
     """
     found: Attributes = {}
     for keyword, (tag, vr) in attributes.items():
-        values: list[Any] = [value for item in told.get(keyword, "").split("\\") if (value := item.strip(" \0"))]
+        text = told.get(keyword)
+        items = text.split("\\") if isinstance(text, str) else []
+        values: list[Any] = [value for item in items if (value := item.strip(" \0"))]
         if vr == "IS":
             values = [int(value) for value in values if re.fullmatch(r"[+-]?[0-9]{1,12}", value, re.ASCII)]
         if values:
