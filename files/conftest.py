@@ -163,6 +163,23 @@ def study_attributes(**values: object) -> dict[str, object]:
     return elements
 
 
+def instance_attributes(
+    series: str, uid: str, modality: str = "CT", number: int = 1, instance: int = 1, started: tuple[str, str] = ("", "")
+) -> dict[str, object]:
+    """DICOM JSON of an instance and of its series."""
+    elements = {
+        "00080016": ("UI", "1.2.840.10008.5.1.4.1.1.2"),
+        "00080018": ("UI", uid),
+        "0020000E": ("UI", series),
+        "00080060": ("CS", modality),
+        "00200011": ("IS", number),
+        "00200013": ("IS", instance),
+        "00400244": ("DA", started[0]),
+        "00400245": ("TM", started[1]),
+    }
+    return {tag: {"vr": vr, "Value": [value]} for tag, (vr, value) in elements.items() if value != ""}
+
+
 class Importer:
     """What the importer does with the registry."""
 
@@ -182,6 +199,12 @@ class Importer:
     def note_display(self, study: str, codes: dict[str, str | None]) -> None:
         images = [{"study_uid": study, "sop_instance_uid": image, "code": code} for image, code in codes.items()]
         self.connection.execute("SELECT registry.note_display(%s)", (json.dumps(images),))
+
+    def record_contents(self, study: str, clinic: str, *instances: dict[str, object]) -> None:
+        """Record series and instances: DICOM JSON of each instance with its series' elements."""
+        series = {one["0020000E"]["Value"][0]: one for one in instances}
+        arguments = (study, clinic, json.dumps(list(series.values())), json.dumps(instances))
+        self.connection.execute("SELECT registry.record_contents(%s, %s, %s, %s)", arguments)
 
     def forget(self, study: str) -> bool:
         return self.connection.execute("SELECT registry.forget_study(%s)", (study,)).fetchone()[0]

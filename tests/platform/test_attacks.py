@@ -132,11 +132,36 @@ def test_no_header_opens_a_foreign_frame_that_is_in_the_cache(
     assert not {"age", "etag", "x-cache", "vary"} & {name.lower() for name in answer.headers}
 
 
-@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "PUT", "PATCH", "DELETE", "POST", "PROPFIND"])
+@pytest.mark.parametrize("method", ["TRACE", "PUT", "PATCH", "DELETE", "POST", "PROPFIND"])
 def test_no_other_method_reaches_an_own_study(platform, attacker, almaty_study, method):
     answer = attacker.request(method, f"{platform.url}/dicom-web/studies/{almaty_study.study_uid}", timeout=30)
     assert answer.status_code == 404
     assert "Allow" not in answer.headers
+
+
+def test_methods_are_told_of_an_address_and_not_of_a_study(platform, attacker, almaty_study, central_study):
+    """The same words for one's own study, another clinic's and none; and no leave for a page of another origin."""
+    asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "DELETE"}
+    for study in (almaty_study.study_uid, central_study.study_uid, "1.2.3"):
+        url = f"{platform.url}/dicom-web/studies/{study}"
+        answer = attacker.options(url, headers=asked, timeout=30)
+        assert (answer.status_code, answer.headers["Allow"], answer.content) == (204, "GET, HEAD, OPTIONS", b"")
+        assert not [name for name in answer.headers if name.lower().startswith("access-control-")]
+        assert platform.session().options(url, headers=asked, timeout=30).status_code == 401
+    assert attacker.options(f"{platform.url}/dicom-web/../orthanc/system", timeout=30).status_code == 404
+    assert attacker.options(f"{platform.url}/dicom-web/servers", timeout=30).status_code == 404
+
+
+def test_a_head_is_a_look_without_the_body(platform, attacker, almaty_study, central_study):
+    for path in ("", "/metadata", "/series"):
+        own = f"{platform.url}/dicom-web/studies/{almaty_study.study_uid}{path}"
+        answer, whole = (attacker.request(method, own, timeout=30) for method in ("HEAD", "GET"))
+        assert (answer.status_code, answer.content) == (200, b"")
+        kinds = {one.headers["Content-Type"].split(";")[0] for one in (answer, whole)}
+        assert len(kinds) == 1
+        foreign = own.replace(almaty_study.study_uid, central_study.study_uid)
+        assert attacker.head(foreign, timeout=30).status_code == 404
+    assert attacker.head(f"{platform.url}/dicom-web/studies", timeout=30).status_code == 200
 
 
 def test_no_other_origin_is_let_in(platform, attacker, almaty_study):

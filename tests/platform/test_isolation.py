@@ -28,8 +28,15 @@ STUDY_ROUTES = [
     "/studies/{study}/series/{series}/instances/{sop}/frames/1",
     "/studies/{study}/series/{series}/instances/{sop}/frames/1/rendered",
     "/studies/{study}/series/{series}/instances/{sop}/bulk/7fe00010",
+]
+# Searches of all studies, each with what names a study, a series or an instance.
+SEARCHES = [
+    "/studies?StudyInstanceUID={study}",
     "/series?StudyInstanceUID={study}",
+    "/series?SeriesInstanceUID={series}&Modality=*",
     "/instances?StudyInstanceUID={study}&SeriesInstanceUID={series}",
+    "/instances?SOPInstanceUID={sop}",
+    "/instances?PatientName=*&PatientID=*&StudyDate=00010101-&SOPInstanceUID={sop}",
 ]
 VIEWER_ROUTES = [
     "/studies/{study}/series",
@@ -105,14 +112,15 @@ def test_study_list_is_newest_first(platform, central_physician, central_study):
     assert moments == sorted(moments, reverse=True)
 
 
-def test_asking_for_a_foreign_study_by_uid_finds_nothing(platform, central_physician, almaty_study, unknown_study):
-    answers = [
-        central_physician.get(
-            f"{platform.url}/dicom-web/studies", params={"StudyInstanceUID": study.study_uid}, timeout=60
-        )
-        for study in (almaty_study, unknown_study)
-    ]
-    assert seen(answers[0]) == seen(answers[1])
+@pytest.mark.parametrize("route", SEARCHES)
+def test_a_search_finds_what_is_foreign_as_little_as_what_is_not_there(
+    platform, central_physician, almaty_physician, almaty_study, unknown_study, route
+):
+    foreign, unknown = (ask(platform, central_physician, route, study) for study in (almaty_study, unknown_study))
+    assert (foreign.status_code, foreign.content) == (200, b"[]")
+    assert seen(foreign) == seen(unknown)
+    assert len(ask(platform, almaty_physician, route, almaty_study).json()) == 1
+    assert ask(platform, platform.session(), route, almaty_study).status_code == 401
 
 
 def test_a_user_of_two_clinics_sees_both(platform, central_study, almaty_study):

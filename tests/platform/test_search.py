@@ -1,5 +1,7 @@
 """The study search as PS3.18 10.6 and PS3.4 C.2.2.2 ask for it, through dicomweb-client, with raw Orthanc beside it."""
 
+# ruff: noqa: RUF001
+
 from __future__ import annotations
 
 import json
@@ -31,15 +33,20 @@ STUDIES = {
         "PatientSex": "M", "StudyDate": "20231231", "StudyTime": "235959", "Modality": "US", "StudyID": "S3",
         "StudyDescription": "US Heart", "ReferringPhysicianName": "Cuddy^Lisa",
     },
+    "tooth": {
+        "PatientName": f"Қайрат{MARK}^Мария", "PatientID": f"Иванов{MARK}", "PatientBirthDate": "19900909",
+        "PatientSex": "F", "StudyDate": "20230401", "StudyTime": "091500", "Modality": "IO", "StudyID": "С4",
+        "StudyDescription": "Прицельный снимок, 36", "ReferringPhysicianName": "Ёлкина^Анна", "SeriesNumber": "4",
+    },
 }  # fmt: skip
-EVERY = ["head", "knee", "heart"]  # newest first
+EVERY = ["head", "knee", "heart", "tooth"]  # newest first
 
 # What is asked, what is found, and whether raw Orthanc finds the same (in whatever order). It does not fold accents,
 # and takes a name for its first component group, whole.
 QUERIES = [
     ({}, EVERY, True),
     ({"PatientID": f"P1{MARK}"}, ["knee"], True),
-    ({"00100020": f"P?{MARK}"}, EVERY, True),
+    ({"00100020": f"P?{MARK}"}, EVERY[:3], True),
     ({"PatientName": f"Müller{MARK}^Jürgen^^Dr."}, ["knee"], True),
     ({"PatientName": f"muller{MARK}*".lower()}, ["head", "knee"], False),
     ({"PatientName": f"MÜLLER{MARK}"}, ["head", "knee"], False),
@@ -48,14 +55,27 @@ QUERIES = [
     ({"StudyDate": "20240131"}, ["knee"], True),
     ({"StudyDate": "20240101-20240131"}, ["knee"], True),
     ({"StudyDate": "20240131-"}, ["head", "knee"], True),
-    ({"StudyDate": "-20240131"}, ["knee", "heart"], True),
-    ({"StudyTime": "090000-110000"}, ["head", "knee"], True),
+    ({"StudyDate": "-20240131"}, ["knee", "heart", "tooth"], True),
+    ({"StudyTime": "092000-110000"}, ["head", "knee"], True),
     ({"ModalitiesInStudy": "CT"}, ["head"], True),
     ({"ModalitiesInStudy": "CT,US"}, ["head", "heart"], True),
     ({"ReferringPhysicianName": "house^g*"}, ["knee"], True),
     ({"StudyDescription": "*knee*"}, ["knee"], True),
     ({"PatientBirthDate": "19700101-19801231"}, ["head", "knee"], True),
-    ({"PatientSex": "F"}, ["head"], True),
+    ({"PatientSex": "F"}, ["head", "tooth"], True),
+    # As the list shows it, typed again as OHIF sends it and as a script does.
+    ({"PatientName": f"*Қайрат{MARK}, Мария*"}, ["tooth"], False),
+    ({"PatientName": f"кайрат{MARK} мария".lower()}, ["tooth"], False),
+    ({"PatientName": f"*{MARK}, Мар*"}, ["tooth"], False),
+    ({"PatientName": f"Müller{MARK}, Jürgen Dr."}, ["knee"], False),
+    ({"ReferringPhysicianName": "*елкина, анна*"}, ["tooth"], False),
+    ({"PatientID": f"*иванов{MARK}*".lower()}, ["tooth"], True),
+    ({"StudyDescription": "*снимок, 36*"}, ["tooth"], False),
+    ({"ModalitiesInStudy": "IO*"}, ["tooth"], True),
+    ({"ModalitiesInStudy": "io,mr"}, ["knee", "tooth"], True),
+    ({"StudyTime": "0915"}, ["tooth"], False),
+    # One stretch of time (PS3.18 8.3.4.1.1), not the same hours of each day.
+    ({"StudyDate": "20240131-20240201", "StudyTime": "1000-0915"}, ["knee"], False),
     ({"StudyID": "S3"}, ["heart"], True),
     ({"PatientName": f"*{MARK}*", "ModalitiesInStudy": "MR,CT", "StudyDate": "20240201-20240301"}, ["head"], True),
     ({"PatientName": f"*{MARK}*", "ModalitiesInStudy": "XA"}, [], True),
@@ -135,8 +155,8 @@ def test_more_fields_when_asked(client, uids):
 
 def test_pages_and_what_they_say_of_the_rest(platform, client, uids):
     query = {"AccessionNumber": f"A{MARK}"}
-    pages = [client.search_for_studies(search_filters=query, limit=2, offset=offset) for offset in (0, 2, 4)]
-    assert [named(page, uids) for page in pages] == [["head", "knee"], ["heart"], []]
+    pages = [client.search_for_studies(search_filters=query, limit=3, offset=offset) for offset in (0, 3, 6)]
+    assert [named(page, uids) for page in pages] == [["head", "knee", "heart"], ["tooth"], []]
     session = platform.api(platform.user("physician", CLINIC))
     url = f"{platform.url}/dicom-web/studies"
     cut = session.get(url, params={**query, "limit": 2, "fuzzymatching": "true"}, timeout=30)
@@ -144,3 +164,39 @@ def test_pages_and_what_they_say_of_the_rest(platform, client, uids):
     assert "There are additional results that can be requested." in cut.headers["Warning"]
     assert "The fuzzymatching parameter is not supported." in cut.headers["Warning"]
     assert "Warning" not in session.get(url, params=query, timeout=30).headers
+
+
+LEVELS = [
+    ("series", {}, EVERY),
+    ("series", {"Modality": "IO"}, ["tooth"]),
+    ("series", {"SeriesNumber": "4", "PatientName": f"*қайрат{MARK}*".lower()}, ["tooth"]),
+    ("series", {"ModalitiesInStudy": "m?,us"}, ["knee", "heart"]),
+    ("instances", {}, EVERY),
+    ("instances", {"InstanceNumber": "1", "Modality": "CT"}, ["head"]),
+    ("instances", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "PatientID": f"P3{MARK}"}, ["heart"]),
+    ("instances", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, []),
+]
+
+
+@pytest.mark.parametrize(("level", "query", "found"), LEVELS, ids=lambda value: str(value)[:60])
+def test_series_and_instances_across_studies(client, uids, level, query, found):
+    search = client.search_for_series if level == "series" else client.search_for_instances
+    answers = search(search_filters={**query, "AccessionNumber": f"A{MARK}"})
+    assert named(answers, uids) == found
+    below = "/series/" if level == "series" else "/instances/"
+    assert all(below in answer["00081190"]["Value"][0] for answer in answers)
+
+
+def test_the_same_keys_below_a_study(client, uids):
+    study = uids["tooth"]
+    (series,) = client.search_for_series(study)
+    series_uid = series["0020000E"]["Value"][0]
+    (instance,) = client.search_for_instances(study)
+    assert client.search_for_instances(study, series_uid) == [instance]
+    for query, count in (({"Modality": "IO"}, 1), ({"SeriesNumber": "4"}, 1), ({"SeriesNumber": "5"}, 0)):
+        assert len(client.search_for_series(study, search_filters=query)) == count
+    for query, count in (({"InstanceNumber": "1"}, 1), ({"InstanceNumber": "9"}, 0)):
+        assert len(client.search_for_instances(study, series_uid, search_filters=query)) == count
+        assert len(client.search_for_instances(study, search_filters=query)) == count
+    across = client.search_for_instances(search_filters={"SOPInstanceUID": instance["00080018"]["Value"][0]})
+    assert across[0]["00081190"] == instance["00081190"]

@@ -12,10 +12,10 @@ from imaging_gateway import allowlist, audit, search
 ROLES = ("physician", "technician", "auditor", "admin")
 # What the gateway answers itself has readers of its own for the query.
 READERS = {
-    allowlist.STUDIES: [
-        *(keyword for keyword, _, _ in search.MATCHABLE),
-        *("limit", "offset", "includefield", "fuzzymatching"),
-    ],
+    **{
+        path: [*(keyword for keyword, _, _ in level.matchable), "limit", "offset", "includefield", "fuzzymatching"]
+        for path, level in search.LEVELS.items()
+    },
     "/audit/entries": list(audit.FILTERS),
 }
 HEAD = """\
@@ -36,8 +36,11 @@ clinics in the token.
 | a role that the row does not name | 404 |
 | nobody: no token, or one that is not taken | 401 |
 
+`HEAD` is answered where a row below `/dicom-web` has `GET`, with its rights and on record as it; `OPTIONS` there tells the methods of the
+caller's roles, of any study alike.
+
 Each path has one spelling. A parameter that the row does not name, that is doubled or has another form is a 404; for
-the study list and the access log it is a 400 that says which. Series and instances below a study must be of that
+the searches of all studies and the access log it is a 400 that says which. Series and instances below a study must be of that
 study, or they are a 404.
 
 """
@@ -45,7 +48,7 @@ study, or they are a 404.
 
 def parameters(rule: allowlist.Rule) -> str:
     """The names of a rule's parameters; the tags that stand for keywords are left out."""
-    names = READERS.get(rule.path, list(rule.parameters))
+    names = READERS[rule.path] if rule.answered_here else list(rule.parameters)
     return ", ".join(f"`{name}`" for name in names if not name[0].isdigit()) or "-"
 
 

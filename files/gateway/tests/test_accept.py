@@ -32,6 +32,17 @@ TAKEN = [
     (FILES, f'multipart/related; type="application/dicom"; transfer-syntax=1.2.840.10008.1.2.4.90, {STORED}', STORED),
     (FRAMES, "multipart/related; type=application/octet-stream; transfer-syntax=*", FRAME),
     (FRAMES, "", FRAME),
+    # dicomweb-client asks for parts of any kind.
+    (FRAMES, 'multipart/related; type="*/*"', FRAME),
+    (FRAMES, "multipart/related; type=application/*; transfer-syntax=*", FRAME),
+    (
+        FRAMES,
+        'multipart/related; type="image/jpeg"; transfer-syntax=1.2.840.10008.1.2.4.50, multipart/related; type="*/*"',
+        FRAME,
+    ),
+    (FILES, 'multipart/related; type="*/*"; transfer-syntax=*', STORED),
+    (BULK, 'multipart/related; type="*/*"', BYTES),
+    (BULK, 'multipart/related; type="video/*"', BYTES),
     (FRAMES, "*/*", FRAME),
     *((JSON, accept, DICOM_JSON) for accept in ("", "*/*", "application/json", "application/*", DICOM_JSON)),
     (JSON, "application/dicom+json; charset=utf-8", DICOM_JSON),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from imaging_gateway.allowlist import RULES, permit
+from imaging_gateway.allowlist import RULES, methods, permit
 from imaging_gateway.requests import RefusedError, parse
 
 PHYSICIAN = frozenset({"physician"})
@@ -67,9 +67,9 @@ REFUSED = [
     "/dicom-web",
     "/dicom-web/",
     "/dicom-web/studies/",
-    "/dicom-web/series",
-    "/dicom-web/instances",
-    "/dicom-web/series?StudyInstanceUID=1.2.840.1",
+    "/dicom-web/series/1.2.3",
+    "/dicom-web/instances/1.2.3",
+    "/dicom-web/patients",
     "/dicom-web/servers",
     "/dicom-web/info",
     "/DICOM-WEB/studies/1.2.840.1",
@@ -154,10 +154,40 @@ def test_everything_else_does_not_exist(uri, role):
 )
 @pytest.mark.parametrize("uri", ["/dicom-web/studies", STUDY, f"{STUDY}/metadata", "/import/status"])
 def test_images_are_only_read_and_uploaded(uri, method):
-    if method == "POST" and uri in UPLOADS:
+    if (method == "POST" and uri in UPLOADS) or (method == "HEAD" and uri.startswith("/dicom-web/")):
         return
     with pytest.raises(RefusedError):
         asked(uri, ADMIN, method)
+
+
+def test_a_head_is_permitted_as_its_get():
+    for uri in ("/dicom-web/studies", STUDY, f"{STUDY}/metadata"):
+        assert asked(uri, PHYSICIAN, "HEAD") == asked(uri, PHYSICIAN)
+
+
+@pytest.mark.parametrize(
+    ("path", "physician", "technician", "auditor"),
+    [
+        ("/dicom-web/studies", "GET HEAD OPTIONS", "GET HEAD OPTIONS POST", ""),
+        ("/dicom-web/series", "GET HEAD OPTIONS", "GET HEAD OPTIONS", ""),
+        (STUDY, "GET HEAD OPTIONS", "GET HEAD OPTIONS POST", ""),
+        ("/dicom-web/servers", "", "", ""),
+    ],
+)
+def test_a_path_tells_the_methods_that_a_role_has_there(path, physician, technician, auditor):
+    for role, told in (("physician", physician), ("technician", technician), ("auditor", auditor)):
+        assert " ".join(methods(path, frozenset({role}))) == told
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "Modality=CT&SeriesNumber=3&PerformedProcedureStepStartDate=20240101-20240131&00400245=1015-",
+        "SOPClassUID=1.2.840.10008.5.1.4.1.1.2&InstanceNumber=7&includefield=all&limit=5&fuzzymatching=true",
+    ],
+)
+def test_below_a_study_series_and_instances_have_the_standards_keys(query):
+    assert asked(f"{STUDY}/instances?{query}", PHYSICIAN).rule.action == "view"
 
 
 UPLOADS = ["/dicom-web/studies", STUDY]

@@ -11,6 +11,7 @@ import pytest
 from imaging_gateway import access_log
 from imaging_gateway.registry import RegistryAwayError
 
+from ...conftest import instance_attributes
 from .conftest import open_door, ready
 
 METADATA = "/dicom-web/studies/{}/metadata"
@@ -420,7 +421,55 @@ class TestSearch:
         accept = {"Accept": "application/dicom+json, multipart/related"}
         assert (await door.search("", {**realm.bearer("north"), **accept}))[0] == 200
 
-    @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "DELETE", "OPTIONS"])
+    async def test_series_and_instances_of_the_callers_studies(self, door, realm, studies, importer):
+        importer.record_contents(NORTH, "north", *(instance_attributes("5.1", f"6.{n}", instance=n) for n in (1, 2)))
+        importer.record_contents(SOUTH, "south", instance_attributes("5.2", "6.3", modality="MR"))
+
+        async def found(level, tag, query, *clinics):
+            headers = realm.bearer(*clinics)
+            async with door.client.get(f"/dicom-web/{level}{query}", headers=headers) as response:
+                assert response.status == 200
+                return [one[tag]["Value"][0] for one in await response.json(content_type=None)]
+
+        assert await found("series", "0020000E", "", "north") == ["5.1"]
+        assert await found("series", "0020000E", "?Modality=MR", "north") == []
+        assert await found("series", "0020000E", "?SeriesInstanceUID=5.1,5.2", "north", "south") == ["5.2", "5.1"]
+        assert await found("instances", "00080018", "?PatientName=*Anna*&InstanceNumber=2", "north") == ["6.2"]
+        assert await found("instances", "00081190", "?SOPInstanceUID=6.2", "north") == [
+            f"https://imaging.test/dicom-web/studies/{NORTH}/series/5.1/instances/6.2"
+        ]
+        assert await found("instances", "00080018", "?SOPInstanceUID=6.3", "north") == []
+        assert await found("instances", "00080018", "", "north", "south") == ["6.3", "6.1", "6.2"]
+        for level in ("series", "instances"):
+            async with door.client.get(f"/dicom-web/{level}?SOPClassUID=x", headers=realm.bearer("north")) as response:
+                assert response.status == 400
+            async with door.client.get(f"/dicom-web/{level}") as response:
+                assert response.status == 401
+
+    async def test_a_head_has_everything_but_the_body(self, door, realm, studies):
+        async with door.client.get("/dicom-web/studies", headers=realm.bearer("north")) as whole:
+            length = len(await whole.read())
+        async with door.client.head("/dicom-web/studies", headers=realm.bearer("north")) as response:
+            assert (response.status, response.headers["Content-Length"]) == (200, str(length))
+        assert await door.ask(METADATA.format(NORTH), realm.bearer("north"), "HEAD") == (204, str(studies[NORTH]))
+        assert await door.ask(METADATA.format(SOUTH), realm.bearer("north"), "HEAD") == (403, None)
+
+    async def test_options_tell_a_callers_methods_and_nothing_of_a_study(self, door, realm, studies):
+        async def options(path, headers):
+            async with door.client.options(path, headers=headers) as response:
+                assert await response.text() in ("", "404: Not Found")
+                return response.status, response.headers.get("Allow")
+
+        for study in (NORTH, SOUTH, UNKNOWN):
+            for path in (METADATA.format(study), SERIES.format(study)):
+                assert await options(path, realm.bearer("north")) == (204, "GET, HEAD, OPTIONS")
+                assert await options(path, {}) == (401, None)
+        uploader = realm.bearer("north", roles=["technician"])
+        assert await options("/dicom-web/studies", uploader) == (204, "GET, HEAD, OPTIONS, POST")
+        for path in ("/dicom-web/servers", "/dicom-web/studies/x", "/dicom-web/"):
+            assert (await options(path, realm.bearer("north")))[0] == 404
+
+    @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
     async def test_the_list_is_only_read(self, door, realm, method):
         async with door.client.request(method, "/dicom-web/studies", headers=realm.bearer("north")) as response:
             assert response.status == 405
@@ -433,6 +482,17 @@ class TestAccessLog:
                 """SELECT username, client, host(address), action, clinic_id, study_uid, detail
                    FROM registry.access_log ORDER BY entry_id"""
             ).fetchall()
+
+    async def test_a_head_is_a_view_and_a_search_of_any_level_a_list(self, door, realm, studies, registry):
+        await door.ask(METADATA.format(NORTH), realm.bearer("north", sid="a"), "HEAD")
+        for number, level in enumerate(("studies", "series", "instances")):
+            headers = realm.bearer("north", sid=str(number))
+            async with door.client.head(f"/dicom-web/{level}?PatientID=SECRET", headers=headers) as response:
+                assert response.status == 200
+        await door.gateway.access.flush()
+        assert [(row[3], row[5], row[6]) for row in self.rows(registry)] == [("view", NORTH, None)] + 3 * [
+            ("list", None, None)
+        ]
 
     async def test_one_row_per_study_view_and_not_per_frame(self, door, realm, studies, registry):
         for frame in range(1, 20):

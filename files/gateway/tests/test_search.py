@@ -8,8 +8,8 @@ from imaging_gateway.requests import parse
 from imaging_gateway.search import QueryError
 
 
-def read(query):
-    return search.read(parse("GET", f"/dicom-web/studies?{query}").parameters)
+def read(query, level=search.STUDIES):
+    return search.read(parse("GET", f"/dicom-web/studies?{query}").parameters, level)
 
 
 def test_ohifs_study_list():
@@ -50,7 +50,9 @@ def test_universal_matching(query):
         "StudyTime=1",
         "StudyInstanceUID=1.2,",
         "StudyInstanceUID=1.2%203",
-        "ModalitiesInStudy=C*",
+        "ModalitiesInStudy=C%25",
+        "ModalitiesInStudy=CT,",
+        "PatientSex=M,F",
         "PatientName=a%5Cb",
         "PatientID=a&PatientID=b",
         "PatientID=a&00100020=b",
@@ -65,6 +67,40 @@ def test_universal_matching(query):
 def test_what_cannot_be_answered_is_refused_and_named(query):
     with pytest.raises(QueryError, match=query.split("=")[0] if "&" not in query else "twice|PatientID"):
         read(query)
+
+
+def test_codes_in_small_letters_wildcards_and_lists():
+    assert read("ModalitiesInStudy=io").match == {"00080061": ["io"]}
+    assert read("ModalitiesInStudy=IO*,p?&PatientSex=f").match == {"00080061": ["IO*", "p?"], "00100040": "f"}
+
+
+def test_series_are_searched_by_their_own_keys_and_their_studys():
+    query = read("Modality=CT&SeriesNumber=03&PatientID=P&PerformedProcedureStepStartTime=10-", search.SERIES)
+    assert query.match == {"00080060": ["CT"], "00200011": "03", "00100020": "P", "00400245": "10-"}
+    assert {"00080060", "00201209", "00100010"} <= query.fields
+    for key in ("InstanceNumber=1", "SOPInstanceUID=1.2"):
+        with pytest.raises(QueryError, match="for series"):
+            read(key, search.SERIES)
+
+
+def test_instances_are_searched_by_the_keys_of_all_levels():
+    query = read("SOPInstanceUID=1.2,3&InstanceNumber=7&00080060=MR&ModalitiesInStudy=CT", search.INSTANCES)
+    assert query.match == {"00080018": ["1.2", "3"], "00200013": "7", "00080060": ["MR"], "00080061": ["CT"]}
+    for value in ("InstanceNumber=x", "InstanceNumber=1-3", "SOPInstanceUID=1*", "NumberOfFrames=1"):
+        with pytest.raises(QueryError):
+            read(value, search.INSTANCES)
+
+
+def test_each_is_retrieved_below_its_study():
+    one = {
+        tag: {"vr": "UI", "Value": [value]}
+        for tag, value in (("0020000D", "1"), ("0020000E", "2"), ("00080018", "3"), ("00280010", "4"))
+    }
+    (answer,) = search.answer(read("", search.INSTANCES), [one], "https://imaging.test/dicom-web")
+    assert answer["00081190"]["Value"] == ["https://imaging.test/dicom-web/studies/1/series/2/instances/3"]
+    (answer,) = search.answer(read("", search.SERIES), [one], "https://imaging.test/dicom-web")
+    assert answer["00081190"]["Value"] == ["https://imaging.test/dicom-web/studies/1/series/2"]
+    assert "00080018" not in answer
 
 
 def test_a_page_is_never_larger_than_the_service_allows():

@@ -12,12 +12,14 @@ import random
 import threading
 import time
 import urllib.parse
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pydicom
 import requests
 from imaging_importer.reasons import RejectedError, UnavailableError
-from imaging_importer.registry import Attributes, Claim, Displayed, OwnedStudy
+from imaging_importer.registry import Attributes, Claim, Contents, Displayed, OwnedStudy
 
 # Longer than the importers of the recovery tests wait for an answer, in seconds.
 LATE = 0.6
@@ -107,6 +109,7 @@ class Platform:
         self.clinics = ["north", "south"]
         self.owner: dict[str, str] = {}
         self.recorded: dict[str, Attributes] = {}
+        self.contents_told: dict[str, dict[str, list[Attributes]]] = {}
         self.largest: dict[str, int] = {}
         self.undisplayable: dict[tuple[str, str], str] = {}  # study, instance -> code
         self.access_log: list[tuple[str, str, str, str | None]] = []  # user, clinic, study, detail
@@ -178,6 +181,16 @@ class Platform:
             }
             for patient in sorted(patients)
         ]
+
+    def contents(self, question: dict[str, Any]) -> list[dict[str, object]]:
+        """A study's series or instances, as Orthanc finds them."""
+        found = {}
+        for key, (_, study_uid, series_uid, uid) in self.identity.items():
+            if study_uid == question["Query"]["StudyInstanceUID"]:
+                one = pydicom.dcmread(io.BytesIO(self.instances[key]), specific_tags=question["RequestedTags"])
+                tags = {tag: None if one.get(tag) is None else str(one.get(tag)) for tag in question["RequestedTags"]}
+                found[series_uid if question["Level"] == "Series" else uid] = {"RequestedTags": tags}
+        return list(found.values())
 
     def institution(self, study_uid: str) -> str:
         data = next(self.instances[key] for key, identity in self.identity.items() if identity[1] == study_uid)
@@ -258,6 +271,8 @@ class _Handler(BaseHTTPRequestHandler):
                 del platform.identity[path.split("/")[2]], platform.instances[path.split("/")[2]]
                 return 200, b"{}"
             return 200, json.dumps({"ID": resource_id(*identity[:2])}).encode()
+        if path == "/tools/find" and "StudyInstanceUID" in json.loads(body)["Query"]:
+            return 200, json.dumps(platform.contents(json.loads(body))).encode()
         if path == "/tools/find":
             asked = json.loads(body)["Query"]["SOPInstanceUID"].split("\\")
             answer = [
@@ -318,6 +333,8 @@ class _Handler(BaseHTTPRequestHandler):
         if function == "record_study":
             assert platform.owner[arguments[0]] == arguments[1], "recorded what is not claimed"
             platform.recorded[arguments[0]] = arguments[2]
+            if arguments[4]:
+                platform.contents_told[arguments[0]] = arguments[4]
             platform.largest[arguments[0]] = max(platform.largest.get(arguments[0], 0), arguments[3])
             return len(platform.recorded)
         if function == "note_display":
@@ -325,6 +342,10 @@ class _Handler(BaseHTTPRequestHandler):
                 platform.undisplayable.pop((study_uid, sop_uid), None)
                 if code:
                     platform.undisplayable[study_uid, sop_uid] = code
+            return None
+        if function == "record_contents":
+            assert platform.owner[arguments[0]] == arguments[1], "recorded what is not claimed"
+            platform.contents_told[arguments[0]] = arguments[2]
             return None
         if function == "forget_study":
             platform.recorded.pop(arguments[0], None)
@@ -390,14 +411,20 @@ class HttpRegistry:
     def claim_study(self, study_uid: str, clinic_id: str) -> bool:
         return self._call("claim_study", study_uid, clinic_id)
 
-    def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes, largest: int = 0) -> int:
-        answer = self._call("record_study", study_uid, clinic_id, attributes, largest)
+    def record_study(
+        self, study_uid: str, clinic_id: str, attributes: Attributes, largest: int = 0, contents: Contents | None = None
+    ) -> int:
+        told = asdict(contents) if contents else None
+        answer = self._call("record_study", study_uid, clinic_id, attributes, largest, told)
         if isinstance(answer, dict):
             raise RejectedError("not-listable", answer["refused"])
         return answer
 
     def note_display(self, images: list[Displayed]) -> None:
         self._call("note_display", [[image.study_uid, image.sop_instance_uid, image.code] for image in images])
+
+    def record_contents(self, study_uid: str, clinic_id: str, contents: Contents) -> None:
+        self._call("record_contents", study_uid, clinic_id, asdict(contents))
 
     def forget_study(self, study_uid: str) -> bool:
         return self._call("forget_study", study_uid)

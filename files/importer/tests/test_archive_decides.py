@@ -483,7 +483,7 @@ def test_a_journal_of_the_last_release_is_read_and_grows(tmp_path: Path) -> None
         assert (job.id, job.caller, job.dropped) == ("a", "", False)
         assert [file.path for file in journal.files("a", Outcome.PENDING)] == ["0.dcm"]
         assert journal.finished_summary("b").reasons == {"damaged": 2}
-        assert journal.study("1.2.3") == ("north", "fingerprint", 0)
+        assert journal.study("1.2.3") == ("north", "fingerprint", 0, 0, True)
         assert journal.position("swept-at") == 0  # the sizes are asked for at once
         journal.close()
 

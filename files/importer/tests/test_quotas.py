@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from deliveries import deliver, instance, sop_uid, uid
 from imaging_importer import config
-from imaging_importer.journal import Journal, State
+from imaging_importer.journal import Journal, KnownStudy, State
 from imaging_importer.orthanc import OrthancClient
 from imaging_importer.quotas import Quotas
 from imaging_importer.reasons import UnavailableError
@@ -129,12 +129,12 @@ def test_a_full_clinics_delivery_that_is_stored_is_ended(journal: Journal, monke
 
 
 def test_what_a_clinic_uses_follows_its_studies(journal: Journal) -> None:
-    journal.record_study("1.1", "north", "a", 5)
-    journal.record_study("1.2", "north", "a", 6)
-    journal.record_study("1.3", "south", "a", 7)
+    journal.record_study("1.1", KnownStudy("north", "a", 5))
+    journal.record_study("1.2", KnownStudy("north", "a", 6))
+    journal.record_study("1.3", KnownStudy("south", "a", 7))
     assert journal.used() == {"north": 11, "south": 7}
-    journal.record_study("1.2", "south", "b", 8)  # renamed
-    journal.record_study("1.3", "south", "b", 9)  # grown
+    journal.record_study("1.2", KnownStudy("south", "b", 8))  # renamed
+    journal.record_study("1.3", KnownStudy("south", "b", 9))  # grown
     assert journal.used() == {"north": 5, "south": 17}
     journal.forget_study("1.1")
     assert journal.used() == {"south": 17}
@@ -187,8 +187,10 @@ def test_studies_of_the_last_release_are_measured_by_the_first_sweep(platform: P
     Recorder(first, registry).refresh(orthanc, "1.2.3", "north")
     first.set_position("swept-at", int(time.time()))
     first.close()
-    with sqlite3.connect(tmp_path / "journal.sqlite") as database:  # as before the column
-        database.executescript("DROP INDEX study_clinic; ALTER TABLE study DROP COLUMN size; PRAGMA user_version = 2;")
+    with sqlite3.connect(tmp_path / "journal.sqlite") as database:  # as before the column, and those that came later
+        later = (("study", "size"), ("study", "listed"), ("study", "behind"), ("file", "notes"), ("job", "notes"))
+        drops = "".join(f"ALTER TABLE {table} DROP COLUMN {column};" for table, column in later)
+        database.executescript(f"DROP INDEX study_clinic; {drops} PRAGMA user_version = 2;")
     journal = Journal(tmp_path / "journal.sqlite")
     assert journal.used() == {"north": 0}
     told = platform.requests.count("POST /registry/record_study")

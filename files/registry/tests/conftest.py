@@ -24,6 +24,13 @@ class Reader:
         statement = "SELECT study_uid FROM registry.search_studies(%s, %s, %s)"
         return [row[0] for row in self.ask(scope, statement, json.dumps(match or {}), limit, skip)]
 
+    def find(self, level: str, scope: str | None, match: dict[str, object] | None = None, *page: int) -> list[str]:
+        """The UIDs of series or instances that a search finds."""
+        statement = f"SELECT attributes FROM registry.search_{level}(%s, %s, %s)"  # noqa: S608
+        rows = self.ask(scope, statement, json.dumps(match or {}), *(page or (100, 0)))
+        tag = {"studies": "0020000D", "series": "0020000E", "instances": "00080018"}[level]
+        return [row[0][tag]["Value"][0] for row in rows]
+
     def locate(self, scope: str | None, study: str) -> list[tuple[object, ...]]:
         return self.ask(scope, "SELECT clinic_id, revision, largest FROM registry.locate_study(%s)", study)
 

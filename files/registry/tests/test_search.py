@@ -1,5 +1,7 @@
 """The study list's semantics: PS3.4 C.2.2.2 matching as physicians expect it, newest first, over several clinics."""
 
+# ruff: noqa: RUF001
+
 from __future__ import annotations
 
 import random
@@ -42,8 +44,17 @@ STUDIES = {
     },
     "1.4": {"name": "Ёлкина^Алия", "patient": "Q-77", "date": "20240201", "time": "093000.000001"},
     "1.5": {},
+    "1.6": {
+        "name": "ҚАЙРАТ^Үміт^Әлиұлы",
+        "patient": "Иванов  01",
+        "accession": "Қ-7",
+        "study_id": "Студия 1",
+        "description": "Бас миы,  МРТ",
+        "date": "20230101",
+    },
+    "1.7": {"name": "O’Brien  van der Berg ^Seán", "date": "20220101"},
 }
-NEWEST_FIRST = ["1.4", "1.2", "1.1", "1.3", "1.5"]
+NEWEST_FIRST = ["1.4", "1.2", "1.1", "1.3", "1.6", "1.7", "1.5"]
 
 
 @pytest.fixture
@@ -56,13 +67,14 @@ def archive(importer):
 @pytest.mark.parametrize(
     ("tag", "value", "found"),
     [
-        # PatientName: case and accents folded; components left out at the end match anything; every group is tried.
+        # PatientName by components: folded; those left out at the end match anything; every group is tried.
         ("00100010", "muller*", ["1.2", "1.1"]),
         ("00100010", "MÜLLER", ["1.2", "1.1"]),
         ("00100010", "müller^a*", ["1.2"]),
         ("00100010", "*anna*", ["1.2"]),
-        ("00100010", "anna", []),
+        ("00100010", "^anna", []),
         ("00100010", "mulle", []),
+        ("00100010", "mulle^*", []),
         ("00100010", "m?ller^*gen", ["1.1"]),
         ("00100010", "muller^jurgen^^dr.", ["1.1"]),
         ("00100010", "Muller^^^", ["1.2", "1.1"]),
@@ -71,10 +83,39 @@ def archive(importer):
         ("00100010", "yamada^tarou", ["1.3"]),
         ("00100010", "елкина*", ["1.4"]),
         ("00100010", "*АЛИЯ*", ["1.4"]),
+        ("00100010", "yamada^tarou=山田^太郎", ["1.3"]),
+        ("00100010", "yamada^tarou=鈴木^太郎", []),
+        # As a list shows it: whole words in their order, with whatever stands between them; a part of it in wildcards.
+        ("00100010", "anna", ["1.2"]),
+        ("00100010", "Müller, Jürgen  Dr.", ["1.1"]),
+        ("00100010", "jurgen muller", []),
+        ("00100010", "*ller, jür*", ["1.1"]),
+        ("00100010", "*ёлкина, а*", ["1.4"]),
+        ("00100010", "*'*", ["1.7"]),
+        ("00100010", "*,*", []),
+        ("00100010", "*Қайрат*", ["1.6"]),
+        ("00100010", "кайрат", ["1.6"]),
+        ("00100010", "*умит*", ["1.6"]),
+        ("00100010", "*Үміт Ә*", ["1.6"]),
+        ("00100010", "Кайрат^Умит^А*", ["1.6"]),
+        ("00100010", "O'Brien van der Berg, Seán", ["1.7"]),
+        ("00100010", "o brien", ["1.7"]),
+        ("00100010", "*brien van*", ["1.7"]),
+        ("00100010", "O'Brien  van der Berg ^ Sean", ["1.7"]),
+        ("00100010", "*brien*berg*", ["1.7"]),
+        ("00100010", "*berg*brien*", []),
+        ("00100010", "??llo*", []),
         ("00100010", "%", []),
         ("00100010", "_uller*", []),
-        # Identifiers: exact as written, wildcards without regard to case.
+        # Identifiers: exact as written if anybody has it so; else, and with wildcards, folded.
         ("00100020", "P-001", ["1.1"]),
+        ("00100020", "иванов 01", ["1.6"]),
+        ("00100020", "*ИВАНОВ*", ["1.6"]),
+        ("00100020", "P-00", []),
+        ("00080050", "қ-7", ["1.6"]),
+        ("00080050", "*к-7*", ["1.6"]),
+        ("00200010", "ст?дия*", ["1.6"]),
+        ("00200010", "СТУДИЯ 1", ["1.6"]),
         ("00100020", "p-00?", ["1.2", "1.1"]),
         ("00100020", "Q-7", ["1.3"]),
         ("00100020", "Q-7*", ["1.4", "1.3"]),
@@ -90,13 +131,18 @@ def archive(importer):
         ("00081030", "mri_knee*", []),
         ("00081030", "*\\*", []),
         ("00080090", "house^g*", ["1.1"]),
+        ("00080090", "*House, Greg*", ["1.1"]),
+        ("00081030", "*бас миы, мрт*", ["1.6"]),
         # Dates and times: single, ranges open at either end; an end of lower precision reaches to its own end.
         ("00080020", "20240201", ["1.4", "1.2"]),
         ("00080020", "20240131-20240201", ["1.4", "1.2", "1.1"]),
         ("00080020", "20240201-", ["1.4", "1.2"]),
-        ("00080020", "-20240131", ["1.1", "1.3"]),
+        ("00080020", "-20240131", ["1.1", "1.3", "1.6", "1.7"]),
         ("00080020", "20231231", ["1.3"]),
         ("00080030", "0930", ["1.4", "1.2"]),
+        ("00080030", "093000", ["1.4", "1.2"]),
+        ("00080030", "1015", ["1.1"]),
+        ("00080030", "235959.5", ["1.3"]),
         ("00080030", "09-10", ["1.4", "1.2", "1.1"]),
         ("00080030", "235959-", ["1.3"]),
         ("00100030", "19700101-19701231", ["1.1"]),
@@ -104,8 +150,13 @@ def archive(importer):
         ("00080061", ["CT", "MR"], ["1.2", "1.1"]),
         ("00080061", ["SR"], ["1.2"]),
         ("00080061", ["C"], []),
+        ("00080061", ["c*", "u?"], ["1.2", "1.3"]),
+        ("00080061", ["mr"], ["1.1"]),
+        ("00080061", ["%R"], []),
+        ("00080061", ["sr", "XA"], ["1.2"]),
         ("0020000D", ["1.3", "1.1", "9.9"], ["1.1", "1.3"]),
         ("00100040", "F", ["1.2"]),
+        ("00100040", "m", ["1.1"]),
     ],
 )
 def test_matching(gateway, tag, value, found):
@@ -116,6 +167,25 @@ def test_matching(gateway, tag, value, found):
 def test_all_conditions_must_hold(gateway):
     assert gateway.search("north", {"00100010": "muller*", "00080061": ["CT"], "00080020": "2024-"}) == ["1.2"]
     assert gateway.search("north", {"00100010": "muller*", "00080061": ["US"]}) == []
+
+
+@pytest.mark.usefixtures("archive")
+@pytest.mark.parametrize(
+    ("dates", "times", "found"),
+    [
+        # PS3.4 C.2.2.2.5.4: one form of range is one stretch of time, not the same hours of each day.
+        ("20231231-20240201", "2359-0929", ["1.1", "1.3"]),
+        ("20240131-20240201", "1016-09", ["1.4", "1.2"]),
+        ("20240131-", "101501-", ["1.4", "1.2"]),
+        ("-20240131", "-1014", ["1.3", "1.6", "1.7"]),
+        # Of two forms each counts for itself.
+        ("20231231-20240201", "1015", ["1.1"]),
+        ("20240131", "10-11", ["1.1"]),
+        ("20231231-", "-10", ["1.4", "1.2", "1.1"]),
+    ],
+)
+def test_a_range_of_dates_with_a_range_of_times(gateway, dates, times, found):
+    assert gateway.search("north", {"00080020": dates, "00080030": times}) == found
 
 
 @pytest.mark.usefixtures("archive")

@@ -56,6 +56,9 @@ class Range:
         if self.subtype == "*":
             return 2
         part = self.parameters.get("type", "")
+        # Parts of any kind, as dicomweb-client asks for frames.
+        if part in ("*/*", form.part.split("/")[0] + "/*"):
+            part = ""
         # The syntax that is given is the stored one, whichever that is.
         if part not in ("", form.part) or self.parameters.get("transfer-syntax", "*") != "*":
             return 0

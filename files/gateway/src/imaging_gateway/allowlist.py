@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from imaging_gateway import search
 from imaging_gateway.accept import Form, choose
 from imaging_gateway.requests import UID, AcceptError, RefusedError, Request, TooManyFramesError
 
@@ -34,11 +35,19 @@ PLACES = {
 }
 
 # What a query parameter may hold.
-UIDS = rf"{UID}(?:[,\\]{UID}){{0,99}}"
-NUMBER, FLAG, WORD, TAGS = r"[0-9]{1,9}", r"|true|false|1|0", r"[A-Za-z0-9_]{1,32}", r"[0-9A-Za-z,.]{1,2000}"
+NUMBER, FLAG, TAGS = r"[0-9]{1,9}", r"|true|false|1|0", r"[0-9A-Za-z,.]{1,2000}"
 PAGE = {"limit": NUMBER, "offset": NUMBER, "fuzzymatching": FLAG, "includefield": TAGS}
-SERIES = {**PAGE, "SeriesInstanceUID": UIDS, "0020000E": UIDS, "Modality": WORD, "00080060": WORD}
-INSTANCES = {**PAGE, "SOPInstanceUID": UIDS, "00080018": UIDS, "SOPClassUID": UIDS, "00080016": UIDS}
+# Below one study Orthanc answers: by the same keys, where one code is asked for.
+FORMS = {search.CODE_LIST: search.CODE, search.UID_LIST: rf"{UID}(?:[,\\]{UID}){{0,99}}"}
+
+
+def _keys(matchable: tuple[tuple[str, str, str], ...]) -> dict[str, str]:
+    return {name: FORMS.get(form, form) for keyword, tag, form in matchable for name in (keyword, tag)}
+
+
+SERIES = {**PAGE, **_keys(search.SERIES_MATCHABLE)}
+INSTANCES = {**PAGE, **_keys(search.INSTANCE_MATCHABLE)}
+INSTANCES_OF_STUDY = {**INSTANCES, **SERIES}
 # PS3.18 8.3.5.1. A picture takes memory by its viewport, so that has an end; Orthanc cannot draw one of no pixel.
 PIXELS = r"(?:[1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-6])"
 DECIMAL = r"-?[0-9]{1,6}(?:\.[0-9]{1,6})?"
@@ -50,7 +59,8 @@ RENDERED = {
 ORTHANC_LIST = {"since": NUMBER, "limit": NUMBER, "expand": FLAG, "full": FLAG, "short": FLAG}
 NOTHING: dict[str, str] = {}
 
-STUDIES = "/dicom-web/studies"
+DICOM_WEB = "/dicom-web/"
+STUDIES = DICOM_WEB + "studies"
 STUDY = STUDIES + "/{study}"
 ONE_SERIES = STUDY + "/series/{series}"
 INSTANCE = ONE_SERIES + "/instances/{instance}"
@@ -105,13 +115,15 @@ class Rule:
 
 
 RULES = (
-    # Study list and study (QIDO-RS, WADO-RS: PS3.18 10.4, 10.6). The list's parameters are read by `search`.
+    # Search and studies (QIDO-RS, WADO-RS: PS3.18 10.4, 10.6). What is answered here, `search` reads.
     Rule("GET", STUDIES, NOTHING, VIEWERS, "list", answered_here=True),
+    Rule("GET", DICOM_WEB + "series", NOTHING, VIEWERS, "list", answered_here=True),
+    Rule("GET", DICOM_WEB + "instances", NOTHING, VIEWERS, "list", answered_here=True),
     Rule("GET", STUDY, NOTHING, VIEWERS, "download", forms=FILES),
     Rule("GET", STUDY + "/metadata", NOTHING, VIEWERS, "view", forms=JSON),
     Rule("GET", STUDY + "/rendered", RENDERED, VIEWERS, "view", forms=PICTURE),
     Rule("GET", STUDY + "/series", SERIES, VIEWERS, "view", forms=JSON),
-    Rule("GET", STUDY + "/instances", INSTANCES, VIEWERS, "view", forms=JSON),
+    Rule("GET", STUDY + "/instances", INSTANCES_OF_STUDY, VIEWERS, "view", forms=JSON),
     Rule("GET", ONE_SERIES, NOTHING, VIEWERS, "download", forms=FILES),
     Rule("GET", ONE_SERIES + "/metadata", NOTHING, VIEWERS, "view", forms=JSON),
     Rule("GET", ONE_SERIES + "/rendered", RENDERED, VIEWERS, "view", forms=PICTURE),
@@ -173,9 +185,13 @@ class Permit:
 
 
 def permit(request: Request, roles: frozenset[str]) -> Permit:
-    """Find the rule that a request keeps to. Raises RefusedError when there is none for any of these roles."""
+    """Find the rule that a request keeps to. Raises RefusedError when there is none for any of these roles.
+
+    HEAD of an image is GET without the body (RFC 9110 9.3.2): the same right, and the same on record.
+    """
+    method = "GET" if request.method == "HEAD" and request.path.startswith(DICOM_WEB) else request.method
     for rule in RULES:
-        if rule.method == request.method and (match := rule.pattern.fullmatch(request.path)):
+        if rule.method == method and (match := rule.pattern.fullmatch(request.path)):
             if not rule.roles & roles:
                 raise RefusedError
             if not rule.answered_here:
@@ -186,6 +202,14 @@ def permit(request: Request, roles: frozenset[str]) -> Permit:
             count = len(frames.split(",")) if frames else 0
             return Permit(rule, places.get("study"), places.get("instance", ""), count, in_query)
     raise RefusedError
+
+
+def methods(path: str, roles: frozenset[str]) -> list[str]:
+    """The methods that a path takes from these roles; none where there is nothing for them. The path alone decides: it
+    tells nothing of a study.
+    """
+    found = {rule.method for rule in RULES if rule.roles & roles and rule.pattern.fullmatch(path)}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()) | ({"OPTIONS"} if found else set()))
 
 
 def _check(request: Request, rule: Rule) -> None:

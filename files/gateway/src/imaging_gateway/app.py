@@ -1,4 +1,4 @@
-"""The routes: /authorize for the proxy, the study search, health and metrics."""
+"""The routes: /authorize for the proxy, the search, health and metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aiohttp import web
 from imaging_gateway import audit, metrics, search
 from imaging_gateway.accept import choose
 from imaging_gateway.access_log import AccessLog
-from imaging_gateway.allowlist import ALL, FILES, FRAMES, JSON, Permit, permit
+from imaging_gateway.allowlist import ALL, FILES, FRAMES, JSON, Permit, methods, permit
 from imaging_gateway.config import Config
 from imaging_gateway.owners import Owners
 from imaging_gateway.registry import Registry, RegistryAwayError
@@ -123,17 +123,17 @@ class Gateway:
         return {"X-Study-Revision": str(revision), "X-Orthanc-Accept": form.orthanc, **alone, **heavy}
 
     @_refusing
-    async def search_studies(self, request: web.Request) -> web.Response:
-        """Answer GET /dicom-web/studies from the registry, newest first."""
+    async def search(self, request: web.Request) -> web.Response:
+        """Answer GET /dicom-web/studies, /series and /instances from the registry, what is newest first."""
         started = time.perf_counter()
         base_url = f"{self.config.public_url}/dicom-web"
         caller = await self.verifier.identify(request.headers.getall("Authorization", []))
         asked = parse(request.method, request.raw_path)
         allowed = permit(asked, caller.roles)
         choose(",".join(request.headers.getall("Accept", [])), JSON)
-        query = search.read(asked.parameters)
+        query = search.read(asked.parameters, search.LEVELS[asked.path])
         # One more than asked for tells whether there are more.
-        found = await self.registry.search_studies(caller.scope, query.match, query.limit + 1, query.offset)
+        found = await self.registry.search(caller.scope, query.level.name, query.match, query.limit + 1, query.offset)
         self.access.note(caller, allowed.rule.action, _address(request), clinic=caller.scope or None)
         answer = search.answer(query, found[: query.limit], base_url)
         response = web.Response(
@@ -144,6 +144,16 @@ class Gateway:
             response.headers.add("Warning", warning)
         metrics.SEARCH_SECONDS.observe(time.perf_counter() - started)
         return response
+
+    @_refusing
+    async def tell_methods(self, request: web.Request) -> web.Response:
+        """Answer OPTIONS: what the caller's roles may do there, whether or not there is such a study."""
+        caller = await self.verifier.identify(request.headers.getall("Authorization", []))
+        asked = parse(request.method, request.raw_path)
+        allowed = methods(asked.path, caller.roles)
+        if not allowed:
+            raise RefusedError
+        return web.Response(status=204, headers={"Allow": ", ".join(allowed), "Cache-Control": "no-store"})
 
     @_refusing
     async def read_audit(self, request: web.Request) -> web.Response:
@@ -249,7 +259,9 @@ def make_app(config: Config, fetch: FetchKeys | None = None) -> web.Application:
     app[GATEWAY] = gateway
     app.cleanup_ctx.append(gateway.background)
     app.router.add_get("/authorize", gateway.authorize, allow_head=False)
-    app.router.add_get("/dicom-web/studies", gateway.search_studies, allow_head=False)
+    for path in search.LEVELS:
+        app.router.add_get(path, gateway.search)
+    app.router.add_route("OPTIONS", "/dicom-web/{path:.*}", gateway.tell_methods)
     app.router.add_get("/audit/entries", gateway.read_audit, allow_head=False)
     app.router.add_get("/health/live", gateway.live)
     app.router.add_get("/health/ready", gateway.ready)

@@ -20,6 +20,12 @@ STATEMENT_SECONDS = 5
 # Notifications come over one connection; it is asked for a sign of life this often, to notice a silent death.
 HEARTBEAT_SECONDS = 10
 
+_SEARCHES = {
+    "studies": "SELECT attributes FROM registry.search_studies($1, $2, $3)",
+    "series": "SELECT attributes FROM registry.search_series($1, $2, $3)",
+    "instances": "SELECT attributes FROM registry.search_instances($1, $2, $3)",
+}
+
 # InternalClientError is what a connection raises that died at the wrong moment.
 _AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
@@ -92,12 +98,15 @@ class Registry:
             code: str | None = await connection.fetchval("SELECT registry.why_undisplayable($1, $2)", study, instance)
         return code
 
-    async def search_studies(self, scope: str, query: dict[str, Any], limit: int, offset: int) -> list[dict[str, Any]]:
-        """Return the DICOM JSON objects of matching studies, newest first. Raises RegistryAwayError."""
+    async def search(
+        self, scope: str, level: str, query: dict[str, Any], limit: int, offset: int
+    ) -> list[dict[str, Any]]:
+        """Return the DICOM JSON objects of matching studies, series or instances, those of the newest studies first.
+
+        Raises RegistryAwayError.
+        """
         async with self._transaction(scope) as connection:
-            rows = await connection.fetch(
-                "SELECT attributes FROM registry.search_studies($1, $2, $3)", json.dumps(query), limit, offset
-            )
+            rows = await connection.fetch(_SEARCHES[level], json.dumps(query), limit, offset)
         return [json.loads(row["attributes"]) for row in rows]
 
     async def log_access(self, entries: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Study search (QIDO-RS, PS3.18 10.6): from the query string to the registry's filter, and back to DICOM JSON."""
+"""Search (QIDO-RS, PS3.18 10.6): from the query string to the registry's filter, and back to DICOM JSON."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ DATE = r"[0-9]{8}|[0-9]{8}-|-[0-9]{8}|[0-9]{8}-[0-9]{8}"
 TIME_OF_DAY = r"[0-9]{2}(?:[0-9]{2}(?:[0-9]{2}(?:\.[0-9]{1,6})?)?)?"
 TIME = rf"{TIME_OF_DAY}|{TIME_OF_DAY}-|-{TIME_OF_DAY}|{TIME_OF_DAY}-{TIME_OF_DAY}"
 UID_LIST = rf"{UID}(?:[,\\]{UID})*"
-CODE_LIST = r"[A-Z0-9_ ]{1,16}(?:[,\\][A-Z0-9_ ]{1,16})*"
+CODE = r"[A-Za-z0-9_ *?]{1,16}"
+CODE_LIST = rf"{CODE}(?:[,\\]{CODE})*"
+NUMBER = r"[+-]?[0-9]{1,12}"
 
-# Keyword, tag, and what its value may look like; the meaning of each is with registry.search_studies.
+# Keyword, tag, and what its value may look like; the meaning of each is with registry.search. Series are searched by
+# those of their study too, instances by those of both.
 MATCHABLE = (
     ("StudyDate", "00080020", DATE),
     ("StudyTime", "00080030", TIME),
@@ -30,20 +33,57 @@ MATCHABLE = (
     ("PatientName", "00100010", TEXT),
     ("PatientID", "00100020", TEXT),
     ("PatientBirthDate", "00100030", DATE),
-    ("PatientSex", "00100040", r"[A-Z]{1,16}"),
+    ("PatientSex", "00100040", CODE),
     ("StudyInstanceUID", "0020000D", UID_LIST),
     ("StudyID", "00200010", TEXT),
 )
-LISTS = {"00080061", "0020000D"}
-_BY_NAME = {name: (tag, re.compile(form)) for keyword, tag, form in MATCHABLE for name in (keyword, tag)}
+SERIES_MATCHABLE = (
+    ("Modality", "00080060", CODE_LIST),
+    ("SeriesInstanceUID", "0020000E", UID_LIST),
+    ("SeriesNumber", "00200011", NUMBER),
+    ("PerformedProcedureStepStartDate", "00400244", DATE),
+    ("PerformedProcedureStepStartTime", "00400245", TIME),
+)
+INSTANCE_MATCHABLE = (
+    ("SOPClassUID", "00080016", UID_LIST),
+    ("SOPInstanceUID", "00080018", UID_LIST),
+    ("InstanceNumber", "00200013", NUMBER),
+)
+LISTS = {tag for _, tag, form in (*MATCHABLE, *SERIES_MATCHABLE, *INSTANCE_MATCHABLE) if form in (UID_LIST, CODE_LIST)}
 
 # Returned always, when the study has them (PS3.18 table 10.6.3-3), with the description that every list shows.
 ALWAYS = (
     *("00080005", "00080020", "00080030", "00080050", "00080056", "00080061", "00080090", "00080201", "00081030"),
     *("00100010", "00100020", "00100030", "00100040", "0020000D", "00200010", "00201206", "00201208"),
 )
+# And of series and instances (tables 10.6.3-4 and 10.6.3-5).
+SERIES_ALWAYS = ("00080060", "0008103E", "0020000E", "00200011", "00201209", "00400244", "00400245", "00400275")
+INSTANCE_ALWAYS = ("00080016", "00080018", "00200013", "00280008", "00280010", "00280011", "00280100")
+
+
+@dataclass(frozen=True)
+class Level:
+    """What is searched for: studies, series or instances of all the caller's studies."""
+
+    name: str
+    matchable: tuple[tuple[str, str, str], ...]
+    always: tuple[str, ...]
+    path: tuple[tuple[str, str], ...]
+    """The address of one: names of its segments, each with the tag whose value follows."""
+
+    def address(self, found: dict[str, Any]) -> str:
+        """Where, below the base URL, what was found is retrieved."""
+        return "".join(f"/{segment}/{found[tag]['Value'][0]}" for segment, tag in self.path)
+
+
+_PATH = (("studies", "0020000D"), ("series", "0020000E"), ("instances", "00080018"))
+STUDIES = Level("studies", MATCHABLE, ALWAYS, _PATH[:1])
+SERIES = Level("series", (*SERIES_MATCHABLE, *STUDIES.matchable), (*SERIES_ALWAYS, *STUDIES.always), _PATH[:2])
+INSTANCES = Level("instances", (*INSTANCE_MATCHABLE, *SERIES.matchable), (*INSTANCE_ALWAYS, *SERIES.always), _PATH)
+LEVELS = {f"/dicom-web/{level.name}": level for level in (STUDIES, SERIES, INSTANCES)}
+
 # Keywords that clients ask for by name beyond those; any other field is asked for by its tag.
-_KEYWORDS = {keyword: tag for keyword, tag, _ in MATCHABLE} | {
+_KEYWORDS = {keyword: tag for keyword, tag, _ in INSTANCES.matchable} | {
     "NumberOfStudyRelatedSeries": "00201206",
     "NumberOfStudyRelatedInstances": "00201208",
     "InstitutionName": "00080080",
@@ -52,6 +92,19 @@ _KEYWORDS = {keyword: tag for keyword, tag, _ in MATCHABLE} | {
     "PatientSize": "00101020",
     "PatientWeight": "00101030",
     "RequestedProcedureDescription": "00321060",
+    "SeriesDescription": "0008103E",
+    "NumberOfSeriesRelatedInstances": "00201209",
+    "BodyPartExamined": "00180015",
+    "NumberOfFrames": "00280008",
+    "Rows": "00280010",
+    "Columns": "00280011",
+    "BitsAllocated": "00280100",
+}
+
+
+_FORMS = {
+    level.name: {name: (tag, re.compile(form)) for keyword, tag, form in level.matchable for name in (keyword, tag)}
+    for level in LEVELS.values()
 }
 
 
@@ -61,8 +114,9 @@ class QueryError(Exception):
 
 @dataclass
 class Query:
-    """A study search: what must match, which page, which fields."""
+    """A search: for what, what must match, which page, which fields."""
 
+    level: Level = STUDIES
     match: dict[str, str | list[str]] = field(default_factory=dict)
     limit: int = LARGEST_PAGE
     offset: int = 0
@@ -71,12 +125,13 @@ class Query:
     fuzzy: bool = False
 
 
-def read(parameters: tuple[tuple[str, str], ...]) -> Query:
-    """Read the decoded query parameters of GET /studies. Raises QueryError; nothing that was asked for is ignored."""
-    query = Query()
+def read(parameters: tuple[tuple[str, str], ...], level: Level = STUDIES) -> Query:
+    """Read the decoded query parameters of a search. Raises QueryError; nothing that was asked for is ignored."""
+    query = Query(level, fields=set(level.always))
+    forms = _FORMS[level.name]
     seen: set[str] = set()
     for name, value in parameters:
-        canonical, form = _BY_NAME.get(name, (name, None))
+        canonical, form = forms.get(name, (name, None))
         if canonical in seen and name != "includefield":
             raise QueryError(f"{name} is given twice")
         seen.add(canonical)
@@ -93,7 +148,7 @@ def read(parameters: tuple[tuple[str, str], ...]) -> Query:
         elif name == "fuzzymatching" and value in ("true", "false"):
             query.fuzzy = value == "true"
         else:
-            raise QueryError(f"{name} is not a parameter of the study search, or cannot have this value")
+            raise QueryError(f"{name} is not a parameter of the search for {level.name}, or cannot have this value")
     return query
 
 
@@ -126,14 +181,14 @@ def _count(name: str, value: str) -> int:
     return int(value)
 
 
-def answer(query: Query, studies: list[dict[str, Any]], base_url: str) -> list[dict[str, Any]]:
+def answer(query: Query, found: list[dict[str, Any]], base_url: str) -> list[dict[str, Any]]:
     """Make the DICOM JSON objects (PS3.18 F.2) that the client gets, each with its RetrieveURL below `base_url`."""
     return [
         {
-            **{tag: element for tag, element in sorted(study.items()) if query.fields is None or tag in query.fields},
-            "00081190": {"vr": "UR", "Value": [f"{base_url}/studies/{study['0020000D']['Value'][0]}"]},
+            **{tag: element for tag, element in sorted(one.items()) if query.fields is None or tag in query.fields},
+            "00081190": {"vr": "UR", "Value": [base_url + query.level.address(one)]},
         }
-        for study in studies
+        for one in found
     ]
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from imaging_importer.printable import printable
 from imaging_importer.reasons import RejectedError
@@ -95,6 +96,12 @@ ALTER TABLE job ADD COLUMN notes TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE file ADD COLUMN archive BLOB NOT NULL DEFAULT x'';
 CREATE INDEX file_archive ON file (job, archive) WHERE archive <> x'';
 """,
+    # The registry is told the series and instances of the release before by a sweep, which is due at once.
+    """
+ALTER TABLE study ADD COLUMN listed INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE study ADD COLUMN behind INTEGER NOT NULL DEFAULT 1;
+DELETE FROM position WHERE name = 'swept-at';
+""",
 )
 
 JOB_COLUMNS = (
@@ -149,6 +156,16 @@ class Job:
     failed_path: Path | None
     caller: str = ""  # who uploads it, as the gateway says (JSON); empty for a folder
     dropped: bool = False  # an operator ends it, whatever it waits for
+
+
+class KnownStudy(NamedTuple):
+    """What the registry was told of a study."""
+
+    clinic: str
+    fingerprint: str
+    size: int  # bytes; 0 if unknown
+    listed: int = 0  # the instances that it was told of
+    behind: bool = True  # the study has others by now
 
 
 @dataclass(frozen=True)
@@ -642,18 +659,18 @@ class Journal:
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO position (name, value) VALUES (?, ?)", (name, value))
 
-    def study(self, study_uid: str) -> tuple[str, str, int] | None:
-        """The clinic of a study, the fingerprint of what the registry was told, and its bytes, 0 if unknown."""
+    def study(self, study_uid: str) -> KnownStudy | None:
+        """What the registry was told of a study."""
         with self._lock:
             row = self._database.execute(
-                "SELECT clinic, fingerprint, size FROM study WHERE study_uid = ?", (study_uid,)
+                "SELECT clinic, fingerprint, size, listed, behind FROM study WHERE study_uid = ?", (study_uid,)
             ).fetchone()
-        return (row[0], row[1], row[2]) if row else None
+        return KnownStudy(row[0], row[1], row[2], row[3], bool(row[4])) if row else None
 
-    def record_study(self, study_uid: str, clinic: str, fingerprint: str, size: int) -> None:
-        """Remember what the registry was told of a study, and how many bytes it has."""
+    def record_study(self, study_uid: str, known: KnownStudy) -> None:
+        """Remember what the registry was told of a study."""
         with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO study VALUES (?, ?, ?, ?)", (study_uid, clinic, fingerprint, size))
+            database.execute("INSERT OR REPLACE INTO study VALUES (?, ?, ?, ?, ?, ?)", (study_uid, *known))
 
     def used(self) -> dict[str, int]:
         """How many bytes each clinic's studies have."""

@@ -1,8 +1,10 @@
 """Orthanc as the importer uses it: STOW-RS in, MD5 and QIDO-RS out."""
 
 import json
+import re
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import md5
@@ -13,7 +15,7 @@ from urllib3.exceptions import NewConnectionError
 
 from imaging_importer import failpoints
 from imaging_importer.reasons import BrokenOffError, RejectedError, UnavailableError
-from imaging_importer.registry import Attributes
+from imaging_importer.registry import Attributes, Contents
 from imaging_importer.stamp import Body
 
 # Seconds to connect and between two bytes of the answer. Orthanc answers a STOW-RS request when all of it is stored,
@@ -35,6 +37,27 @@ STUDY_ATTRIBUTES = (
     "00080020", "00080030", "00080050", "00080061", "00080080", "00080090", "00081030", "00100010", "00100020",
     "00100030", "00100040", "0020000D", "00200010", "00201206", "00201208",
 )  # fmt: skip
+
+# What is shown and searched of series and instances of all studies (PS3.18 tables 10.6.1-5, 10.6.3-4, 10.6.3-5): as
+# Orthanc calls it, tag and VR. Only what Orthanc has in its database; for the rest it would open each file.
+SERIES_ATTRIBUTES = {
+    "Modality": ("00080060", "CS"),
+    "SeriesDescription": ("0008103E", "LO"),
+    "BodyPartExamined": ("00180015", "CS"),
+    "SeriesInstanceUID": ("0020000E", "UI"),
+    "SeriesNumber": ("00200011", "IS"),
+    "PerformedProcedureStepStartDate": ("00400244", "DA"),
+    "PerformedProcedureStepStartTime": ("00400245", "TM"),
+}
+INSTANCE_ATTRIBUTES = {
+    "SOPClassUID": ("00080016", "UI"),
+    "SOPInstanceUID": ("00080018", "UI"),
+    "SeriesInstanceUID": ("0020000E", "UI"),
+    "InstanceNumber": ("00200013", "IS"),
+    "NumberOfFrames": ("00280008", "IS"),
+}
+SERIES_INSTANCE_UID = "0020000E"
+NUMBER_OF_INSTANCES_IN_SERIES = "00201209"
 
 
 @dataclass(frozen=True)
@@ -234,6 +257,27 @@ class OrthancClient:
         found = _content(response)
         return found[0] if found else None
 
+    def contents(self, study_uid: str) -> Contents:
+        """All series and instances of a study."""
+        series = self._level("Series", study_uid, SERIES_ATTRIBUTES)
+        instances = self._level("Instance", study_uid, INSTANCE_ATTRIBUTES)
+        counts = Counter(instance[SERIES_INSTANCE_UID]["Value"][0] for instance in instances)
+        for one in series:
+            count = counts[one[SERIES_INSTANCE_UID]["Value"][0]]
+            one[NUMBER_OF_INSTANCES_IN_SERIES] = {"vr": "IS", "Value": [count]}
+        return Contents(series, instances)
+
+    def _level(self, level: str, study_uid: str, attributes: dict[str, tuple[str, str]]) -> list[Attributes]:
+        question = {
+            "Level": level,
+            "Query": {"StudyInstanceUID": study_uid},
+            "ResponseContent": ["RequestedTags"],
+            "RequestedTags": list(attributes),
+        }
+        found = _content(self._request("POST", "/tools/find", data=json.dumps(question)))
+        told = [_dicom_json(one["RequestedTags"], attributes) for one in found]
+        return [one for one in told if SERIES_INSTANCE_UID in one]
+
     def changes(self, since: int, limit: int) -> tuple[list[dict[str, Any]], int, bool]:
         """The next entries of Orthanc's change feed, the position after them, and whether these were the last."""
         page = self._get("/changes", since=since, limit=limit)
@@ -291,6 +335,22 @@ class OrthancClient:
 def _referenced(answer: dict[str, Any], sequence: str) -> frozenset[str]:
     items = answer.get(sequence, {}).get("Value", [])
     return frozenset(item[REFERENCED_SOP_INSTANCE_UID]["Value"][0] for item in items)
+
+
+def _dicom_json(told: dict[str, Any], attributes: dict[str, tuple[str, str]]) -> Attributes:
+    """Orthanc's plain texts as DICOM JSON (PS3.18 F.2). What has no value, or is no text or number,
+    is left out.
+    """
+    found: Attributes = {}
+    for keyword, (tag, vr) in attributes.items():
+        text = told.get(keyword)
+        items = text.split("\\") if isinstance(text, str) else []
+        values: list[Any] = [value for item in items if (value := item.strip(" \0"))]
+        if vr == "IS":
+            values = [int(value) for value in values if re.fullmatch(r"[+-]?[0-9]{1,12}", value, re.ASCII)]
+        if values:
+            found[tag] = {"vr": vr, "Value": values}
+    return found
 
 
 def _never_began(error: requests.RequestException) -> bool:

@@ -86,7 +86,7 @@ def _compare(
     if apply:
         try:
             registry.claim_study(study_uid, owner)
-            registry.record_study(study_uid, owner, attributes)
+            registry.record_study(study_uid, owner, attributes, contents=orthanc.contents(study_uid))
         except RejectedError as rejection:
             yield Difference(study_uid, f"{what}: the registry does not take it: {rejection.detail}", False)
             return

@@ -6,10 +6,17 @@ import threading
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 
-from imaging_importer.journal import Journal
+from imaging_importer.journal import Journal, KnownStudy
 from imaging_importer.orthanc import OrthancClient
 from imaging_importer.reasons import TransientError, UnavailableError
-from imaging_importer.registry import Registry
+from imaging_importer.registry import Attributes, Contents, Registry
+
+# Orthanc takes most of a second to name 1,000 instances. A study that grows image by image is asked about once it has
+# grown by so much, and once it rests, which Orthanc tells.
+FEW = 100
+GROWN = 1.25
+
+NUMBER_OF_INSTANCES = "00201208"
 
 
 class Recorder:
@@ -64,13 +71,22 @@ class Recorder:
             fingerprint = sha256(content).hexdigest()
             known = self._journal.study(study_uid)
             if not always and known and known[:2] == (clinic_id, fingerprint):
-                if not known[2]:
-                    self._journal.record_study(study_uid, clinic_id, fingerprint, _size(orthanc, study_ids))
+                if known.behind and (contents := _contents(orthanc, study_uid)):
+                    self._registry.record_contents(study_uid, clinic_id, contents)
+                    known = known._replace(listed=len(contents.instances), behind=False)
+                    self._journal.record_study(study_uid, known)
+                if not known.size:
+                    self._journal.record_study(study_uid, known._replace(size=_size(orthanc, study_ids)))
                 return "unchanged"
             if not self._registry.claim_study(study_uid, clinic_id):
                 return "owned by another clinic"
-            self._registry.record_study(study_uid, clinic_id, attributes, largest)
-            self._journal.record_study(study_uid, clinic_id, fingerprint, _size(orthanc, study_ids))
+            listed = known.listed if known else 0
+            waits = always and FEW < _instances(attributes) < GROWN * listed
+            contents = None if waits else _contents(orthanc, study_uid)
+            self._registry.record_study(study_uid, clinic_id, attributes, largest, contents)
+            listed = len(contents.instances) if contents else listed
+            size = _size(orthanc, study_ids)
+            self._journal.record_study(study_uid, KnownStudy(clinic_id, fingerprint, size, listed, contents is None))
             return "recorded"
 
     def release(self, orthanc: OrthancClient, study_uid: str, clinic_id: str) -> str:
@@ -81,6 +97,20 @@ class Recorder:
             if orthanc.study_ids(study_uid):
                 return "held"
             return "released" if self._registry.release_claim(study_uid, clinic_id) else "none"
+
+
+def _instances(attributes: Attributes) -> int:
+    return int((attributes.get(NUMBER_OF_INSTANCES, {}).get("Value") or [0])[0])
+
+
+def _contents(orthanc: OrthancClient, study_uid: str) -> Contents | None:
+    """The study's series and instances. Should that take too long, the study is recorded all the same, and the next
+    sweep asks again.
+    """
+    try:
+        return orthanc.contents(study_uid)
+    except UnavailableError:
+        return None
 
 
 def _size(orthanc: OrthancClient, study_ids: Iterable[str]) -> int:

@@ -53,6 +53,14 @@ class Displayed:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """All series and instances of a study; an instance has the SeriesInstanceUID of its series."""
+
+    series: list[Attributes]
+    instances: list[Attributes]
+
+
+@dataclass(frozen=True)
 class RecordedStudy:
     """What the registry shows of a study."""
 
@@ -71,14 +79,20 @@ class Registry(Protocol):
     def claim_study(self, study_uid: str, clinic_id: str) -> bool:
         """Make the study this clinic's; False when it is another's."""
 
-    def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes, largest: int = 0) -> int:
-        """Show the study with these attributes; `largest`: bytes of an instance, kept when none was larger.
+    def record_study(
+        self, study_uid: str, clinic_id: str, attributes: Attributes, largest: int = 0, contents: Contents | None = None
+    ) -> int:
+        """Show the study with these attributes; `largest`: bytes of an instance, kept when none was larger; `contents`
+        at the same moment, None: as they were.
 
         Its new revision.
         """
 
     def note_display(self, images: list[Displayed]) -> None:
         """Note of images that are stored whether, and why not, they can be displayed."""
+
+    def record_contents(self, study_uid: str, clinic_id: str, contents: Contents) -> None:
+        """Show these series and instances of a study that is shown already, under the revision that it has."""
 
     def forget_study(self, study_uid: str) -> bool:
         """Remove the study; whether there was one."""
@@ -126,9 +140,19 @@ class PostgresRegistry:
     def claim_study(self, study_uid: str, clinic_id: str) -> bool:
         return bool(self._call("SELECT registry.claim_study(%s, %s)", (study_uid, clinic_id))[0][0])
 
-    def record_study(self, study_uid: str, clinic_id: str, attributes: Attributes, largest: int = 0) -> int:
-        values = (study_uid, clinic_id, Jsonb(_storable(attributes)), largest)
-        return int(self._call("SELECT registry.record_study(%s, %s, %s, %s)", values)[0][0])
+    def record_study(
+        self, study_uid: str, clinic_id: str, attributes: Attributes, largest: int = 0, contents: Contents | None = None
+    ) -> int:
+        values: tuple[object, ...] = (study_uid, clinic_id, Jsonb(_storable(attributes)), largest)
+        statement = "SELECT registry.record_study(%s, %s, %s, %s)"
+        if contents is not None:
+            statement += ", registry.record_contents(%s, %s, %s, %s)"
+            values += _contents_values(study_uid, clinic_id, contents)
+        return int(self._call(statement, values)[0][0])
+
+    def record_contents(self, study_uid: str, clinic_id: str, contents: Contents) -> None:
+        values = _contents_values(study_uid, clinic_id, contents)
+        self._call("SELECT registry.record_contents(%s, %s, %s, %s)", values)
 
     def note_display(self, images: list[Displayed]) -> None:
         self._call("SELECT registry.note_display(%s)", (Jsonb([asdict(image) for image in images]),))
@@ -175,6 +199,10 @@ class PostgresRegistry:
                 if state == UNKNOWN_CLINIC or state.startswith(STATE):
                     raise TransientError(f"registry: {message}") from error
                 raise UnavailableError("registry", message) from error
+
+
+def _contents_values(study_uid: str, clinic_id: str, contents: Contents) -> tuple[object, ...]:
+    return study_uid, clinic_id, *(Jsonb(_storable(level)) for level in (contents.series, contents.instances))
 
 
 def _storable(value: Any) -> Any:  # noqa: ANN401 - JSON
