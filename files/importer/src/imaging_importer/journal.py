@@ -501,6 +501,16 @@ class Journal:
                 (State.ARCHIVING, processed and os.fsencode(processed), failed and os.fsencode(failed), job_id),
             )
 
+    def chosen(self, clinic: str, job_id: str) -> set[Path]:
+        """The places that other open jobs of the clinic have chosen; not all of them are there yet."""
+        with self._lock:
+            rows = self._database.execute(
+                "SELECT processed_path, failed_path FROM job"
+                " WHERE finished_at IS NULL AND clinic = ? AND id <> ? AND state = ?",
+                (clinic, job_id, State.ARCHIVING),
+            ).fetchall()
+        return {Path(os.fsdecode(path)) for row in rows for path in row if path}
+
     def finish(self, job_id: str) -> None:
         """The job's files are where they belong: keep its counts. Its file list may be forgotten."""
         with self._transaction() as database:
