@@ -11,16 +11,19 @@ from __future__ import annotations
 import errno
 import hashlib
 import http
+import http.client
 import json
+import logging
 import os
 import random
 import shutil
 import sqlite3
+import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +32,10 @@ import pytest
 import requests
 import urllib3.exceptions
 from deliveries import contents, deliver, instance, sop_uid, uid
-from imaging_importer import delivery, failpoints, reasons, registry, snapshot, worker
+from imaging_importer import delivery, reasons, worker
 from imaging_importer.archive import Archive
 from imaging_importer.delivery import Carrier
-from imaging_importer.journal import Job, Journal
+from imaging_importer.journal import SAME_TROUBLE, Journal
 from imaging_importer.metrics import Metrics
 from imaging_importer.orthanc import OrthancClient
 from imaging_importer.quarantine import Quarantine
@@ -45,6 +48,8 @@ from imaging_importer.worker import Worker
 from importer_fakes import Platform, _Handler
 from importer_process import config_for
 
+ALL = bool(os.environ.get("IMAGING_LONG"))
+SEED = int(os.environ.get("IMAGING_SEED") or random.SystemRandom().randrange(1 << 32))
 REMOVE = shutil.rmtree
 FAILURES = 3  # after so many the fault is gone
 TURNS = 200
@@ -134,7 +139,6 @@ class House:
                 if there:
                     self.spool.claim_folder("north", folder)
             except (OSError, sqlite3.Error):
-                if os.environ.get("DBG"): import traceback; traceback.print_exc()
                 self.stumbled += 1
         return not folder.exists() and not self.spool.unsettled
 
@@ -150,7 +154,6 @@ class House:
                     finally:
                         self.worker._end(turn)
             except Exception:
-                if os.environ.get("DBG"): import traceback; traceback.print_exc()
                 self.stumbled += 1
 
     def ended(self) -> bool:
@@ -171,10 +174,19 @@ class House:
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     made = Faults()
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)  # it says very much
     monkeypatch.setattr(worker, "FIRST_DELAY", 0.0)
     monkeypatch.setattr(worker, "LONGEST_DELAY", 0.0)
     monkeypatch.setattr(delivery, "PAUSES", (0.0,))
     return made
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Iterator[Path]:
+    """In memory, where there is such a place: it is many small files."""
+    memory = Path("/dev/shm")  # noqa: S108
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture
@@ -298,45 +310,62 @@ def check_end(house: House) -> list[str]:
 
 
 def walk(
-    tmp_path: Path, faults: Faults, platform: Platform, names: list[str], kinds: dict[str, Callable[[], Any]]
+    base: Path,
+    faults: Faults,
+    platform: Platform,
+    names: list[str],
+    kinds: dict[str, Callable[[], Any]],
+    impossible: Collection[tuple[str, str]] = (),
 ) -> dict[str, set[tuple[str, ...]]]:
-    """Each kind of fault at each call of these names; how each kind was met."""
+    """Each kind of fault, and each call of these names; how each kind was met."""
     faults.arm("", 0, None)
-    assert carry_one(tmp_path, faults, platform, ("", 0, None)) == ()
-    calls = Counter({name: faults.calls[name] for name in names})
-    assert all(calls.values()), f"never called: {calls}"
-    print(dict(calls), f"{calls.total() * len(kinds)} cases")
-    met: dict[str, set[tuple[str, ...]]] = {}
+    assert carry_one(base, faults, platform, ("", 0, None)) == ()
+    calls = [(name, number) for name in names for number in range(1, faults.calls[name] + 1)]
+    assert {name for name, _ in calls} == set(names), "some is never called"
+    cases = [(*call, kind) for call in calls for kind in kinds if (call[0], kind) not in impossible]
+    if not ALL:  # each call, and each kind, a few times
+        random_ = random.Random(SEED)
+        random_.shuffle(cases)
+        seen: Counter[object] = Counter()
+        cases = [case for case in cases if min(count(seen, case[:2]), count(seen, case[2])) <= 2]
+    print(f"IMAGING_SEED={SEED} {len(cases)} cases of {len(calls)} calls and {len(kinds)} kinds")
+    met: dict[str, set[tuple[str, ...]]] = {kind: set() for kind in kinds}
     wrong: list[str] = []
-    for kind, fail in kinds.items():
-        for name in names:
-            for number in range(1, calls[name] + 1):
-                try:
-                    met.setdefault(kind, set()).add(carry_one(tmp_path, faults, platform, (name, number, fail)))
-                except AssertionError as error:
-                    wrong.append(f"{kind} at call {number} of {name}: {str(error).splitlines()[0]}")
+    for name, number, kind in cases:
+        try:
+            met[kind].add(carry_one(base, faults, platform, (name, number, kinds[kind])))
+        except AssertionError as error:
+            wrong.append(f"{kind} at call {number} of {name}: {str(error).splitlines()[0]}")
     assert not wrong, f"{len(wrong)} wrong:\n" + "\n".join(wrong)
     return met
 
 
+def count(seen: Counter[object], what: object) -> int:
+    seen[what] += 1
+    return seen[what]
+
+
 # --- the file system --------------------------------------------------------------------------------------------------
 
-CALLS = {
-    os: (
-        "open", "scandir", "stat", "rename", "mkdir", "fsync", "pread", "unlink", "rmdir", "pathconf", "lstat", "memfd_create",
-    ),
-}  # fmt: skip
-ACROSS = {shutil: ("copy2", "copystat", "rmtree")}
+CALLS = (
+    (os, "open"), (os, "scandir"), (os, "stat"), (os, "lstat"), (os, "rename"), (os, "mkdir"), (os, "fsync"),
+    (os, "pread"), (os, "unlink"), (os, "rmdir"), (os, "pathconf"), (os, "memfd_create"),
+)  # fmt: skip
+ACROSS = ((shutil, "copy2"), (shutil, "copystat"), (shutil, "rmtree"))
 ERRNOS = (
     "EACCES", "EBUSY", "EDQUOT", "EEXIST", "EILSEQ", "EINVAL", "EIO", "EISDIR", "ELOOP", "EMFILE", "ENAMETOOLONG",
-    "ENFILE", "ENODEV", "ENOENT", "ENOMEM", "ENOSPC", "ENOTDIR", "ENOTEMPTY", "EPERM", "EROFS", "ESTALE", "ETIMEDOUT",
-    "ETXTBSY", "EXDEV", "ENXIO", "EUCLEAN", "EOVERFLOW", "EOPNOTSUPP",
+    "ENFILE", "ENODEV", "ENOENT", "ENOMEM", "ENOSPC", "ENOTDIR", "ENOTEMPTY", "ENXIO", "EOPNOTSUPP", "EOVERFLOW",
+    "EPERM", "EROFS", "ESTALE", "ETIMEDOUT", "ETXTBSY", "EUCLEAN", "EXDEV",
 )  # fmt: skip
+# What no file system says: that it has not what it has, or that two names in one directory are on two.
+LIES = {("unlink", "ENOENT"), ("rmdir", "ENOENT"), ("rename", "EXDEV")}
+# What may be said of one file alone ends it; all else of the file system is tried again.
+OF_A_FILE = {"EACCES", "EPERM", "ELOOP", "ENXIO", "ENOTDIR"}
 
 
-def raising(error: Exception | Callable[[], Exception]) -> Callable[[], Any]:
+def raising(make: Callable[[], BaseException]) -> Callable[[], Any]:
     def fail() -> Any:
-        raise error() if callable(error) else error
+        raise make()
 
     return fail
 
@@ -346,34 +375,159 @@ def os_error(name: str) -> Callable[[], Any]:
     return raising(lambda: OSError(number, os.strerror(number), "a file"))
 
 
-def instrument(monkeypatch: pytest.MonkeyPatch, faults: Faults, calls: dict[Any, tuple[str, ...]]) -> list[str]:
-    for module, functions in calls.items():
-        for function in functions:
-            monkeypatch.setattr(module, function, faults.wrap(function, getattr(module, function)))
-    return [function for functions in calls.values() for function in functions]
-
-
 def across(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processed/ and failed/ are on another file system."""
     rename = os.rename
 
-    def refuse(source: Any, target: Any, **options: Any) -> None:
-        is_out = ".moving" in str(source) or os.path.basename(str(source)).startswith((".report", ".REASON"))
-        here = os.readlink(f"/proc/self/fd/{options['src_dir_fd']}") if options else str(source)
-        there = os.readlink(f"/proc/self/fd/{options['dst_dir_fd']}") if options else str(target)
-        if not is_out and ("/.spool/" in here) and "/.spool/" not in there:
+    def directory(path: Any, descriptor: int | None) -> str:
+        return str(path) if descriptor is None else str(Path(f"/proc/self/fd/{descriptor}").readlink())
+
+    def refuse(source: Any, target: Any, src_dir_fd: int | None = None, dst_dir_fd: int | None = None) -> None:
+        if "/.spool/" in directory(source, src_dir_fd) and "/.spool/" not in directory(target, dst_dir_fd):
             raise OSError(errno.EXDEV, "another file system")
-        rename(source, target, **options)
+        rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     monkeypatch.setattr(os, "rename", refuse)
 
 
-@pytest.mark.parametrize("kinds", [ERRNOS[::2], ERRNOS[1::2]], ids=" ".join)
 @pytest.mark.parametrize("far", [False, True], ids=["", "other-file-system"])
-def test_the_file_system(tmp_path: Path, monkeypatch, faults, platform, far: bool, kinds: tuple[str, ...]) -> None:
+def test_the_file_system(base: Path, monkeypatch, faults: Faults, platform: Platform, far: bool) -> None:
     if far:
         across(monkeypatch)
-    names = instrument(monkeypatch, faults, CALLS | (ACROSS if far else {}))
-    met = walk(tmp_path, faults, platform, names, {name: os_error(name) for name in kinds})
+    calls = CALLS + (ACROSS if far else ())
+    for module, function in calls:
+        monkeypatch.setattr(module, function, faults.wrap(function, getattr(module, function)))
+    kinds = {name: os_error(name) for name in ERRNOS}
+    met = walk(base, faults, platform, [function for _, function in calls], kinds, LIES)
     for kind, ends in met.items():
-        print(kind, ends)
+        ended = {reason for end in ends for reason in end} - {"retried"}
+        assert ended <= ({"unreadable"} if kind in OF_A_FILE else set()), kind
+
+
+# --- Orthanc ----------------------------------------------------------------------------------------------------------
+
+
+def subclasses(*classes: type[BaseException]) -> list[type[BaseException]]:
+    found: dict[type[BaseException], None] = {}
+    for class_ in classes:
+        found |= dict.fromkeys([class_, *subclasses(*class_.__subclasses__())])
+    return list(found)
+
+
+def made(class_: type[BaseException]) -> BaseException:
+    """An exception of this class, whatever it wants to be told."""
+    for arguments in (("a fault",), ("a fault", "", 0), ("a fault", "", ""), (b"", 0, 1, "a fault"), ()):
+        try:
+            return class_(*arguments)
+        except (TypeError, AttributeError):
+            continue
+    error = class_.__new__(class_)
+    error.args = ("a fault",)
+    return error
+
+
+BODIES = (
+    b"", b"<html>starting</html>", b"null", b"true", b"7", b"[]", b"{}", b'"text"', b"[null]", b"[7]", b"[[]]", b"[{}]",
+    b'{"ID": null}', b'{"00081199": 7}', b'{"00081199": {"Value": [{}]}}', b'[{"ID": "a", "Type"', b"\xff\xfe",
+    b"[" * 9999,
+)  # fmt: skip
+CONNECTION = [
+    class_
+    for class_ in subclasses(OSError, urllib3.exceptions.HTTPError, http.client.HTTPException)
+    if class_.__module__.partition(".")[0] in ("requests", "urllib3", "http", "builtins")
+]
+
+
+# The reasons of an end, and of which answers; none: connections that break.
+FINAL_OF_ORTHANC = {
+    "not-listable": {"400"},
+    "misread": {"409"},
+    "deleted-meanwhile": {"b'[]'"},
+    "refused-by-archive": {"400"},
+    "stops-the-archive": set(),
+}
+
+
+def test_orthanc(base: Path, faults: Faults, platform: Platform) -> None:
+    kinds: dict[str, Callable[[], Any]] = {
+        f"{class_.__module__}.{class_.__name__}": raising(lambda class_=class_: made(class_)) for class_ in CONNECTION
+    }
+    kinds |= {str(status.value): lambda status=status: (status.value, b"") for status in http.HTTPStatus}
+    kinds |= {str(body[:40]): lambda body=body: (200, body) for body in BODIES}
+    met = walk(base, faults, platform, ["orthanc"], kinds)
+    ended = {kind: {reason for end in ends for reason in end} - {"retried"} for kind, ends in met.items()}
+    # Final: what Orthanc cannot list, reads as another study's, has no more, or dies of.
+    assert {reason for reasons_ in ended.values() for reason in reasons_} <= FINAL_OF_ORTHANC.keys()
+    for reason, of_kind in FINAL_OF_ORTHANC.items():
+        found = {kind for kind, reasons_ in ended.items() if reason in reasons_}
+        assert found <= (of_kind or {name for name in kinds if "." in name}), reason
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+DATABASE_ERRORS = subclasses(psycopg.Error)
+
+
+def state(class_: type[psycopg.Error]) -> str:
+    """Its SQLSTATE; empty for what psycopg itself raises."""
+    found = getattr(class_, "sqlstate", None)
+    return found if isinstance(found, str) else ""
+
+
+FINAL = {"22", "23", "54", "DataError"}
+
+
+def test_the_registry(base: Path, faults: Faults, platform: Platform) -> None:
+    """One of each class of SQLSTATE, and all that have none."""
+    classes = {state(class_)[:2] or class_.__name__: class_ for class_ in DATABASE_ERRORS}
+    classes |= {"23": psycopg.errors.UniqueViolation, "unknown clinic": psycopg.errors.ForeignKeyViolation}
+    kinds = {name: raising(lambda class_=class_: class_("a fault")) for name, class_ in classes.items()}
+    met = walk(base, faults, platform, ["registry"], kinds)
+    for kind, ends in met.items():
+        ended = {reason for end in ends for reason in end} - {"retried"}
+        assert ended == ({"not-listable"} if kind in FINAL else set()), kind
+
+
+@pytest.mark.parametrize("class_", DATABASE_ERRORS, ids=lambda class_: class_.__name__)
+def test_each_error_of_postgresql_is_final_or_not(monkeypatch: pytest.MonkeyPatch, class_: type[psycopg.Error]) -> None:
+    fail = raising(lambda: class_("a fault"))
+    monkeypatch.setattr(psycopg, "connect", lambda **_: fail())
+    is_final = state(class_)[:2] in FINAL if state(class_) else issubclass(class_, psycopg.DataError)
+    with pytest.raises(RejectedError if is_final and state(class_) != "23503" else TransientError):
+        PostgresRegistry({}).claim_study("1.2.3", "north")
+
+
+# --- the journal, and the importer itself -----------------------------------------------------------------------------
+
+
+def test_the_journal(base: Path, monkeypatch, faults: Faults, platform: Platform) -> None:
+    monkeypatch.setattr(Journal, "_transaction", faults.wrap("journal", Journal._transaction))
+    kinds = {class_.__name__: raising(lambda class_=class_: class_("a fault")) for class_ in subclasses(sqlite3.Error)}
+    for kind, ends in walk(base, faults, platform, ["journal"], kinds).items():
+        assert {reason for end in ends for reason in end} <= {"retried"}, kind
+
+
+MISTAKES = (KeyError, TypeError, AttributeError, IndexError, ValueError, UnicodeError, AssertionError, RecursionError)
+STEPS = (
+    (Carrier, "_claim"), (Carrier, "_place"), (Carrier, "_verify"), (Recorder, "refresh"),
+    (Quarantine, "strikes"), (Archive, "choose"), (Archive, "_report"),
+)  # fmt: skip
+
+
+def test_mistakes_of_our_own(base: Path, monkeypatch, faults: Faults, platform: Platform) -> None:
+    for class_, name in STEPS:
+        monkeypatch.setattr(class_, name, faults.wrap(name, getattr(class_, name)))
+    kinds = {class_.__name__: raising(lambda class_=class_: class_("a fault")) for class_ in (*MISTAKES, MemoryError)}
+    for kind, ends in walk(base, faults, platform, [name for _, name in STEPS], kinds).items():
+        assert {reason for end in ends for reason in end} <= {"retried"}, kind
+
+
+@pytest.mark.parametrize("step", [name for class_, name in STEPS if class_ is not Archive])
+def test_a_mistake_of_our_own_that_is_made_each_time_ends(
+    base: Path, monkeypatch, faults: Faults, platform: Platform, step: str
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "FAILURES", SAME_TROUBLE + 10)
+    (class_,) = [class_ for class_, name in STEPS if name == step]
+    monkeypatch.setattr(class_, step, faults.wrap(step, getattr(class_, step)))
+    end = carry_one(base, faults, platform, (step, 1, raising(lambda: KeyError("a fault"))))
+    assert end == ("retried", "importer-stumbled")

@@ -145,7 +145,7 @@ class Archive:
 
 def _nothing(job: Job) -> str:
     """Why a delivery without any failed file failed."""
-    return "dropped" if job.dropped else "no-dicom"
+    return job.ends or "no-dicom"
 
 
 def _as_told(file: FileOutcome) -> dict[str, str]:
