@@ -480,7 +480,7 @@ def test_a_journal_of_the_last_release_is_read_and_grows(tmp_path: Path) -> None
     for _ in range(2):  # the second time there is nothing to add
         journal = Journal(tmp_path / "journal.sqlite")
         (job,) = journal.open_jobs()
-        assert (job.id, job.caller, job.dropped) == ("a", "", False)
+        assert (job.id, job.caller, job.ends) == ("a", "", "")
         assert [file.path for file in journal.files("a", Outcome.PENDING)] == ["0.dcm"]
         assert journal.finished_summary("b").reasons == {"damaged": 2}
         assert journal.study("1.2.3") == ("north", "fingerprint", 0, 0, True)

@@ -249,6 +249,7 @@ class App:
         further = sum(self._inbox.further.copy().values())
         gauge("imaging_importer_waiting_deliveries", len(waiting) + further, stage="inbox")
         gauge("imaging_importer_waiting_deliveries", backlog, stage="spool")
+        gauge("imaging_importer_repeating_deliveries", self._journal.repeating())
         gauge("imaging_importer_oldest_pending_age_seconds", max(0.0, time.time() - since))
         gauge("imaging_importer_unknown_clinic_entries", sum(self._inbox.unknown.values()))
         for service, state in self._services.items():

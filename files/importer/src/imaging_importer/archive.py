@@ -4,12 +4,12 @@ Processed/<clinic>/<date>/<folder>, and what failed under failed/ with the reaso
 moved there as a whole.
 """
 
-import errno
 import json
 import logging
 import os
+import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
@@ -27,8 +27,6 @@ REPORT = "report.json"
 FORMAT = "imaging-importer report 1"
 MEANINGS = SENTENCES | KEPT | NOTES
 CHUNK = 1 << 16
-# What a file system says that does not take a name: too long, or characters or bytes that it has no room for.
-REFUSED_NAMES = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
 
 
 class Archive:
@@ -40,37 +38,49 @@ class Archive:
         self._journal = journal
         self._spool = spool
 
-    def choose(self, job: Job, name: str = "") -> None:
+    def choose(self, job: Job) -> None:
         """Decide where the delivery goes and write that down; nothing is moved yet.
 
         What could not be imported goes to failed/, the rest to processed/; a delivery of which nothing was stored
-        goes to failed/ whole. It keeps its name, unless another is given.
+        goes to failed/ whole. It keeps its name.
         """
         counts = self._journal.counts(job.id)
         failed, stored = counts[Outcome.FAILED], counts[Outcome.STORED]
-        place = Path(job.clinic, time.strftime("%Y-%m-%d"), name or job.folder)
         self._journal.choose_archive(
             job.id,
-            _free_name(self._processed / place) if stored else None,
-            _free_name(self._failed / place) if failed or not stored else None,
+            self._free(self._processed, job, job.folder) if stored else None,
+            self._free(self._failed, job, job.folder) if failed or not stored else None,
         )
         failpoints.reach("archive-chosen")
+
+    def _free(self, root: Path, job: Job, name: str) -> Path:
+        """A free place of that name, which no other open job of the clinic has chosen either."""
+        place = root / job.clinic / time.strftime("%Y-%m-%d") / name
+        return _free_name(place, self._journal.chosen(job.clinic, job.id))
 
     def move(self, job: Job) -> Iterator[None]:
         """Move the files, report the failures, in small steps. Each can be done again after a kill."""
         try:
             yield from self._move(job)
-        except OSError as error:
-            if error.errno not in REFUSED_NAMES or job.id in str(job.processed_path or job.failed_path):
-                raise
-            # It would be refused for ever: the delivery gets a name that every file system takes.
-            log.warning("job %s: its folder's name is refused by the file system: %s", job.id, error)
-            self.choose(job, job.id)
-            raise TransientError("the folder is put away under the number of its job") from error
+        except tree.PlaceError as error:
+            # It would be refused for ever: the delivery gets another name, which every file system takes.
+            log.warning("job %s: its place is refused by the file system: %s", job.id, error)
+            self._choose_again(job, job.folder if error.errno in tree.TAKEN else job.id)
+            raise TransientError("the folder is put away under another name") from error
+
+    def _choose_again(self, job: Job, name: str) -> None:
+        """Another place for what was not moved yet. The failed folder stays, once there is something in it."""
+        processed, failed = job.processed_path, job.failed_path
+        is_begun = processed and failed and tree.is_there(failed)
+        self._journal.choose_archive(
+            job.id,
+            processed and self._free(self._processed, job, name),
+            failed if is_begun else failed and self._free(self._failed, job, name),
+        )
 
     def _move(self, job: Job) -> Iterator[None]:
         source = self._spool.folder(job)
-        if job.processed_path and job.failed_path and source.exists():
+        if job.processed_path and job.failed_path and tree.is_there(source):
             for file in self._journal.files(job.id, Outcome.FAILED):
                 if file.path != WHOLE:
                     tree.move_file(source, file.archive or file.path, job.failed_path)
@@ -78,7 +88,7 @@ class Archive:
                 yield
             failpoints.reach("failed-files-moved")
         rest = job.processed_path or job.failed_path
-        if rest and os.path.lexists(source):
+        if rest and tree.is_there(source):
             tree.move(source, rest)
         failpoints.reach("folder-moved")
         yield
@@ -161,7 +171,7 @@ def _list(name: str, entries: Iterable[dict[str, str | None]]) -> Iterator[str]:
 
 def _nothing(job: Job) -> str:
     """Why a delivery without any failed file failed."""
-    return "dropped" if job.dropped else "no-dicom"
+    return job.ends or "no-dicom"
 
 
 def _as_told(file: FileOutcome) -> dict[str, str | None]:
@@ -183,14 +193,14 @@ def _as_noted(file: FileOutcome) -> Iterator[dict[str, str | None]]:
         yield {"path": printable(file.path), "note": note, "detail": printable(detail)}
 
 
-def _free_name(target: Path) -> Path:
-    """The target, or the first of `name.2`, `name.3`... that is free, cut to what the file system takes. Only this
-    importer writes there.
+def _free_name(target: Path, chosen: Container[Path] = ()) -> Path:
+    """The target, or the first of `name.2`, `name.3`... that is free and not chosen, cut to what the file system takes.
+    Only this importer writes there.
     """
     tree.make_directory(target.parent)
     longest = os.pathconf(target.parent, "PC_NAME_MAX")
     candidate, number = target.with_name(_cut(target.name, longest)), 1
-    while os.path.lexists(candidate):
+    while candidate in chosen or os.path.lexists(candidate):
         number += 1
         ending = f".{number}"
         candidate = target.with_name(_cut(target.name, longest - len(ending)) + ending)
@@ -233,15 +243,15 @@ def _taken(folder: Path, name: str, report: BinaryIO) -> bool:
     """Whether a delivered file has this name; the same content is this job's own report from before a kill."""
     report.seek(0)
     try:
-        with tree.open_file(folder, name) as file:
-            while data := report.read(CHUNK):
-                if file.read(len(data)) != data:
-                    return True
-            return bool(file.read(1))
+        if not stat.S_ISREG((folder / name).lstat().st_mode):
+            return True
     except FileNotFoundError:
         return False
-    except OSError:
-        return True
+    with tree.open_file(folder, name) as file:
+        while data := report.read(CHUNK):
+            if file.read(len(data)) != data:
+                return True
+        return bool(file.read(1))
 
 
 def put_back(folder: Path, failed: Path, inbox: Path) -> Path:

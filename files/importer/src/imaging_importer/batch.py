@@ -159,7 +159,7 @@ def _read_errors() -> Iterator[None]:
         if error.errno in UNREADABLE:
             raise RejectedError("unreadable", error.strerror or "") from error
         raise
-    except (CompanionError, RejectedError, TransientError):
+    except (CompanionError, RejectedError, TransientError, MemoryError):
         raise
     except Exception as error:
         # A file that the reader stumbles over must not hold up the rest of the delivery.

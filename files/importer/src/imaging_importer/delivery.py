@@ -6,11 +6,12 @@ Every step can be done again: what was done before a kill is recognised by Ortha
 
 import json
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from itertools import islice
 
 from imaging_importer import display, failpoints, tree
@@ -89,8 +90,8 @@ class Carrier:
 
         Raises TransientError, OSError or sqlite3.Error: try again later. Left alone, it goes on where it was.
         """
-        if job.dropped and job.state in (State.CLAIMED, State.LISTED):
-            self._journal.fail_pending(job.id, "dropped")
+        if job.ends and job.state in (State.CLAIMED, State.LISTED):
+            self._journal.fail_pending(job.id, job.ends)
             self._advance(job, State.VERIFIED, "files-verified")
         elif job.state is State.CLAIMED or (job.state is State.LISTED and job.attempts):
             yield from self._list(job)
@@ -110,8 +111,9 @@ class Carrier:
         yield from self._archive.move(self._journal.job(job.id))
         self._journal.finish(job.id)
         failpoints.reach("job-finished")
-        while self._journal.forget_some(job.id, *Outcome):
-            yield None
+        with suppress(sqlite3.Error):  # the job is done: what is left of its list goes at the next start
+            while self._journal.forget_some(job.id, *Outcome):
+                yield None
 
     def _advance(self, job: Job, state: State, failpoint: str) -> None:
         self._journal.advance(job.id, state)
@@ -121,14 +123,23 @@ class Carrier:
         """Remember every file; beyond the limits of a delivery it fails as a whole."""
         try:
             yield from self._compare(job)
+        except FileNotFoundError:
+            # Not where the spool itself is away.
+            if tree.is_there(self._spool.folder(job)) or not tree.is_there(self._spool.scratch):
+                raise
+            yield from self._reject(job, RejectedError("withdrawn"))
         except RejectedError as rejection:
-            while self._journal.forget_some(job.id, Outcome.PENDING, Outcome.KEPT, Outcome.FAILED):
-                yield None
-            self._journal.reject(job.id, rejection)
+            yield from self._reject(job, rejection)
         else:
             yield from self._forget_gone(job)
         self._journal.listed(job.id)
         failpoints.reach("files-listed")
+
+    def _reject(self, job: Job, rejection: RejectedError) -> Iterator[Step]:
+        """The delivery fails as a whole, but for what is stored already."""
+        while self._journal.forget_some(job.id, Outcome.PENDING, Outcome.KEPT, Outcome.FAILED):
+            yield None
+        self._journal.reject(job.id, rejection)
 
     def _compare(self, job: Job) -> Generator[Step, None, int]:
         """List the folder; how many files are new or changed since it was listed before."""
@@ -200,7 +211,7 @@ class Carrier:
 
     def _claim(self, job: Job, batch: list[Prepared]) -> tuple[list[Prepared], list[FileOutcome]]:
         """Claim the studies of a batch: what may be sent, and what must not. Nothing of it was sent before."""
-        if self._journal.job(job.id).dropped:
+        if self._journal.job(job.id).ends:
             raise TransientError("the administrator ends this delivery")
         strikes = self._quarantine.strikes(batch)
         places: dict[str, str | RejectedError] = {}  # of each study of this batch
@@ -327,6 +338,7 @@ class Carrier:
         """What became of a batch, by Orthanc's answer; what is not stored is sent again alone."""
         accepted: list[tuple[Prepared, str]] = []
         outcomes = []
+        refusals = 0
         named = set(answer.stored)
         for prepared, sent in zip(batch, answer.digests, strict=True):
             digest = sent
@@ -334,6 +346,9 @@ class Carrier:
                 if prepared.instance.sop_instance_uid not in answer.stored:
                     alone = self._store_alone(job, prepared)
                     if alone is None:
+                        refusals += 1
+                        if answer.status == 500 and refusals > 1:
+                            raise UnavailableError("orthanc", "HTTP 500 for one image and the next")
                         continue
                     named |= alone.stored
                     (digest,) = alone.digests
@@ -423,12 +438,10 @@ class Carrier:
             except RejectedError as rejection:
                 reason = rejection.reason
                 log.warning("job %s: the registry does not take study %s: %s", job.id, study_uid, rejection)
-            except UnavailableError:
-                raise
-            except TransientError as error:
-                if not job.dropped:
+            except Exception as error:
+                if not job.ends or self._may_pass(job, error):
                     raise
-                reason = "dropped"
+                reason = job.ends
                 log.warning("job %s: study %s is left as it is: %s", job.id, study_uid, error)
             if reason:
                 log.warning("job %s: study %s is not shown: %s", job.id, study_uid, reason)
@@ -441,6 +454,12 @@ class Carrier:
                 if not self._journal.has_stored(job.id, attempt.study_uid):
                     self._recorder.release(self._orthanc, attempt.study_uid, job.clinic)
             yield None
+
+    def _may_pass(self, job: Job, error: Exception) -> bool:
+        """Whether a job that is ended waits all the same: a service may be away just for now, as a disk may be full."""
+        if isinstance(error, UnavailableError):
+            return not self._journal.job(job.id).attempts
+        return isinstance(error, (OSError, sqlite3.Error, MemoryError))
 
 
 def _check(instance: Instance, place: str | RejectedError, strikes: int) -> None:

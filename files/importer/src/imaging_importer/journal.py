@@ -9,6 +9,7 @@ has, which Orthanc recognises.
 import contextlib
 import json
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -102,13 +103,29 @@ ALTER TABLE study ADD COLUMN listed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE study ADD COLUMN behind INTEGER NOT NULL DEFAULT 1;
 DELETE FROM position WHERE name = 'swept-at';
 """,
+    # The trouble of an open job: which, how often in a row, since when.
+    """
+ALTER TABLE job ADD COLUMN trouble TEXT NOT NULL DEFAULT '';
+ALTER TABLE job ADD COLUMN repeated INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE job ADD COLUMN troubled_at REAL NOT NULL DEFAULT 0;
+""",
 )
 
 JOB_COLUMNS = (
-    "id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed_path, failed_path, caller, dropped"
+    "id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed_path, failed_path, caller, dropped,"
+    " repeated, troubled_at"
 )
 
+# Why a job ends that does not end by itself, by its column `dropped`.
+ENDS = ("", "dropped", "importer-stumbled")
+
+# A job that has failed the same way so many times in a row, a quarter of an hour or more, is shown as such.
+SAME_TROUBLE = 20
+
 OF_CLINICS = "(:clinics IS NULL OR clinic IN (SELECT value FROM json_each(:clinics)))"
+
+# What differs from time to time in the words of one trouble: numbers and addresses.
+VARYING = re.compile(r"0x[0-9a-f]+|[0-9]+")
 
 # The path that stands for a delivery as a whole.
 WHOLE = "."
@@ -155,7 +172,9 @@ class Job:
     processed_path: Path | None
     failed_path: Path | None
     caller: str = ""  # who uploads it, as the gateway says (JSON); empty for a folder
-    dropped: bool = False  # an operator ends it, whatever it waits for
+    ends: str = ""  # it is ended, whatever it waits for: the reason of what is not imported yet
+    repeated: int = 0  # so many times in a row it has failed the same way
+    troubled_at: float = 0.0  # since when
 
 
 class KnownStudy(NamedTuple):
@@ -548,14 +567,35 @@ class Journal:
     def advance(self, job_id: str, state: State) -> None:
         """Enter the next state; trouble of the last one is over."""
         with self._transaction() as database:
-            database.execute("UPDATE job SET state = ?, error = '', attempts = 0 WHERE id = ?", (state, job_id))
+            database.execute(
+                "UPDATE job SET state = ?, error = '', attempts = 0, trouble = '', repeated = 0 WHERE id = ?",
+                (state, job_id),
+            )
 
     def trouble(self, job_id: str, error: str) -> None:
-        """Remember for the status page why a step has to be tried again."""
+        """Remember for the status page why a step has to be tried again, and since when it is the same trouble."""
+        trouble = VARYING.sub("", error)
         with self._transaction() as database:
             database.execute(
-                "UPDATE job SET attempts = attempts + 1, error = ? WHERE id = ?", (printable(error), job_id)
+                "UPDATE job SET attempts = attempts + 1, error = :error, trouble = :trouble,"
+                " repeated = CASE WHEN trouble = :trouble THEN repeated + 1 ELSE 1 END,"
+                " troubled_at = CASE WHEN trouble = :trouble THEN troubled_at ELSE :now END WHERE id = :id",
+                {"error": printable(error), "trouble": printable(trouble), "now": time.time(), "id": job_id},
             )
+
+    def give_up(self, job_id: str) -> None:
+        """The importer stumbles over the job by itself: it ends, unless an operator has ended it."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE job SET dropped = ? WHERE id = ? AND dropped = 0", (ENDS.index("importer-stumbled"), job_id)
+            )
+
+    def repeating(self) -> int:
+        """How many open jobs fail the same way again and again."""
+        with self._lock:
+            statement = "SELECT count(*) FROM job WHERE finished_at IS NULL AND repeated >= ?"
+            (count,) = self._database.execute(statement, (SAME_TROUBLE,)).fetchone()
+        return int(count)
 
     def choose_archive(self, job_id: str, processed: Path | None, failed: Path | None) -> None:
         """Remember where the job's files go, before the first one is moved."""
@@ -564,6 +604,16 @@ class Journal:
                 "UPDATE job SET state = ?, processed_path = ?, failed_path = ? WHERE id = ?",
                 (State.ARCHIVING, processed and os.fsencode(processed), failed and os.fsencode(failed), job_id),
             )
+
+    def chosen(self, clinic: str, job_id: str) -> set[Path]:
+        """The places that other open jobs of the clinic have chosen; not all of them are there yet."""
+        with self._lock:
+            rows = self._database.execute(
+                "SELECT processed_path, failed_path FROM job"
+                " WHERE finished_at IS NULL AND clinic = ? AND id <> ? AND state = ?",
+                (clinic, job_id, State.ARCHIVING),
+            ).fetchall()
+        return {Path(os.fsdecode(path)) for row in rows for path in row if path}
 
     def finish(self, job_id: str) -> None:
         """The job's files are where they belong: keep its counts. Its file list may be forgotten."""
@@ -629,12 +679,12 @@ class Journal:
             ).fetchall()
         return [
             Summary(
-                _job(row[:12]),
-                {Outcome.STORED: row[12], Outcome.KEPT: row[13], Outcome.FAILED: row[14]},
-                row[15],
-                row[15],
-                {reason: int(count) for reason, _, count in (pair.partition("=") for pair in row[16].split())},
-                json.loads(row[17]),
+                _job(row[:-6]),
+                {Outcome.STORED: row[-6], Outcome.KEPT: row[-5], Outcome.FAILED: row[-4]},
+                row[-3],
+                row[-3],
+                {reason: int(count) for reason, _, count in (pair.partition("=") for pair in row[-2].split())},
+                json.loads(row[-1]),
             )
             for row in rows
         ]
@@ -707,9 +757,10 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _job(
-    row: tuple[str, str, bytes, str, float, float | None, int, str, bytes | None, bytes | None, str, int],
+    row: tuple[str, str, bytes, str, float, float | None, int, str, bytes | None, bytes | None, str, int, int, float],
 ) -> Job:
-    job_id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed, failed, caller, dropped = row
+    job_id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed, failed, caller = row[:11]
+    dropped, repeated, troubled_at = row[11:]
     return Job(
         job_id,
         clinic,
@@ -722,7 +773,9 @@ def _job(
         Path(os.fsdecode(processed)) if processed else None,
         Path(os.fsdecode(failed)) if failed else None,
         caller,
-        bool(dropped),
+        ENDS[dropped],
+        repeated,
+        troubled_at,
     )
 
 

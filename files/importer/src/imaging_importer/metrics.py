@@ -16,6 +16,10 @@ HELP = {
     "imaging_importer_delivery_duration_seconds": ("histogram", "Time from claimed to archived."),
     "imaging_importer_waiting_deliveries": ("gauge", "Deliveries by stage: inbox (not stable yet), spool (claimed)."),
     "imaging_importer_oldest_pending_age_seconds": ("gauge", "Age of the oldest delivery that is not archived."),
+    "imaging_importer_repeating_deliveries": (
+        "gauge",
+        "Deliveries that have failed the same way twenty times in a row or more.",
+    ),
     "imaging_importer_unknown_clinic_entries": ("gauge", "Entries in folders of the inbox that belong to no clinic."),
     "imaging_importer_dependency_up": ("gauge", "Whether Orthanc and the registry answered last time."),
     "imaging_importer_waits_for_disk": ("gauge", "Whether deliveries wait because too little space is free."),

@@ -1,5 +1,7 @@
 """Orthanc as the importer uses it: STOW-RS in, MD5 and QIDO-RS out."""
 
+import contextlib
+import http.client
 import json
 import re
 import threading
@@ -11,7 +13,7 @@ from hashlib import md5
 from typing import Any
 
 import requests
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import HTTPError, NewConnectionError
 
 from imaging_importer import failpoints
 from imaging_importer.reasons import BrokenOffError, RejectedError, UnavailableError
@@ -27,6 +29,9 @@ JSON = {"Accept": "application/dicom+json, application/json"}
 
 # Of an instance's attachments, the one that is the DICOM file.
 DICOM_ATTACHMENT = 1
+
+# What reading an answer raises that is not as it should be.
+NOT_UNDERSTOOD = (ValueError, AttributeError, LookupError, TypeError, RecursionError)
 
 REFERENCED_SOP_SEQUENCE = "00081199"
 FAILED_SOP_SEQUENCE = "00081198"
@@ -167,7 +172,8 @@ class OrthancClient:
                     # Without this, the session's own password replaces an Authorization header that is given.
                     auth=None if own_name else _as_given,
                 )  # fmt: skip
-            except requests.RequestException as error:
+            # requests wraps most of them, and not all.
+            except (OSError, ValueError, HTTPError, http.client.HTTPException) as error:
                 if isinstance(data, Multipart) and data.error is not None:
                     raise data.error from error
                 if isinstance(data, Multipart) and not _never_began(error):
@@ -197,13 +203,14 @@ class OrthancClient:
                 "Accept": "application/dicom+json",
             },
         )
-        if response.status_code >= 500:
+        # 500 may be about one of the images.
+        if response.status_code > 500:
             raise UnavailableError("orthanc", f"HTTP {response.status_code} for a STOW-RS request")
         try:
             answer = response.json()
             stored, failed = (_referenced(answer, tag) for tag in (REFERENCED_SOP_SEQUENCE, FAILED_SOP_SEQUENCE))
             understood = REFERENCED_SOP_SEQUENCE in answer
-        except (ValueError, AttributeError, LookupError, TypeError):
+        except NOT_UNDERSTOOD:
             stored, failed, understood = frozenset(), frozenset(), False
         return Stow(response.status_code, stored, failed, understood, upload.digests)
 
@@ -215,24 +222,26 @@ class OrthancClient:
             "ResponseContent": ["MainDicomTags", "Attachments"],
             "RequestedTags": ["StudyInstanceUID", "SeriesInstanceUID"],
         }
-        return [
-            Held(
-                instance["ID"],
-                instance["RequestedTags"]["StudyInstanceUID"],
-                instance["RequestedTags"]["SeriesInstanceUID"],
-                instance["MainDicomTags"]["SOPInstanceUID"],
-                frozenset(
-                    attachment["UncompressedMD5"]
-                    for attachment in instance["Attachments"]
-                    if attachment["ContentType"] == DICOM_ATTACHMENT
-                ),
-            )
-            for instance in _content(self._request("POST", "/tools/find", data=json.dumps(question)))
-        ]
+        with _understanding():
+            return [
+                Held(
+                    instance["ID"],
+                    instance["RequestedTags"]["StudyInstanceUID"],
+                    instance["RequestedTags"]["SeriesInstanceUID"],
+                    instance["MainDicomTags"]["SOPInstanceUID"],
+                    frozenset(
+                        attachment["UncompressedMD5"]
+                        for attachment in instance["Attachments"]
+                        if attachment["ContentType"] == DICOM_ATTACHMENT
+                    ),
+                )
+                for instance in _list(_content(self._request("POST", "/tools/find", data=json.dumps(question))))
+            ]
 
     def parent_study(self, instance_id: str) -> str:
         """Orthanc's id of the study that an instance is filed under."""
-        return str(self._get(f"/instances/{instance_id}/study")["ID"])
+        with _understanding():
+            return str(self._get(f"/instances/{instance_id}/study")["ID"])
 
     def take_out(self, instance_id: str) -> None:
         """Delete one instance that should not have been stored."""
@@ -242,8 +251,11 @@ class OrthancClient:
 
     def study_ids(self, study_uid: str) -> set[str]:
         """Orthanc's ids of the studies with this StudyInstanceUID: one per PatientID."""
-        found = _content(self._request("POST", "/tools/lookup", data=study_uid, headers={"Content-Type": "text/plain"}))
-        return {resource["ID"] for resource in found if resource["Type"] == "Study"}
+        with _understanding():
+            found = _content(
+                self._request("POST", "/tools/lookup", data=study_uid, headers={"Content-Type": "text/plain"})
+            )
+            return {resource["ID"] for resource in _list(found) if resource["Type"] == "Study"}
 
     def study_attributes(self, study_uid: str) -> Attributes | None:
         """The study-level attributes as QIDO-RS answers them (PS3.18 10.6); None when Orthanc has no such study.
@@ -254,8 +266,9 @@ class OrthancClient:
         response = self._request("GET", "/dicom-web/studies", question, headers=JSON)
         if response.status_code == 400:
             raise RejectedError("not-listable", "Orthanc cannot read an attribute of the study")
-        found = _content(response)
-        return found[0] if found else None
+        with _understanding():
+            found = _list(_content(response))
+            return dict(found[0]) if found else None
 
     def contents(self, study_uid: str) -> Contents:
         """All series and instances of a study."""
@@ -280,12 +293,14 @@ class OrthancClient:
 
     def changes(self, since: int, limit: int) -> tuple[list[dict[str, Any]], int, bool]:
         """The next entries of Orthanc's change feed, the position after them, and whether these were the last."""
-        page = self._get("/changes", since=since, limit=limit)
-        return page["Changes"], page["Last"], page["Done"]
+        with _understanding():
+            page = self._get("/changes", since=since, limit=limit)
+            return list(page["Changes"]), int(page["Last"]), bool(page["Done"])
 
     def study_uid(self, study_id: str) -> str:
         """The StudyInstanceUID of Orthanc's study; empty when it is gone."""
-        return str(self._study(study_id).get("MainDicomTags", {}).get("StudyInstanceUID", ""))
+        with _understanding():
+            return str(self._study(study_id).get("MainDicomTags", {}).get("StudyInstanceUID", ""))
 
     def last_update(self, study_id: str) -> str:
         """When Orthanc last stored or removed something in its study; empty when it is gone."""
@@ -294,22 +309,25 @@ class OrthancClient:
     def size(self, study_id: str) -> int:
         """How many bytes the images of Orthanc's study have; 0 when it is gone."""
         response = self._request("GET", f"/studies/{study_id}/statistics")
-        return int(response.json()["DicomDiskSize"]) if response.status_code == 200 else 0
+        with _understanding():
+            return int(response.json()["DicomDiskSize"]) if response.status_code == 200 else 0
 
     def _study(self, study_id: str) -> dict[str, Any]:
         response = self._request("GET", f"/studies/{study_id}")
-        return dict(response.json()) if response.status_code == 200 else {}
+        with _understanding():
+            return {} if response.status_code == 404 else dict(_content(response))
 
     def studies_of(self, path: str) -> list[str]:
         """StudyInstanceUIDs of the studies that a resource (`/series/ID`, …) is or belongs to; none when it is gone."""
         level = path.split("/")[1]
         parents = {"patients": "/studies", "series": "/study", "instances": "/study"}
         response = self._request("GET", path + parents.get(level, ""))
-        if response.status_code != 200:
+        if response.status_code == 404:
             return []
-        found = response.json()
-        studies = found if isinstance(found, list) else [found]
-        return [study["MainDicomTags"]["StudyInstanceUID"] for study in studies]
+        with _understanding():
+            found = _content(response)
+            studies = found if isinstance(found, list) else [found]
+            return [study["MainDicomTags"]["StudyInstanceUID"] for study in studies]
 
     def delete(self, path: str, authorization: str) -> int:
         """Delete a resource in the name of whoever gave this Authorization header; Orthanc's status."""
@@ -328,8 +346,25 @@ class OrthancClient:
 
     def counts(self) -> tuple[int, int, int]:
         """How many studies, series and instances Orthanc holds."""
-        statistics = self._get("/statistics")
-        return statistics["CountStudies"], statistics["CountSeries"], statistics["CountInstances"]
+        with _understanding():
+            statistics = self._get("/statistics")
+            return statistics["CountStudies"], statistics["CountSeries"], statistics["CountInstances"]
+
+
+@contextlib.contextmanager
+def _understanding() -> Iterator[None]:
+    """What is no JSON, or has another shape, comes from somebody in between or from an Orthanc that is starting."""
+    try:
+        yield
+    except NOT_UNDERSTOOD as error:
+        raise UnavailableError("orthanc", f"an answer that is none: {type(error).__name__} {error}"[:200]) from error
+
+
+def _list(answer: Any) -> list[Any]:  # noqa: ANN401 - JSON
+    """An answer that has to be a list: an empty one means that Orthanc has nothing, and no other does."""
+    if not isinstance(answer, list):
+        raise TypeError("no list")
+    return answer
 
 
 def _referenced(answer: dict[str, Any], sequence: str) -> frozenset[str]:

@@ -19,6 +19,8 @@ SENTENCES = {
     "executable-preamble": "The file begins like a program, which an image never does. "
     "It was not imported; have the sending computer checked for malware.",
     "hard-link": "The file is a second name (hard link) of a file outside this folder. Deliver a copy of the file.",
+    "importer-stumbled": "The importer itself stumbled over this delivery, each time that it was tried again. "
+    "Ask the administrator, whose log says where.",
     "invalid-identifiers": "A UID of the image is not a valid DICOM UID (digits and dots, at most 64). "
     "Export it again with valid UIDs.",
     "misread": "The archive read the image as another one than it says it is. It was taken out again. "
@@ -56,6 +58,7 @@ SENTENCES = {
     "unreadable": "The file cannot be opened for reading. Check its permissions and copy it again.",
     "upload-unfinished": "The name says that the upload was still running, but nothing was added for a long time. "
     "Copy it again, and let the copy finish.",
+    "withdrawn": "The folder was taken away before it was imported. Deliver it again if it should be there.",
 }
 
 # Whoever delivers is told the one neutral sentence for each of these: none of them tells whose a study is. The truth is

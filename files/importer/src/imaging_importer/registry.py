@@ -173,7 +173,9 @@ class PostgresRegistry:
         return [row[0] for row in self._call("SELECT clinic_id FROM registry.list_clinics()", ())]
 
     def log_upload(self, study_uid: str, clinic_id: str, caller: dict[str, Any], detail: str | None) -> None:
-        self._call("SELECT registry.log_upload(%s, %s, %s, %s)", (study_uid, clinic_id, Jsonb(caller), detail))
+        self._call(
+            "SELECT registry.log_upload(%s, %s, %s, %s)", (study_uid, clinic_id, Jsonb(_storable(caller)), detail)
+        )
 
     def claims(self) -> list[Claim]:
         return [Claim(*row) for row in self._call("SELECT clinic_id, study_uid, since FROM registry.claims()", ())]
@@ -193,9 +195,11 @@ class PostgresRegistry:
                     self._connection.close()
                     self._connection = None
                 message, state = str(error).strip().replace("\n", " "), error.sqlstate or ""
-                if state.startswith(FINAL) and state != UNKNOWN_CLINIC:
+                # psycopg itself refuses some values, and has no state for it.
+                is_final = state.startswith(FINAL) or (not state and isinstance(error, psycopg.DataError))
+                if is_final and state != UNKNOWN_CLINIC:
                     # Not the whole message, which quotes what it is about.
-                    raise RejectedError("not-listable", error.diag.message_primary or state) from error
+                    raise RejectedError("not-listable", error.diag.message_primary or state or message) from error
                 if state == UNKNOWN_CLINIC or state.startswith(STATE):
                     raise TransientError(f"registry: {message}") from error
                 raise UnavailableError("registry", message) from error

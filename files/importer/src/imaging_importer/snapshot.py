@@ -8,16 +8,24 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
+from imaging_importer.reasons import TransientError
+
 # Up to this size a copy is made in memory, which a slice of a CT fits. A batch is limited to 16 MiB.
 IN_MEMORY = 2 << 20
 CHUNK = 1 << 17  # small enough for memory that is used again
 
 
 def private_file(scratch: Path, size: int) -> BinaryIO:
-    """An empty file without a name, for about `size` bytes; `scratch` is a directory for those that are large."""
-    if size <= IN_MEMORY:
-        return os.fdopen(os.memfd_create("delivered", os.MFD_CLOEXEC), "w+b", buffering=0)
-    return tempfile.TemporaryFile(dir=scratch, buffering=0)
+    """An empty file without a name, for about `size` bytes; `scratch` is a directory for those that are large.
+
+    Raises TransientError: that there is none is never the delivered file's fault.
+    """
+    try:
+        if size <= IN_MEMORY:
+            return os.fdopen(os.memfd_create("delivered", os.MFD_CLOEXEC), "w+b", buffering=0)
+        return tempfile.TemporaryFile(dir=scratch, buffering=0)
+    except OSError as error:
+        raise TransientError(f"no file can be made for a copy: {error}") from error
 
 
 def copy_range(source: BinaryIO, start: int, end: int, target: BinaryIO) -> None:

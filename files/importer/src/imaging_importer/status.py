@@ -6,7 +6,7 @@ from typing import Any
 
 from imaging_importer.door import Reception
 from imaging_importer.inbox import Inbox
-from imaging_importer.journal import Journal, Outcome, Summary
+from imaging_importer.journal import SAME_TROUBLE, Job, Journal, Outcome, Summary
 from imaging_importer.printable import printable
 from imaging_importer.reasons import SENTENCES, told
 
@@ -94,8 +94,27 @@ def _open(summary: Summary, is_root: bool) -> Status:
         "percent": round(100 * summary.sent / summary.size) if summary.size else 0,
         "attempts": summary.job.attempts,
         # Addresses and errors of services are for administrators.
-        "trouble": summary.job.error if is_root or not summary.job.error else "it is tried again",
+        "trouble": _trouble(summary.job, is_root),
+        "repeated": summary.job.repeated,
+        "repeats": is_repeating(summary.job),
     }
+
+
+def _trouble(job: Job, is_root: bool) -> str:
+    """Why a delivery has to be tried again, and, where that does not help, for how long and what to do."""
+    if not job.error:
+        return ""
+    if not is_repeating(job):
+        return job.error if is_root else "it is tried again"
+    same = f"the same trouble {job.repeated} times since {_time(job.troubled_at)}"
+    if is_root:
+        return f"{same}: {job.error}. Mend that, or end the delivery: imaging-importer drop {job.id}"
+    return f"{same}; it is tried again. Nothing is lost. Ask the administrator"
+
+
+def is_repeating(job: Job) -> bool:
+    """Whether a delivery fails the same way again and again."""
+    return job.repeated >= SAME_TROUBLE
 
 
 def _done(summary: Summary, is_root: bool) -> Status:
@@ -105,7 +124,7 @@ def _done(summary: Summary, is_root: bool) -> Status:
     for reason, count in summary.reasons.items():
         shown = reason if is_root else told(reason)
         reasons[shown] = reasons.get(shown, 0) + count
-    nothing = ["dropped" if job.dropped else "no-dicom"] if summary.result == "failed" else []
+    nothing = [job.ends or "no-dicom"] if summary.result == "failed" else []
     why = list(reasons) or nothing
     return {
         "clinic": job.clinic,

@@ -35,7 +35,16 @@ MOST_WATCHED = 1000
 # Names of one file are counted for so many files; of what comes after them, each counts as linked from outside.
 MOST_LINKED = 100_000
 
+# What a file system says that does not take a name: too long, or characters or bytes that it has no room for.
+REFUSED_NAMES = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
+# What it says where somebody has put something in the place that was free when it was chosen.
+TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR})
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class PlaceError(OSError):
+    """A place that was chosen for a folder will never take it. Nothing of it was moved there."""
 
 
 @dataclass(frozen=True)
@@ -244,12 +253,31 @@ def leases_work(directory: Path) -> bool:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames in a directory survive a power loss."""
-    descriptor = os.open(directory, _DIRECTORY)
+    """Make renames in a directory survive a power loss. It may be named by a descriptor, which is a link in /proc."""
+    descriptor = os.open(directory, _DIRECTORY & ~os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _placing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in REFUSED_NAMES | TAKEN:
+            raise PlaceError(*error.args) from error
+        raise
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something of that name, be it a broken link. Raises OSError when it cannot be told."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def make_directory(directory: Path) -> None:
@@ -263,11 +291,12 @@ def make_directory(directory: Path) -> None:
 def move(source: Path, target: Path) -> None:
     """Move a file or folder to a free name, by rename or, onto another file system, by copy.
 
-    Survives a kill: run it again.
+    Survives a kill: run it again. Raises PlaceError when the name is not free, or no name for this file system.
     """
     make_directory(target.parent)
     try:
-        source.rename(target)
+        with _placing():
+            source.rename(target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -278,12 +307,13 @@ def move(source: Path, target: Path) -> None:
 
 def move_file(folder: Path, path: str, target: Path) -> None:
     """Move one file below `folder` to the same path below `target`. A file that is gone was moved before, or its sender
-    took it away.
+    took it away. Raises PlaceError as `move` does.
     """
     parent, _, name = path.rpartition("/")
     if not exists(folder, path):
         return
-    make_directory(target)
+    with _placing():
+        make_directory(target)
     there = open_directory(target, parent, create=True)
     try:
         here = open_directory(folder, parent)
@@ -307,7 +337,7 @@ def _copy_across(source: Path, target: Path) -> None:
 
     After a kill: an unfinished copy is made anew; a target that is there was complete, and only the source has to go.
     """
-    if not os.path.lexists(target):
+    if not is_there(target):
         _copy_to(source, target)
         failpoints.reach("copied-across")
     _remove(source)
@@ -317,21 +347,27 @@ def _copy_to(source: Path, target: Path) -> None:
     # Not longer than the name that it becomes: that one may be as long as the file system takes.
     partial = target.with_name(f".{blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.moving")
     _remove(partial)
-    if _is_folder(source):
+    mode = source.lstat().st_mode
+    if stat.S_ISDIR(mode):
         _copy_folder(source, partial)
-    elif source.is_symlink() or source.is_file():
+    elif stat.S_ISREG(mode) or stat.S_ISLNK(mode):
         _copy_file(str(source), str(partial))
     else:  # a device or pipe holds no data
         return
     failpoints.reach("copying-across")
-    partial.rename(target)
+    try:
+        with _placing():
+            partial.rename(target)
+    except PlaceError:  # it gets another name, and would leave this behind
+        _remove(partial)
+        raise
     sync_directory(target.parent)
 
 
 def _copy_folder(source: Path, target: Path) -> None:
     """Copy a folder, directory by directory from their own descriptors: what is too deep for a path is copied too."""
     target.mkdir()
-    for directory, folders, files, here in os.fwalk(source):
+    for directory, folders, files, here in os.fwalk(source, onerror=_raise):
         there = open_directory(target, directory[len(str(source)) + 1 :])
         try:
             for name in (*folders, *files):
@@ -346,6 +382,11 @@ def _copy_folder(source: Path, target: Path) -> None:
             os.close(there)
 
 
+def _raise(error: OSError) -> None:
+    """What cannot be listed is not copied, and must not be removed as if it were."""
+    raise error
+
+
 def _remove(path: Path) -> None:
     if _is_folder(path):
         shutil.rmtree(path)
@@ -354,7 +395,7 @@ def _remove(path: Path) -> None:
 
 
 def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+    return is_there(path) and stat.S_ISDIR(path.lstat().st_mode)
 
 
 def _copy_file(source: str, target: str) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from imaging_importer.batch import Batch
 from imaging_importer.delivery import Carrier, Step
-from imaging_importer.journal import Job, Journal, Outcome, State
+from imaging_importer.journal import SAME_TROUBLE, Job, Journal, Outcome, State
 from imaging_importer.metrics import Metrics
 from imaging_importer.reasons import TransientError, UnavailableError
 from imaging_importer.tickets import Tickets
@@ -32,6 +32,9 @@ CROWDED_FOR = 60.0
 MOST_BEGUN = 16
 # A batch of so many bytes takes Orthanc long and several times its size in memory: one of these at a time.
 HEAVY = 64 << 20
+
+# What is not the importer's own mistake: it may pass, however long it lasts.
+PASSING = (TransientError, OSError, sqlite3.Error, MemoryError)
 
 FIRST_DELAY = 1.0
 LONGEST_DELAY = 60.0
@@ -147,7 +150,7 @@ class Worker:
                 if begins and not has_room:
                     continue
                 # What is begun is ended: it would keep its place among MOST_BEGUN from other clinics.
-                if begins and not job.dropped and job.id not in self._begun and not self._may_begin(clinic):
+                if begins and not job.ends and job.id not in self._begun and not self._may_begin(clinic):
                     continue
                 if turn := self._turn(job):
                     self._busy[clinic] = turn
@@ -232,6 +235,7 @@ class Worker:
                 resting[job.id] = (failures + 1, time.monotonic() + delay(failures))
 
     def _failed(self, job: Job, error: Exception) -> None:
+        passes = isinstance(error, PASSING)
         if isinstance(error, UnavailableError):
             self._report(error.service, str(error))
             with self._changed:
@@ -240,14 +244,18 @@ class Worker:
                 if time.monotonic() >= self._resumed:
                     self._resumed = time.monotonic() + delay(self._outage)
                     self._outage += 1
-        elif not isinstance(error, (TransientError, OSError, sqlite3.Error)):
+        elif not passes:
             log.exception("job %s: unexpected", job.id)
         cause = error.service if isinstance(error, UnavailableError) else type(error).__name__
         self._metrics.count("imaging_importer_retries_total", cause=cause)
         self._tickets.settle(job.id, lambda: None)
         log.warning("job %s: will be tried again: %s", job.id, error)
         try:
-            self._journal.trouble(job.id, str(error))
+            # An error of our own has often no words, or is one word: whose it is says more.
+            self._journal.trouble(job.id, str(error) if passes else f"{type(error).__name__}: {error}")
+            if not passes and self._journal.job(job.id).repeated >= SAME_TROUBLE:
+                log.error("job %s: the importer stumbles over it each time and gives it up", job.id)
+                self._journal.give_up(job.id)
         except sqlite3.Error as journal_error:
             log.warning("job %s: the journal cannot be written: %s", job.id, journal_error)
 
