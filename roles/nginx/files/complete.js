@@ -9,7 +9,7 @@ let end = Buffer.alloc(0);
 // Header filter: take note of what will close the body.
 function head(r) {
     const boundary = /^multipart\/related;.*boundary="?([^";]+)/.exec(r.headersOut["Content-Type"] || "");
-    if (r.status === 200 && boundary) {
+    if (r.method === "GET" && r.status === 200 && boundary) {
         closing = `--${boundary[1]}--`;
     }
 }
