@@ -314,8 +314,9 @@ bench-gateway: .venv/test ## measure the platform against raw Orthanc: [QUICK=1]
 	QUICK=$(QUICK) python bench/gateway.py
 
 .PHONY: docs
-docs: .venv/deploy ## write docs/ACCESS.md from the gateway's allow-list and docs/VARIABLES.md from the variables' specifications
+docs: .venv/deploy ## write docs/ACCESS.md and docs/CONFORMANCE.md from the code, and docs/VARIABLES.md from the variables' specifications
 	.venv/bin/python tests/support/access_document.py > docs/ACCESS.md
+	.venv/bin/python tests/support/conformance_document.py > docs/CONFORMANCE.md
 	.venv/bin/python tests/support/variables_document.py > docs/VARIABLES.md
 
 .PHONY: docs-exposure

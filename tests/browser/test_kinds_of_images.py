@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cbct
 import numpy as np
 import pydicom
 import pytest
 from canvas import CANVAS, correlation, fitted, shown, shown_in_colour, windowed
 from deliveries import copy_with_new_uids
+from numpy.typing import NDArray
 from PIL import Image
 from platform_client import ROOT, Platform
+from playwright.sync_api import expect
 from pydicom.pixels import apply_color_lut
 from reader import PATIENCE_MS, Reader
 from real_files import real_files
@@ -37,7 +40,12 @@ Studies = dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def studies(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Studies:
+def voxels() -> NDArray[np.int16]:
+    return cbct.volume()
+
+
+@pytest.fixture(scope="module")
+def studies(platform: Platform, tmp_path_factory: pytest.TempPathFactory, voxels: NDArray[np.int16]) -> Studies:
     """Deliver one study of each kind; kind -> StudyInstanceUID, when all are in the study list."""
     folder = tmp_path_factory.mktemp("delivery") / "kinds"
     folder.mkdir()
@@ -48,6 +56,9 @@ def studies(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Stu
     for name in (PALETTE, ENHANCED_CT, ECG):
         copy = copy_with_new_uids(real_files()[name], folder / Path(name).stem, PatientID=PATIENT["PatientID"])
         found[name] = copy.study_uid
+    scan = cbct.cbct(voxels, **PATIENT)
+    scan.save_as(folder / "cbct")
+    found["cbct"] = scan.StudyInstanceUID
     series = real_files()[PALETTE].parent / "dicomdirtests" / "98892001" / "CT5N"
     found["segmentation"] = copy_with_new_uids(series, folder / "ct", **PATIENT).study_uid
     segmentation(folder / "segmentation", [pydicom.dcmread(file) for file in sorted((folder / "ct").iterdir())])
@@ -123,6 +134,34 @@ def test_an_enhanced_ct_with_a_supplemental_palette_is_shown(
 
     reader.page.wait_for_selector(CANVAS)
     assert wait_until(reader, likeness, 0.95) > 0.95
+    assert reader.policy_violations() == []
+
+
+def test_a_cone_beam_ct_of_400_slices_in_one_file_is_scrolled_and_cut_in_three_directions(
+    platform: Platform, open_browser: OpenBrowser, studies: Studies, voxels: NDArray[np.int16]
+) -> None:
+    reader = look(platform, open_browser, studies["cbct"])
+
+    def likeness(cut: NDArray[np.int16], viewport: int = 0) -> float:
+        canvas = shown(reader.page, viewport)
+        return correlation(canvas, fitted(windowed(cut, *cbct.WINDOW), (canvas.shape[0], canvas.shape[1])))
+
+    reader.page.wait_for_selector(CANVAS)
+    assert wait_until(reader, lambda: likeness(voxels[0]), 0.95) > 0.95
+    reader.page.locator(CANVAS).hover()
+    for _ in range(50):
+        reader.page.mouse.wheel(0, 100)
+    assert wait_until(reader, lambda: likeness(voxels[50]), 0.95) > 0.95
+    assert likeness(voxels[0]) < 0.5
+
+    reader.page.locator("[data-cy=Layout]").click()
+    reader.page.locator("[data-cy=MPR]").click()
+    expect(reader.page.locator(CANVAS)).to_have_count(3)
+    middle = [size // 2 for size in voxels.shape]
+    # Head up; the first slice is the lowest.
+    cuts = (voxels[middle[0]], voxels[::-1, :, middle[2]], voxels[::-1, middle[1]])
+    for viewport, cut in enumerate(cuts):
+        assert wait_until(reader, lambda at=viewport, cut=cut: likeness(cut, at), 0.95) > 0.95, viewport
     assert reader.policy_violations() == []
 
 

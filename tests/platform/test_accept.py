@@ -11,6 +11,7 @@ import requests
 from front_door import Life, store
 from platform_client import Platform
 from raw_http import exchange, statuses
+from real_sizes import panoramic
 from stored_kinds import encoded, images
 
 CLINIC = "denscan-central"
@@ -160,15 +161,40 @@ def test_several_accept_headers_are_one_list(platform, kinds):
         assert statuses(exchange(platform, request.encode())) == [expected]
 
 
+def frames_of(path: str, longest: int) -> str:
+    """An address that asks for the first, second, … frame, as long as it may be."""
+    address, number = f"{path}/frames/1", 2
+    while len(f"{address},{number}") <= longest:
+        address, number = f"{address},{number}", number + 1
+    return address
+
+
+def test_as_many_frames_are_given_as_the_address_carries(platform, get):
+    """More than 3,000 of an image that has them all."""
+    image = panoramic(rows=8, columns=8, frames=3600)
+    (path,) = store(platform, CLINIC, [image])
+    address = frames_of(path, 16000)
+    count = address.count(",") + 1
+    assert count > 3300
+    answer = get(address)
+    assert answer.status_code == 200
+    boundary = re.search(r"boundary=([^;]+)", answer.headers["Content-Type"])[1].strip('"').encode()
+    frames = [part.partition(b"\r\n\r\n")[2][:128] for part in answer.content.split(b"--" + boundary)[1:-1]]
+    assert b"".join(frames) == image.PixelData[: 128 * count]
+
+    refused = get(frames_of(path, 16010))
+    assert (refused.status_code, "16000 characters" in refused.text) == (414, True)
+
+
 def test_a_list_of_frames_is_given_or_refused_in_words(kinds, get):
     path, _ = kinds["multi-frame"]
     whole = get(f"{path}/frames/{','.join(str(number + 1) for number in range(10))}")
     assert whole.status_code == 200
     assert len(re.findall(rb"\r\nContent-Type: ", whole.content)) == 10 or whole.content.count(b"Content-Type") == 10
-    for count in (257, 3000):
-        refused = get(f"{path}/frames/{','.join(['1'] * count)}")
+    for frames in ("1,1", "3,2,1,3", ",".join(["1"] * 3000)):
+        refused = get(f"{path}/frames/{frames}")
         assert refused.status_code == 400
-        assert "256 frames" in refused.text
+        assert "name each once" in refused.text
 
 
 def test_a_frame_that_there_is_not_is_final(kinds, get):

@@ -16,6 +16,7 @@ import platform_client
 import pytest
 import requests
 from deliveries import Study
+from downloads import digests, mixed_study, stored
 from keycloak_admin import ask_keycloak
 from platform_client import ROOT, Platform, state_path
 
@@ -115,19 +116,44 @@ def example(platform: Platform, language: str) -> str:
     return block.replace("https://imaging.example.org", platform.url)
 
 
+def run_example(platform: Platform, workplace: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
+    ca = {"CURL_CA_BUNDLE": platform.ca_file, "REQUESTS_CA_BUNDLE": platform.ca_file, "NO_PROXY": "*", "no_proxy": "*"}
+    environment = {**os.environ, **ca}
+    return subprocess.run(
+        command, cwd=workplace, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
 @pytest.mark.parametrize(("language", "program"), [("sh", "/bin/bash"), ("python", sys.executable)])
 @pytest.mark.usefixtures("almaty_study")
 def test_the_examples_of_the_documentation_work(platform, workplace, central_study, language, program):
     script = workplace / "example"
     script.write_text(example(platform, language))
-    ca = {"CURL_CA_BUNDLE": platform.ca_file, "REQUESTS_CA_BUNDLE": platform.ca_file, "NO_PROXY": "*", "no_proxy": "*"}
-    run = subprocess.run(
-        [program, *(["-e"] if language == "sh" else []), str(script)],
-        cwd=workplace, env={**os.environ, **ca}, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+    run = run_example(platform, workplace, [program, *(["-e"] if language == "sh" else []), str(script)])
     assert run.returncode == 0, run.stderr[-2000:]
     assert CLINIC in run.stdout or "0020000D" in run.stdout
     assert central_study.study_uid not in run.stdout
+
+
+def test_the_download_of_the_documentation_brings_every_file_as_it_is_stored(platform, workplace, tmp_path_factory):
+    made = mixed_study(platform, CLINIC, tmp_path_factory.mktemp("kinds"))
+    study = made["video"].StudyInstanceUID
+    text = (ROOT / "docs/ADMIN.md").read_text()
+    (download,) = re.findall(r"```sh\n(study=.*?)```", text, re.DOTALL)
+    script = workplace / "example"
+    script.write_text(example(platform, "sh") + download.replace("1.2.840.113619.2.5", study))
+    run = run_example(platform, workplace, ["/bin/bash", "-e", str(script)])
+    assert run.returncode == 0, run.stderr[-2000:]
+    files = [path.read_bytes() for path in workplace.glob("*.dcm")]
+    admin = platform.api(next(user for user in platform.users.values() if "admin" in user.roles))
+    assert len(files) == len(made)
+    assert digests(files) == stored(platform, admin, study)
+
+    script.write_text(example(platform, "python"))
+    run = run_example(platform, workplace, [sys.executable, str(script)])
+    assert {line.split()[0] for line in run.stdout.splitlines()} == {
+        dataset.SOPInstanceUID for dataset in made.values()
+    }
 
 
 def test_another_secret_replaces_the_first_at_once_and_nothing_else(platform, secret):

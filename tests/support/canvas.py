@@ -17,9 +17,9 @@ Grey = NDArray[np.float64]
 CANVAS = "[data-cy=viewport-pane] canvas.cornerstone-canvas"
 
 
-def shown(page: Page) -> Grey:
-    """The grey values (0 to 255) of the first viewport: rows x columns."""
-    return np.asarray(_picture(page).convert("L"), dtype=np.float64)
+def shown(page: Page, viewport: int = 0) -> Grey:
+    """The grey values (0 to 255) of a viewport: rows x columns."""
+    return np.asarray(_picture(page, viewport).convert("L"), dtype=np.float64)
 
 
 def shown_in_colour(page: Page) -> Grey:
@@ -27,8 +27,8 @@ def shown_in_colour(page: Page) -> Grey:
     return np.asarray(_picture(page).convert("RGB"), dtype=np.float64)
 
 
-def _picture(page: Page) -> Image.Image:
-    url: str = page.locator(CANVAS).first.evaluate("canvas => canvas.toDataURL('image/png')")
+def _picture(page: Page, viewport: int = 0) -> Image.Image:
+    url: str = page.locator(CANVAS).nth(viewport).evaluate("canvas => canvas.toDataURL('image/png')")
     return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
 
 

@@ -187,6 +187,8 @@ def cached_locations(platform: Directive) -> list[Directive]:
         ("/dicom-web/studies/1.2/series/1.3/metadata", True),
         ("/dicom-web/studies/1.2/series/1.3/instances/1.4", True),
         ("/dicom-web/studies/1.2/series/1.3/instances/1.4/frames/1", True),
+        ("/dicom-web/studies/1.2/series/1.3/instances/1.4/frames/1,2", False),
+        ("/dicom-web/studies/1.2/series/1.3/instances/1.4/frames/1/rendered", True),
         ("/dicom-web/studies/1.2/series/1.3/instances/1.4/bulk/00420011", True),
         ("/dicom-web/studies/1.2/rendered", True),
         ("/dicom-web/studies/1.2", False),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import time
 
 import pytest
 from imaging_gateway.accept import LONGEST_ACCEPT, choose
 from imaging_gateway.allowlist import BULK, FILES, FRAMES, JSON, PICTURE, RULES, permit
-from imaging_gateway.requests import AcceptError, TooManyFramesError, parse
+from imaging_gateway.requests import LONGEST_URI, AcceptError, RefusedError, RepeatedFrameError, parse
 
 STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 FRAME = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
@@ -168,9 +169,20 @@ def test_an_accept_in_the_query_is_refused_in_words(name):
         asked(f"{STUDY}?{name}=application/dicom").form("*/*")
 
 
-def test_a_list_of_frames_has_an_end_that_is_told():
-    frames = ",".join(str(number + 1) for number in range(257))
-    assert asked(f"{INSTANCE}/frames/{frames.rpartition(',')[0]}").form("*/*").orthanc == FRAME
-    for path in (f"frames/{frames}", f"frames/{frames}/rendered", "frames/" + ",".join(["1000"] * 3000)):
-        with pytest.raises(TooManyFramesError):
-            asked(f"{INSTANCE}/{path}").form("*/*")
+def test_as_many_frames_are_asked_for_as_the_address_carries():
+    frames = f"{INSTANCE}/frames/1"
+    for number in itertools.count(2):
+        if len(f"{frames},{number}") > LONGEST_URI:
+            break
+        frames += f",{number}"
+    assert number > 3000
+    assert asked(frames).form("*/*").orthanc == FRAME
+    with pytest.raises(RefusedError):
+        asked(f"{frames},{number}")
+
+
+@pytest.mark.parametrize("frames", ["1,1", "3,1,2,3", ",".join(["1000"] * 3000)])
+def test_a_frame_is_named_once(frames):
+    for path in (frames, f"{frames}/rendered"):
+        with pytest.raises(RepeatedFrameError):
+            asked(f"{INSTANCE}/frames/{path}").form("*/*")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from imaging_gateway import search
 from imaging_gateway.accept import Form, choose
-from imaging_gateway.requests import UID, AcceptError, RefusedError, Request, TooManyFramesError
+from imaging_gateway.requests import UID, AcceptError, RefusedError, RepeatedFrameError, Request
 
 VIEWERS = frozenset({"physician", "technician", "admin"})
 UPLOADERS = frozenset({"technician", "admin"})
@@ -65,9 +65,6 @@ STUDY = STUDIES + "/{study}"
 ONE_SERIES = STUDY + "/series/{series}"
 INSTANCE = ONE_SERIES + "/instances/{instance}"
 RESOURCE = "/orthanc/{level}/{id}"
-
-# More than a viewer fetches at once; a longer list keeps one of Orthanc's threads for long.
-MOST_FRAMES = 256
 
 # What a client may ask for, and what Orthanc is asked for then; who has no wish gets the first of a row. DICOM files
 # and frames come as they are stored, in whichever transfer syntax that is: Orthanc converts nothing.
@@ -170,15 +167,20 @@ class Permit:
     study: str | None
     instance: str
     """Of which image; empty on other routes."""
-    frames: int
-    """How many frames are asked for at once; 0 on other routes."""
+    frames: tuple[str, ...]
+    """The numbers of the frames that are asked for; of a route without frames none."""
     accept_in_query: bool
     """PS3.18 8.3.3.1 lets a client write its Accept there, too. Two places for one wish are one too many."""
 
+    @property
+    def reads_all(self) -> bool:
+        """Whether Orthanc holds the image in memory as often as to send its file: for several frames it does, too."""
+        return self.rule.forms is FILES or len(self.frames) > 1
+
     def form(self, accept: str) -> Form:
         """Return the form that the client gets. Raises a RefusedError that is told to who may see the study."""
-        if self.frames > MOST_FRAMES:
-            raise TooManyFramesError
+        if len(set(self.frames)) < len(self.frames):
+            raise RepeatedFrameError
         if self.accept_in_query:
             raise AcceptError
         return choose(accept, self.rule.forms)
@@ -197,10 +199,9 @@ def permit(request: Request, roles: frozenset[str]) -> Permit:
             if not rule.answered_here:
                 _check(request, rule)
             places = match.groupdict(default="")
-            frames = places.get("frames", "")
+            frames = tuple(places["frames"].split(",")) if "frames" in places else ()
             in_query = bool(rule.forms) and any(name.lower() == "accept" for name, _ in request.parameters)
-            count = len(frames.split(",")) if frames else 0
-            return Permit(rule, places.get("study"), places.get("instance", ""), count, in_query)
+            return Permit(rule, places.get("study"), places.get("instance", ""), frames, in_query)
     raise RefusedError
 
 

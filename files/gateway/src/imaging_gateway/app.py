@@ -15,7 +15,7 @@ from aiohttp import web
 from imaging_gateway import audit, metrics, search
 from imaging_gateway.accept import choose
 from imaging_gateway.access_log import AccessLog
-from imaging_gateway.allowlist import ALL, FILES, FRAMES, JSON, Permit, methods, permit
+from imaging_gateway.allowlist import ALL, FRAMES, JSON, Permit, methods, permit
 from imaging_gateway.config import Config
 from imaging_gateway.owners import Owners
 from imaging_gateway.registry import Registry, RegistryAwayError
@@ -24,7 +24,7 @@ from imaging_gateway.tokens import CLINIC, Caller, FetchKeys, NoKeysError, Token
 from imaging_gateway.warm import CacheWarmer
 
 LARGEST_FIELD = 16384
-# Of a study with a larger instance, what is given whole is counted by the proxy, for Orthanc's memory.
+# Of a study with a larger instance, what Orthanc reads whole to give it is counted by the proxy, for its memory.
 HEAVY = 64 << 20
 
 UNAUTHORIZED = "unauthorized"
@@ -119,7 +119,7 @@ class Gateway:
         if not caller.unattended:
             self.access.note(caller, allowed.rule.action, address, clinic, study)
         alone = {"X-Part-Alone": form.media_type} if form.alone else {}
-        heavy = {"X-Heavy": "1"} if allowed.rule.forms is FILES and largest > HEAVY else {}
+        heavy = {"X-Heavy": "1"} if allowed.reads_all and largest > HEAVY else {}
         return {"X-Study-Revision": str(revision), "X-Orthanc-Accept": form.orthanc, **alone, **heavy}
 
     @_refusing

@@ -35,8 +35,8 @@ class NoClinicError(RefusedError):
     told = "clinic"
 
 
-class TooManyFramesError(RefusedError):
-    """More frames than are given at once."""
+class RepeatedFrameError(RefusedError):
+    """A frame is named twice in one request, which PS3.18 does not know; the answer could be larger than any image."""
 
     told = "frames"
 
