@@ -5,10 +5,10 @@ Sequence (0400,0561), as PS3.3 C.12.1 asks for coerced values; an item of Contri
 names the importer. Text in an untrue character set is corrected (imaging_importer.correction). The new bytes are
 spliced between the delivered ones, so pixel data and everything else stay as they are.
 
-The result depends on the file and the clinic (with its character set) alone: the same file delivered twice gives the same bytes, which is how
-a repeated delivery is told from a conflicting one. Hence the coercion's date (0400,0562), which the standard
-requires, is the instance's own creation date, not today's, and no software version is written. When the import took
-place stands in the journal and the log.
+The result depends on the file and the clinic (with its character set) alone: the same file delivered twice gives the
+same bytes, which is how a repeated delivery is told from a conflicting one. Hence the coercion's date (0400,0562),
+which the standard requires, is the instance's own creation date, not today's, and no software version is written. When
+the import took place stands in the journal and the log.
 """
 
 import os
