@@ -137,6 +137,7 @@ class Archives:
         self._scratch = scratch
         self._limits = limits
         self._open: list[Opened] = []
+        self._listed = 0
 
     def close(self) -> None:
         """Close what is open."""
@@ -153,6 +154,9 @@ class Archives:
         inside = kind(content, file.path).members
         if any(f"{file.path}/{name}" in inside for name in OF_DOCUMENTS):
             raise CompanionError(NOT_DICOM)
+        self._listed += len(inside)
+        if self._listed > tree.MOST_ENTRIES:
+            raise RejectedError("archive-too-large", "with what the others of the delivery have, it is too many files")
         real = file.archive or file.path
         return [
             FileOutcome(
