@@ -75,7 +75,7 @@ class Zip:
             end = entries[number + 1][1].start if number + 1 < len(entries) else start
             if member.start + LOCAL.size + member.packed > end:
                 raise RejectedError("archive-damaged", "files in it overlap each other")
-            if member.size or not shown.endswith("/"):  # a directory ends so
+            if member.size or not shown.endswith(("/", "\\")):  # a directory ends so
                 self.members[names.free(shown)] = replace(member, end=end)
 
     def chunks(self, member: Member) -> Iterator[bytes]:
