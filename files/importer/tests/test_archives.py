@@ -409,6 +409,13 @@ def test_more_than_is_unpacked_of_one_archive_is_refused(tmp_path: Path, monkeyp
     assert read(tmp_path / "size", {"a.zip": data})[0] == {"a.zip": "archive-too-large"}
 
 
+def test_archives_of_one_delivery_have_so_many_files_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tree, "MOST_ENTRIES", 5)
+    files = {f"{number}.zip": zipped({"a": IMAGE, "b": IMAGE}) for number in range(3)}
+    ends, bodies = read(tmp_path / "folder", files)
+    assert (ends["1.zip"], ends["2.zip"], len(bodies)) == ("archive", "archive-too-large", 4)
+
+
 def test_odd_archives_never_crash_the_reader(tmp_path: Path) -> None:
     print(f"IMAGING_SEED={SEED}")
     random_ = random.Random(SEED)

@@ -199,7 +199,8 @@ def test_a_directory_of_a_medium_is_known_by_its_content() -> None:
     name = "DICOMDIR-nooffset" if sample("DICOMDIR-nooffset").exists() else "dicomdirtests/DICOMDIR"
     data = sample(name).read_bytes()
     end = 144 + struct.unpack_from("<L", data, 140)[0]
-    for dressed in (data, data[end:], data[132:], b"DICM" + other(data[132:end], False, "<") + data[end:]):
+    nameless = part10(data[end:], meta())
+    for dressed in (data, nameless, data[end:], data[132:], b"DICM" + other(data[132:end], False, "<") + data[end:]):
         with pytest.raises(CompanionError) as kept:
             sent(dressed)
         assert kept.value.reason == "dicomdir"

@@ -75,7 +75,7 @@ class Zip:
             end = entries[number + 1][1].start if number + 1 < len(entries) else start
             if member.start + LOCAL.size + member.packed > end:
                 raise RejectedError("archive-damaged", "files in it overlap each other")
-            if member.size or not shown.endswith("/"):  # a directory ends so
+            if member.size or not shown.endswith(("/", "\\")):  # a directory ends so
                 self.members[names.free(shown)] = replace(member, end=end)
 
     def chunks(self, member: Member) -> Iterator[bytes]:
@@ -137,6 +137,7 @@ class Archives:
         self._scratch = scratch
         self._limits = limits
         self._open: list[Opened] = []
+        self._listed = 0
 
     def close(self) -> None:
         """Close what is open."""
@@ -153,6 +154,9 @@ class Archives:
         inside = kind(content, file.path).members
         if any(f"{file.path}/{name}" in inside for name in OF_DOCUMENTS):
             raise CompanionError(NOT_DICOM)
+        self._listed += len(inside)
+        if self._listed > tree.MOST_ENTRIES:
+            raise RejectedError("archive-too-large", "with what the others of the delivery have, it is too many files")
         real = file.archive or file.path
         return [
             FileOutcome(

@@ -62,6 +62,7 @@ IMPLEMENTATION_CLASS_UID = "2.25.213804268735467183652310418470519273841"
 GROUP_LENGTH_OF_META = 0x00020000
 MEDIA_STORAGE_SOP_CLASS_UID = 0x00020002
 TRANSFER_SYNTAX_UID = 0x00020010
+DIRECTORY_RECORD_SEQUENCE = 0x00041220
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
 PATIENT_ID = 0x00100020
@@ -80,9 +81,6 @@ EXECUTABLES = (
     b"MZ", b"\x7fELF", b"#!", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe",
     b"\xca\xfe\xba\xbe", b"dex\n", b"<?php", b"<script", b"<html", b"<!DOCTYPE", b"@echo",
 )  # fmt: skip
-
-# What a medium's directory begins with, where it has no file meta information (PS3.3 F.3).
-FIRST_OF_DICOMDIR = range(0x00041130, 0x00041221)
 
 MIB = 1 << 20
 LARGEST_META = MIB
@@ -267,9 +265,6 @@ def _bare_instance(file: BinaryIO, start: int, encoding: Encoding, scratch: Path
     """
     if encoding == IMPLICIT_BIG:
         raise RejectedError("unknown-transfer-syntax", "implicit VR big endian, which DICOM does not have")
-    group, number = struct.unpack(encoding.order + "HH", os.pread(file.fileno(), 4, start))
-    if group << 16 | number in FIRST_OF_DICOMDIR:
-        raise CompanionError(reasons.DICOMDIR)
     instance = _instance(file, b"", file, start, encoding, scratch)
     pixels = instance.find(PIXEL_DATA)
     if pixels is not None and pixels.length == UNDEFINED_LENGTH:
@@ -421,6 +416,9 @@ def _instance(
         raise RejectedError("missing-identifiers", ", ".join(IDENTIFIERS))
     walker = Walker(data, size, encoding)
     elements, end = walker.data_set(start)
+    tags = {element.tag for element in elements}
+    if DIRECTORY_RECORD_SEQUENCE in tags and SOP_INSTANCE_UID not in tags:
+        raise CompanionError(reasons.DICOMDIR)
     if end < size:
         compressed = None
     instance = Instance(file, head, data, start, end, data is not file, compressed, encoding, elements, walker)
