@@ -67,9 +67,10 @@ def test_a_video_is_displayed_where_the_viewer_takes_it_for_one(tmp_path: Path) 
     path = tmp_path / "video"
     video(path, ROOT / "tests/data/red.mp4")
     assert code(path.read_bytes(), tmp_path) is None
-    syntax = "1.2.840.10008.1.2.4.102"
-    assert code(compressed([bytes(100)], syntax, number="90"), tmp_path) is None
-    assert code(compressed([bytes(100)], syntax, number="89"), tmp_path) == "syntax"
+    syntax, colours = "1.2.840.10008.1.2.4.102", {"PhotometricInterpretation": "YBR_PARTIAL_420"}
+    assert code(compressed([bytes(100)], syntax, number="90", **colours), tmp_path) is None
+    assert code(compressed([bytes(100)], syntax, number="89", **colours), tmp_path) == "syntax"
+    assert code(compressed([bytes(100)], syntax, number="90"), tmp_path) == "syntax"
 
 
 def test_a_file_with_many_fragments_and_wild_numbers_is_judged_at_once(tmp_path: Path) -> None:
