@@ -1,5 +1,6 @@
 """What is known, when it is imported, of whether an image can be displayed."""
 
+import random
 import struct
 from pathlib import Path
 
@@ -67,9 +68,31 @@ def test_a_video_is_displayed_where_the_viewer_takes_it_for_one(tmp_path: Path) 
     path = tmp_path / "video"
     video(path, ROOT / "tests/data/red.mp4")
     assert code(path.read_bytes(), tmp_path) is None
-    syntax = "1.2.840.10008.1.2.4.102"
-    assert code(compressed([bytes(100)], syntax, number="90"), tmp_path) is None
-    assert code(compressed([bytes(100)], syntax, number="89"), tmp_path) == "syntax"
+    syntax, colours = "1.2.840.10008.1.2.4.102", {"PhotometricInterpretation": "YBR_PARTIAL_420"}
+    assert code(compressed([bytes(100)], syntax, number="90", **colours), tmp_path) is None
+    assert code(compressed([bytes(100)], syntax, number="89", **colours), tmp_path) == "syntax"
+    assert code(compressed([bytes(100)], syntax, number="90"), tmp_path) == "syntax"
+
+
+def test_nothing_that_the_reader_lets_through_is_stumbled_over(tmp_path: Path) -> None:
+    """What goes wrong here would be told as damage of the file."""
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    random_ = random.Random(seed)
+    samples = [make() for make, _ in CASES.values()]
+    judged = 0
+    for _ in range(600):
+        data = bytearray(random_.choice(samples))
+        for _ in range(random_.randrange(1, 6)):
+            data[random_.randrange(132, len(data))] = random_.choice(
+                (0, 1, 2, 8, 127, 128, 255, random_.randrange(256))
+            )
+        try:
+            assert code(bytes(data), tmp_path) in (None, *display.WHY)
+        except (CompanionError, RejectedError):
+            continue
+        judged += 1
+    assert judged > 100
 
 
 def test_a_file_with_many_fragments_and_wild_numbers_is_judged_at_once(tmp_path: Path) -> None:

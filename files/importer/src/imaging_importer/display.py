@@ -39,7 +39,7 @@ FETCHED_WHOLE = frozenset({
     "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7", "1.2.840.10008.5.1.4.1.1.30",
 })  # fmt: skip
 # Browsers play MPEG-4 and later, not MPEG-2. The viewer plays videos of endoscopes, microscopes and cameras, and takes
-# a secondary capture of three seconds for one.
+# a secondary capture of three seconds in the colour space of videos for one.
 VIDEO = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.10[2-8](\.1)?")
 VIDEO_CLASSES = frozenset({
     "1.2.840.10008.5.1.4.1.1.77.1.1.1", "1.2.840.10008.5.1.4.1.1.77.1.2.1", "1.2.840.10008.5.1.4.1.1.77.1.4.1",
@@ -91,8 +91,9 @@ def undisplayable(instance: Instance) -> str:
         return ""
     syntax = _transfer_syntax(instance.head)
     if VIDEO.fullmatch(syntax):
-        is_long = instance.sop_class_uid in SECONDARY_CAPTURES and _frames(instance) >= FRAMES_OF_A_VIDEO
-        return "" if instance.sop_class_uid in VIDEO_CLASSES or is_long else "syntax"
+        is_long = _frames(instance) >= FRAMES_OF_A_VIDEO and _interpretation(instance) == b"YBR_PARTIAL_420"
+        is_capture = instance.sop_class_uid in SECONDARY_CAPTURES and is_long
+        return "" if instance.sop_class_uid in VIDEO_CLASSES or is_capture else "syntax"
     if syntax not in DECODED and syntax not in NATIVE and syntax != DEFLATED_UID:
         return "syntax"
     if is_float:
@@ -116,8 +117,7 @@ def _native(instance: Instance, pixels: Element, count: int, bits: int) -> str:
     samples = _number(instance, SAMPLES_PER_PIXEL) or 1
     if bits not in (8, 16, 32):
         return "bits"
-    interpretation = instance.value(PHOTOMETRIC_INTERPRETATION, 16).strip(b" \0")
-    if samples not in (1, 3) or interpretation in UNSUPPORTED_COLOURS:
+    if samples not in (1, 3) or _interpretation(instance) in UNSUPPORTED_COLOURS:
         return "colours"
     return "pixels-short" if pixels.length < count * samples * bits // 8 else ""
 
@@ -166,6 +166,10 @@ def _frames(instance: Instance) -> int:
         return 1
     count = COUNT.fullmatch(instance.value(NUMBER_OF_FRAMES, 64))
     return int(count[1]) if count else 0
+
+
+def _interpretation(instance: Instance) -> bytes:
+    return instance.value(PHOTOMETRIC_INTERPRETATION, 16).strip(b" \0")
 
 
 def _number(instance: Instance, tag: int) -> int:

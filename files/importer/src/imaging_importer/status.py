@@ -136,7 +136,7 @@ def _done(summary: Summary, is_root: bool) -> Status:
         "failed": summary.files[Outcome.FAILED],
         "reasons": reasons,
         "notes": summary.notes,
-        "remarks": ", ".join(f"{count} {REMARKS[note]}" for note, count in summary.notes.items()),
+        "remarks": ", ".join(f"{count} {REMARKS.get(note, note)}" for note, count in summary.notes.items()),
         "why": " ".join(f"{reason}: {SENTENCES.get(reason, '')}" for reason in why),
         "processed_path": printable(job.processed_path) if job.processed_path else None,
         "failed_path": printable(job.failed_path) if job.failed_path else None,
