@@ -85,6 +85,7 @@ def test_the_technician_sees_it_on_the_import_page(platform: Platform, open_brow
     reader = open_browser()
     reader.log_in(platform.user("technician", CLINIC), "/import")
     expect(reader.page.locator("#done_today tbody")).to_contain_text("4 stored, but cannot be displayed")
+    reader.page.locator("#done_today").scroll_into_view_if_needed()
     reader.screenshot("import")
     assert reader.policy_violations() == []
     assert "4 cannot be displayed" in platform.on_host("imaging-importer", "status")

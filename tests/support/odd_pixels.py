@@ -244,6 +244,13 @@ CASES: dict[str, tuple[Maker, str | None]] = {
     "64 bits": (partial(native, BitsAllocated=64, BitsStored=64, HighBit=63), "bits"),
     "24 bits": (partial(native, BitsAllocated=24, BitsStored=24, HighBit=23), "bits"),
     "1 bit": (partial(native, BitsAllocated=1, BitsStored=1, HighBit=0), "bits"),
+    "1 bit stored": (partial(native, BitsAllocated=8, BitsStored=1, HighBit=0), "bits"),
+    "more bits stored": (partial(native, **{**BYTES, "BitsStored": 9}), "bits"),
+    "JPEG, more bits stored": (partial(compressed, pictures(1, "JPEG"), BitsStored=16), "bits"),
+    "0 samples": (partial(native, SamplesPerPixel=0, pixels=bytes(512)), "colours"),
+    "no such plane": (
+        partial(native, PhotometricInterpretation="RGB", **{**COLOUR, "PlanarConfiguration": 2}), "colours",
+    ),
     "4 samples": (partial(native, PhotometricInterpretation="CMYK", **{**COLOUR, "SamplesPerPixel": 4}), "colours"),
     "float": (partial(floating, "FloatPixelData", "<f4"), "float"),
     "double": (partial(floating, "DoubleFloatPixelData", "<f8"), "float"),

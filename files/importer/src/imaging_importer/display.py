@@ -32,7 +32,13 @@ NOTE = "not-displayable"
 
 FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA = 0x7FE00008, 0x7FE00009
 SAMPLES_PER_PIXEL, PHOTOMETRIC_INTERPRETATION, NUMBER_OF_FRAMES = 0x00280002, 0x00280004, 0x00280008
-ROWS, COLUMNS, BITS_ALLOCATED = 0x00280010, 0x00280011, 0x00280100
+PLANAR_CONFIGURATION, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED = (
+    0x00280006,
+    0x00280010,
+    0x00280011,
+    0x00280100,
+    0x00280101,
+)
 
 # The viewer fetches these whole and reads them itself: segmentations and parametric maps.
 FETCHED_WHOLE = frozenset({
@@ -106,20 +112,18 @@ def undisplayable(instance: Instance) -> str:
     frames = _frames(instance)
     if not frames:
         return "frame-count"
-    if pixels.length == UNDEFINED_LENGTH:
-        if bits not in (8, 16):
-            return "bits"
-        return _encapsulated(instance, pixels, frames, syntax)
-    return _native(instance, pixels, rows * columns * frames, bits)
-
-
-def _native(instance: Instance, pixels: Element, count: int, bits: int) -> str:
-    samples = _number(instance, SAMPLES_PER_PIXEL) or 1
-    if bits not in (8, 16, 32):
+    is_native = pixels.length != UNDEFINED_LENGTH
+    stored = _number(instance, BITS_STORED, bits)
+    if bits not in ((8, 16, 32) if is_native else (8, 16)) or stored == 1 or stored > bits:
         return "bits"
+    samples = _number(instance, SAMPLES_PER_PIXEL, 1)
+    if not samples or (samples > 1 and _number(instance, PLANAR_CONFIGURATION) > 1):
+        return "colours"
+    if not is_native:
+        return _encapsulated(instance, pixels, frames, syntax)
     if samples not in (1, 3) or _interpretation(instance) in UNSUPPORTED_COLOURS:
         return "colours"
-    return "pixels-short" if pixels.length < count * samples * bits // 8 else ""
+    return "pixels-short" if pixels.length < rows * columns * frames * samples * bits // 8 else ""
 
 
 def _encapsulated(instance: Instance, pixels: Element, frames: int, syntax: str) -> str:
@@ -172,10 +176,10 @@ def _interpretation(instance: Instance) -> bytes:
     return instance.value(PHOTOMETRIC_INTERPRETATION, 16).strip(b" \0")
 
 
-def _number(instance: Instance, tag: int) -> int:
-    """A value of VR US; 0 when there is none."""
+def _number(instance: Instance, tag: int, default: int = 0) -> int:
+    """A value of VR US."""
     value = instance.value(tag, 2)
-    return int(struct.unpack(instance.encoding.order + "H", value)[0]) if len(value) == 2 else 0
+    return int(struct.unpack(instance.encoding.order + "H", value)[0]) if len(value) == 2 else default
 
 
 def _transfer_syntax(head: bytes) -> str:
