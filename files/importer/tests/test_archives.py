@@ -561,7 +561,7 @@ def test_a_delivery_with_archives_ends_the_same_whenever_it_is_killed(
             "good.zip": "archive",
             "good.zip/read.me": "not-dicom",
         }
-    assert "is here as a whole" in (failed / "REASON.txt").read_text()
+    assert "is in this folder as a whole" in (failed / "REASON.txt").read_text()
     if not failpoint:  # and again
         put_back(failed, tmp_path / "failed", tmp_path / "inbox")
         place.carry()
