@@ -392,6 +392,19 @@ def test_a_bomb_costs_little(tmp_path: Path, kind: str) -> None:
     assert len(ends) < 20
 
 
+def test_what_grows_more_than_it_says_is_given_up(tmp_path: Path) -> None:
+    """The size at the end of a gzip file is that of its last stream."""
+    growing = gzip.compress(IMAGE[:-40] + bytes(20 << 20), 1) + gzip.compress(b"")
+    ends, _ = read(tmp_path / "folder", {"a.gz": growing, "b.zip": zipped({"c.gz": growing})})
+    assert ends == {
+        "a.gz": "archive",
+        "a.gz/a": "archive-too-large",
+        "b.zip": "archive",
+        "b.zip/c.gz": "archive",
+        "b.zip/c.gz/c": "archive-too-large",
+    }
+
+
 def test_what_is_no_image_in_an_archive_may_have_any_size_and_is_not_unpacked(tmp_path: Path) -> None:
     ends, _ = read(tmp_path / "folder", {"a.zip": zipped({"video.mp4": b"\0\0\0\x18ftypmp42" + bytes(30 << 20)})})
     assert ends == {"a.zip": "archive", "a.zip/video.mp4": "not-dicom"}
@@ -548,7 +561,7 @@ def test_a_delivery_with_archives_ends_the_same_whenever_it_is_killed(
             "good.zip": "archive",
             "good.zip/read.me": "not-dicom",
         }
-    assert "is here as a whole" in (failed / "REASON.txt").read_text()
+    assert "is in this folder as a whole" in (failed / "REASON.txt").read_text()
     if not failpoint:  # and again
         put_back(failed, tmp_path / "failed", tmp_path / "inbox")
         place.carry()

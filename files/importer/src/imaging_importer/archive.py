@@ -138,7 +138,7 @@ class Archive:
             yield f"{counts[Outcome.STORED]} images of it were imported. "
             yield f"{counts[Outcome.FAILED]} files were not and are in this folder.\n"
             if ARCHIVE in self._journal.reasons(job.id, Outcome.KEPT):
-                yield "A zip or gzip file in which one of them was is here as a whole.\n"
+                yield "A zip or gzip file is in this folder as a whole when a file in it was not imported.\n"
             yield "\n"
         else:
             yield "Nothing of it was imported. All its files are in this folder.\n\n"

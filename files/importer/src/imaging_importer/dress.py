@@ -43,7 +43,7 @@ SIZES = {"AT": 4, "FL": 4, "FD": 8, "SL": 4, "SS": 2, "UL": 4, "US": 2, "SV": 8,
 LONGEST_TEXT = 1024
 TEXTS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UI"})
 
-CREATOR = "a private creator"  # in the place of a VR
+CREATOR, UNKNOWN, NONE = "a private creator", "no VR of DICOM", "no VR"  # in the place of a VR
 LONGEST_CREATOR = 64
 
 ZIP, GZIP = "zip", "gzip"
@@ -144,7 +144,7 @@ def _evidence(head: bytes, size: int, start: int, encoding: Encoding) -> int:
 
 
 def _header(head: bytes, position: int, encoding: Encoding) -> tuple[int, int, str]:
-    """Where the value begins, its length and its VR: empty in implicit VR, "?" for one that there is not."""
+    """Where the value begins, its length and its VR: empty in implicit VR."""
     order = encoding.order
     if not encoding.explicit:
         return position + 8, struct.unpack_from(order + "L", head, position + 4)[0], ""
@@ -153,7 +153,11 @@ def _header(head: bytes, position: int, encoding: Encoding) -> tuple[int, int, s
         return position + 8, struct.unpack_from(order + "H", head, position + 6)[0], vr.decode()
     if vr in LONG_VRS and head[position + 6 : position + 8] == b"\0\0" and position + 12 <= len(head):
         return position + 12, struct.unpack_from(order + "L", head, position + 8)[0], vr.decode()
-    return position, 0, "?"
+    if not (vr.isascii() and vr.decode().isprintable()) or position + 12 > len(head):
+        return position, 0, NONE
+    # Of a VR that there is not, parsers guess the width of the length.
+    short, long = struct.unpack_from(order + "HL", head, position + 6)
+    return (position + 8, short, UNKNOWN) if short else (position + 12, long, UNKNOWN)
 
 
 def _vr(tag: int) -> str:
@@ -170,8 +174,10 @@ def _counts(tag: int, known: str, vr: str, length: int, left: int) -> int | None
     fits = length <= left
     if length == UNDEFINED_LENGTH:
         fits = vr in ("SQ", "UN", "OB", "OW") or (not vr and known in ("SQ", "OB or OW"))
-    if vr == "?" or tag >> 16 == 0xFFFE:
+    if vr == NONE or tag >> 16 == 0xFFFE or (vr == UNKNOWN and known in ("", CREATOR)):
         return None
+    if vr == UNKNOWN:
+        return 0
     if tag & 0xFFFF == 0 and length != 4:
         return None
     if vr:
