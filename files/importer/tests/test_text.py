@@ -292,6 +292,11 @@ def test_a_padded_patient_id_is_all_that_is_changed() -> None:
     assert list(kept.keys()) == [pydicom.tag.Tag("PatientID")]
 
 
+def test_a_sign_that_is_another_in_a_japanese_set_is_left_to_orthanc() -> None:
+    assert corrected(made(b"ISO_IR 13", PatientID=b"A~B"))[1].patient_id is None
+    assert corrected(made(b"ISO_IR 13", PatientID=b"AB"))[1].patient_id == "AB"
+
+
 def test_a_patient_id_that_orthanc_has_no_room_for_is_refused_in_words() -> None:
     assert corrected(made(None, PatientID=b"A" * 256))[1].patient_id == "A" * 256
     for value in (b"A" * 257, "Иван".encode("cp1251") * 33):

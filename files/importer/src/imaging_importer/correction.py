@@ -122,6 +122,8 @@ def correct(instance: Instance, own: str) -> Correction | None:
         instance.patient_id = plain.decode("ascii")
     if (size := len((instance.patient_id or "").encode())) > LONGEST_PATIENT_ID:
         raise RejectedError("damaged", f"its PatientID has {size} bytes; the archive has room for {LONGEST_PATIENT_ID}")
+    if "~" in (instance.patient_id or "") and b"IR 13" in instance.value(SPECIFIC_CHARACTER_SET) and not correction:
+        instance.patient_id = None  # there, some read an overline
     return correction
 
 

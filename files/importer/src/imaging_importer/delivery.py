@@ -202,7 +202,7 @@ class Carrier:
                 if instance.study_uid not in places:
                     places[instance.study_uid] = self._place(job, instance)
                 place = places[instance.study_uid]
-                if isinstance(place, str) and place not in ("", _plain_place(instance)):
+                if isinstance(place, str) and _plain_place(instance) not in ("", place) and place:
                     prepared.take_former()  # the study may be here since before text was corrected
                 _check(instance, place, strikes.get(prepared.path, 0))
             except RejectedError as rejection:
