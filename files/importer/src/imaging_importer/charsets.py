@@ -183,8 +183,11 @@ class Reader:
         self._own = own
         evidence = _some(identity or values)
         self._untrue = {charset for charset in {charset for _, charset in evidence} if _is_untrue(evidence, charset)}
-        left = [value for value, charset in evidence if not self._certain(value, charset)]
+        left = self._uncertain(identity) or self._uncertain(values)
         self._guess = guess(left, are_names=bool(identity)) if left else ""
+
+    def _uncertain(self, values: list[Declared]) -> list[bytes]:
+        return [value for value, charset in _some(values) if not self._certain(value, charset)]
 
     def _certain(self, value: bytes, charset: Charset) -> Text | None:
         """By what is declared, or UTF-8, which nothing else looks like."""

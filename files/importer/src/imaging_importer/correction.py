@@ -133,7 +133,7 @@ def _corrected(instance: Instance, own: str, is_padded: bool) -> Correction | No
     odd = [value for value in values if value.is_odd]
     reader = Reader(
         [(value.raw, value.charset) for value in odd],
-        [(value.raw, value.charset) for value in odd if value.element.tag in (PATIENT_NAME, PATIENT_ID)],
+        [(value.raw, value.charset) for value in odd if value.top in (PATIENT_NAME, PATIENT_ID)],
         own,
     )
     read = [(value, reader.read(value.raw, value.charset)) for value in odd]
