@@ -112,7 +112,7 @@ def correct(instance: Instance, own: str) -> Correction | None:
     """
     patient = instance.find(PATIENT_ID)
     raw = instance.raw(patient) if patient else b""
-    plain = raw.strip(PADDING)
+    plain = instance.raw_patient_id = raw.strip(PADDING)
     # Padding says nothing (PS3.5 6.2), but Orthanc takes leading blanks for a part of the PatientID; in UN, all of it.
     is_padded = bool(plain) and (raw[0] in PADDING or (patient is not None and patient.vr == b"UN"))
     correction = None
