@@ -270,7 +270,14 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command == "DELETE":
                 del platform.identity[path.split("/")[2]], platform.instances[path.split("/")[2]]
                 return 200, b"{}"
+            if path.endswith("/content/0010-0020"):
+                ds = pydicom.dcmread(io.BytesIO(platform.instances[path.split("/")[2]]))
+                return 200, ds.get_item("PatientID").value
             return 200, json.dumps({"ID": resource_id(*identity[:2])}).encode()
+        if path == "/tools/find" and b"ParentStudy" in body:
+            study = json.loads(body)["ParentStudy"]
+            found = [key for key, identity in platform.identity.items() if resource_id(*identity[:2]) == study]
+            return 200, json.dumps(found[:1]).encode()
         if path == "/tools/find" and "StudyInstanceUID" in json.loads(body)["Query"]:
             return 200, json.dumps(platform.contents(json.loads(body))).encode()
         if path == "/tools/find":

@@ -14,6 +14,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pydicom
@@ -234,6 +235,8 @@ def test_the_patients_name_and_id_decide_before_all_other_text() -> None:
         ds, _, _ = corrected(made(None, PatientID=name, PatientComments=text))
         assert ds.PatientID == "ЛЕОНИД^ИВАНОВ"
     assert ds.PatientComments == "Врач", "what is UTF-8 is read as that, whatever is beside it"
+    ds, _, _ = corrected(made(None, PatientID="Иванов".encode(), PatientComments=other))
+    assert (ds.PatientID, ds.PatientComments) == ("Иванов", other.decode("cp1251"))
     ds, _, _ = corrected(made(None, PatientComments=other))
     assert ds.PatientComments == other.decode("cp1251")
 
@@ -290,6 +293,11 @@ def test_a_padded_patient_id_is_all_that_is_changed() -> None:
     (kept,) = ds.OriginalAttributesSequence[0].ModifiedAttributesSequence
     assert kept.get_item("PatientID").value == b"  AB12"
     assert list(kept.keys()) == [pydicom.tag.Tag("PatientID")]
+
+
+def test_a_sign_that_is_another_in_a_japanese_set_is_left_to_orthanc() -> None:
+    assert corrected(made(b"ISO_IR 13", PatientID=b"A~B"))[1].patient_id is None
+    assert corrected(made(b"ISO_IR 13", PatientID=b"AB"))[1].patient_id == "AB"
 
 
 def test_a_patient_id_that_orthanc_has_no_room_for_is_refused_in_words() -> None:
@@ -477,6 +485,20 @@ def test_noise_is_never_lost() -> None:
         ), value
         assert bool(instance.patient_id) == bool(value.strip(b" \0"))
         assert corrected(after)[2] == after, value
+
+
+def test_text_without_end_does_not_exhaust_the_importer() -> None:
+    """A stranger's file is all text: it is judged by a part, corrected in seconds, or refused."""
+    name = "Иванова ".encode("cp1251")
+    began = time.process_time()
+    ds, _, _ = corrected(made(None, ContentSequence=[{"PersonName": name} for _ in range(5_000)]))
+    assert str(ds.ContentSequence[4_999].PersonName) == "Иванова"
+    ds, _, _ = corrected(made(None, TextValue=name * 20_000))
+    assert ds.TextValue.startswith("Иванова")
+    assert time.process_time() - began < 20
+    for values in ({"TextValue": name * 2_200_000}, {"ContentSequence": [{"PersonName": name}] * 50_001}):
+        with pytest.raises(RejectedError, match="16 MiB of text, beyond ASCII"):
+            corrected(made(None, **values))
 
 
 def test_code_extensions_are_read_as_pydicom_reads_them() -> None:

@@ -97,6 +97,16 @@ def test_a_study_that_an_earlier_release_stored_goes_on(house: House, name: str,
     assert len(patients(house)) == 1
 
 
+def test_another_patients_id_is_not_taken_for_the_old_reading_of_this_one(house: House) -> None:
+    """Read as before, without its Cyrillic letters, the second would be the first."""
+    study = uid(house.random)
+    assert send(house, "north", "one", [one(house, None, b"Test", b"01", study)]) == {}
+    house.platform.faults.misread = {"Иванов01".encode("cp1251"): {"PatientID": "01"}}
+    second = one(house, None, b"Test", "Иванов01".encode("cp1251"), study)
+    assert send(house, "north", "two", [second]) == {"000.dcm": "patient-mismatch"}
+    assert len(house.platform.instances) == 1
+
+
 def test_what_a_clinic_writes_is_read_so(tmp_path: Path) -> None:
     """ЛЕОН in KOI8-R looks like a word of windows-1251."""
     house = House(tmp_path, charsets={"south": "koi8-r"})

@@ -29,7 +29,7 @@ FOREIGN = {
     "windows-1250": "cp1250", "windows-1251": "cp1251", "windows-1252": "cp1252", "windows-1253": "cp1253",
     "windows-1254": "cp1254", "windows-1255": "cp1255", "windows-1256": "cp1256", "windows-1257": "cp1257",
     "koi8-r": "koi8_r", "koi8-u": "koi8_u", "rk1048": "kz1048", "iso-8859-1": "latin_1", "iso-8859-2": "iso8859_2",
-    "iso-8859-5": "iso8859_5", "iso-8859-9": "iso8859_9", "gb18030": "gb18030", "shift-jis": "shift_jis",
+    "iso-8859-5": "iso8859_5", "iso-8859-9": "iso8859_9", "gb18030": "gb18030", "shift-jis": "cp932",
     "euc-kr": "euc_kr",
 }  # fmt: skip
 NAMES = {codec: name for name, codec in reversed(FOREIGN.items())}
@@ -41,6 +41,8 @@ INTO_UPPER = {
     b"-G": "iso8859_6", b"-H": "iso8859_8", b"-L": "iso8859_5", b"-M": "iso8859_9", b"-T": "tis_620",
     b"-b": "iso8859_15", b")I": "shift_jis", b"$)C": "euc_kr", b"$)A": "gb2312",
 }  # fmt: skip
+# Bytes that Python reads there and Orthanc does not, or not as what DICOM means.
+HOLES = {"shift_jis": re.compile(rb"[\x80-\xa0\xe0-\xff]"), "tis_620": re.compile(rb"\xa0")}
 PADDING = b" \0"
 EVIDENCE = 4096  # bytes that are judged
 
@@ -61,7 +63,8 @@ PAIRS = """
 FOLLOWING = {group[0]: group[1:] for group in PAIRS.split()}
 CYRILLIC = frozenset("".join(FOLLOWING)[1:]) | frozenset("ўїєґ")
 LIKELY = ("cp1251", "kz1048", "iso8859_5", "koi8_r")  # of equals, the first
-HARMLESS = frozenset("\xa0«»№–—…„“”’\xad")
+USUAL = {"cp1251": 1, "kz1048": 1, "iso8859_5": 0, "koi8_r": 0}  # in hospitals
+HARMLESS = frozenset("\xa0№–—…„“”’\xad")
 
 
 class Charset(NamedTuple):
@@ -141,7 +144,7 @@ def _strict(value: bytes, codec: str) -> str:
     if codec == "utf_8":
         if "\x1b" in text:
             raise UnicodeError("an escape sequence in UTF-8")
-    elif re.search(r"[\x1b\x80-\x9f]", text) or (codec == "shift_jis" and re.search(rb"[\x80-\xa0\xe0-\xff]", value)):
+    elif re.search(r"[\x1b\x80-\x9f]", text) or (codec in HOLES and HOLES[codec].search(value)):
         raise UnicodeError("bytes that mean nothing")
     return text
 
@@ -180,8 +183,11 @@ class Reader:
         self._own = own
         evidence = _some(identity or values)
         self._untrue = {charset for charset in {charset for _, charset in evidence} if _is_untrue(evidence, charset)}
-        left = [value for value, charset in evidence if not self._certain(value, charset)]
-        self._guess = guess(left) if left else ""
+        left = self._uncertain(identity) or self._uncertain(values)
+        self._guess = guess(left, are_names=bool(identity)) if left else ""
+
+    def _uncertain(self, values: list[Declared]) -> list[bytes]:
+        return [value for value, charset in _some(values) if not self._certain(value, charset)]
 
     def _certain(self, value: bytes, charset: Charset) -> Text | None:
         """By what is declared, or UTF-8, which nothing else looks like."""
@@ -240,27 +246,28 @@ def _is_untrue(evidence: list[Declared], charset: Charset) -> bool:
         return False
     if charset.codec in LATIN or (not charset.codec and charset.upper in LATIN and b"\x1b" not in b"".join(values)):
         try:
-            return any(_strict(value, "utf_8") for value in values)
+            return all(_strict(value, "utf_8") for value in values)
         except UnicodeError:
             words = [word for text in texts for word in _words(text)]
             accented = max(map(len, words), default=0) >= 3 and not any(map(_has_ascii, words))
-            return accented and bool(guess(values))
+            best = guess(values) if accented else ""
+            return bool(best) and plausibility(_all(values, best)) > sum(map(len, words)) / 2
     if (charset.codec or charset.upper) in LIKELY and b"\x1b" not in b"".join(values):
         best = guess(values)
         return bool(best) and plausibility(_all(values, best)) > 2 * max(plausibility(texts), len("".join(texts)) / 4)
     return False
 
 
-def guess(values: list[bytes]) -> str:
+def guess(values: list[bytes], are_names: bool = True) -> str:
     """The Cyrillic codec that makes names and words of these values; empty when none does."""
     scores: dict[str, float] = {}
     for codec in LIKELY:
         try:
-            scores[codec] = plausibility(_all(values, codec)) - (codec == "koi8_r")  # the rarest in hospitals
+            scores[codec] = plausibility(_all(values, codec), are_names) + USUAL[codec]
         except UnicodeError:
             continue
     best = max(scores, key=lambda codec: scores[codec], default="")
-    return best if best and scores[best] > 0 else ""
+    return best if best and scores[best] >= USUAL[best] else ""
 
 
 def _all(values: list[bytes], codec: str) -> list[str]:
@@ -275,17 +282,18 @@ def _has_ascii(word: str) -> bool:
     return any(letter.isascii() for letter in word)
 
 
-def plausibility(texts: list[str]) -> float:
+def plausibility(texts: list[str], are_names: bool = True) -> float:
     """How much this looks like Russian or Kazakh: pairs of letters that are common, against what is not."""
     score = 0.0
     for text in texts:
         score -= 2 * sum(not (sign.isascii() or sign.isalpha() or sign in HARMLESS) for sign in text)
         for word in _words(text):
             small = word.lower()
-            pairs = zip("^" + small, small + "$", strict=True)
-            score += sum(1 if after in FOLLOWING.get(before, "") else -1 for before, after in pairs)
+            if len(small) > 1:
+                pairs = zip("^" + small, small + "$", strict=True)
+                score += sum(1 if after in FOLLOWING.get(before, "") else -1 for before, after in pairs)
             score -= 3 * sum(letter not in CYRILLIC for letter in small)
             if word not in (small, word.upper(), word.capitalize()):
                 score -= 3
-            score -= 0.5 * word[0].islower()
+            score -= (2 if are_names else 0.5) * word[0].islower()
     return score

@@ -112,7 +112,7 @@ def correct(instance: Instance, own: str) -> Correction | None:
     """
     patient = instance.find(PATIENT_ID)
     raw = instance.raw(patient) if patient else b""
-    plain = raw.strip(PADDING)
+    plain = instance.raw_patient_id = raw.strip(PADDING)
     # Padding says nothing (PS3.5 6.2), but Orthanc takes leading blanks for a part of the PatientID; in UN, all of it.
     is_padded = bool(plain) and (raw[0] in PADDING or (patient is not None and patient.vr == b"UN"))
     correction = None
@@ -122,6 +122,8 @@ def correct(instance: Instance, own: str) -> Correction | None:
         instance.patient_id = plain.decode("ascii")
     if (size := len((instance.patient_id or "").encode())) > LONGEST_PATIENT_ID:
         raise RejectedError("damaged", f"its PatientID has {size} bytes; the archive has room for {LONGEST_PATIENT_ID}")
+    if "~" in (instance.patient_id or "") and b"IR 13" in instance.value(SPECIFIC_CHARACTER_SET) and not correction:
+        instance.patient_id = None  # there, some read an overline
     return correction
 
 
@@ -131,7 +133,7 @@ def _corrected(instance: Instance, own: str, is_padded: bool) -> Correction | No
     odd = [value for value in values if value.is_odd]
     reader = Reader(
         [(value.raw, value.charset) for value in odd],
-        [(value.raw, value.charset) for value in odd if value.element.tag in (PATIENT_NAME, PATIENT_ID)],
+        [(value.raw, value.charset) for value in odd if value.top in (PATIENT_NAME, PATIENT_ID)],
         own,
     )
     read = [(value, reader.read(value.raw, value.charset)) for value in odd]

@@ -222,8 +222,8 @@ class Carrier:
                 if instance.study_uid not in places:
                     places[instance.study_uid] = self._place(job, instance)
                 place = places[instance.study_uid]
-                if isinstance(place, str) and place not in ("", _plain_place(instance)):
-                    prepared.take_former()  # the study may be here since before text was corrected
+                if isinstance(place, str) and self._is_of_before(prepared, place):
+                    prepared.take_former()
                 _check(instance, place, strikes.get(prepared.path, 0))
             except RejectedError as rejection:
                 refused.append(self._refuse(job, prepared, rejection))
@@ -256,6 +256,14 @@ class Carrier:
         if place == SEVERAL:
             return RejectedError("patient-mismatch", "the archive holds this study under several PatientIDs")
         return place or _plain_place(instance)
+
+    def _is_of_before(self, prepared: Prepared, place: str) -> bool:
+        """Whether Orthanc holds the study since before text was corrected: then it has this PatientID, byte for byte,
+        and reads another in it. An id that really is another has other bytes.
+        """
+        if not prepared.former or not place or _plain_place(prepared.instance) in ("", place):
+            return False
+        return self._orthanc.raw_patient_id(place).strip(b"\0 ") == prepared.instance.raw_patient_id
 
     def _refuse(self, job: Job, prepared: Prepared, rejection: RejectedError) -> FileOutcome:
         """The end of a file; on record, if its sender is not told why."""

@@ -43,7 +43,7 @@ MAX_DEPTH = 32
 MOST_NODES = 1_000_000
 MOST_ELEMENTS = 1 << 16
 # Texts beyond ASCII in one file, and their bytes: each is decoded, and may have to be written anew.
-MOST_TEXTS = 200_000
+MOST_TEXTS = 50_000
 LARGEST_TEXTS = 16 << 20
 CHUNK = 1 << 16
 

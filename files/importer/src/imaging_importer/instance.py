@@ -127,6 +127,7 @@ class Instance:
     study_uid: str = ""
     series_uid: str = ""
     patient_id: str | None = None  # None: not known before Orthanc has read it
+    raw_patient_id: bytes = b""  # as delivered, without padding
     has_odd_text: bool = False  # text that is more than ASCII, at any depth
     notes: dict[str, str] = field(default_factory=dict)  # what its sender is told of it once it is stored
 

@@ -238,6 +238,14 @@ class OrthancClient:
                 for instance in _list(_content(self._request("POST", "/tools/find", data=json.dumps(question))))
             ]
 
+    def raw_patient_id(self, study_id: str) -> bytes:
+        """The PatientID as its bytes stand in an image of Orthanc's study; empty when it has none."""
+        question = {"Level": "Instance", "Query": {}, "ParentStudy": study_id, "Limit": 1}
+        for instance_id in _content(self._request("POST", "/tools/find", data=json.dumps(question))):
+            response = self._request("GET", f"/instances/{instance_id}/content/0010-0020")
+            return response.content if response.status_code == 200 else b""
+        return b""
+
     def parent_study(self, instance_id: str) -> str:
         """Orthanc's id of the study that an instance is filed under."""
         with _understanding():
