@@ -17,7 +17,7 @@ CREATE OR REPLACE FUNCTION registry.fold(value text) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN btrim(regexp_replace(
     translate(lower(registry.unaccent('registry.unaccent'::regdictionary, normalize(value, NFKC)) COLLATE "und-x-icu"),
-              'әіңғүұқөһҳҷҗӣӯўґєїёѓќς', 'аингуукохчжиуугеиегкσ'),
+              'әіңғүұқөһҳҷҗӣӯўґєїёѓќς', 'аингуукоххчжиуугеиегкσ'),
     '\s+', ' ', 'g'));
 
 -- A name as words, as whatever punctuation a list shows between them. The wildcards are none.

@@ -119,7 +119,7 @@ def test_a_search_finds_what_is_foreign_as_little_as_what_is_not_there(
     foreign, unknown = (ask(platform, central_physician, route, study) for study in (almaty_study, unknown_study))
     assert (foreign.status_code, foreign.content) == (200, b"[]")
     assert seen(foreign) == seen(unknown)
-    assert len(ask(platform, almaty_physician, route, almaty_study).json()) == 1
+    assert ask(platform, almaty_physician, route, almaty_study).json()
     assert ask(platform, platform.session(), route, almaty_study).status_code == 401
 
 

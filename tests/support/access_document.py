@@ -36,12 +36,12 @@ clinics in the token.
 | a role that the row does not name | 404 |
 | nobody: no token, or one that is not taken | 401 |
 
-`HEAD` is answered where a row below `/dicom-web` has `GET`, with its rights and on record as it; `OPTIONS` there tells the methods of the
-caller's roles, of any study alike.
+`HEAD` is answered where a row below `/dicom-web` has `GET`, with its rights and on record as it; `OPTIONS` there tells
+the methods of the caller's roles, of any study alike.
 
 Each path has one spelling. A parameter that the row does not name, that is doubled or has another form is a 404; for
-the searches of all studies and the access log it is a 400 that says which. Series and instances below a study must be of that
-study, or they are a 404.
+the searches of all studies and the access log it is a 400 that says which. Series and instances below a study must be
+of that study, or they are a 404.
 
 """
 

@@ -183,14 +183,14 @@ class Platform:
         ]
 
     def contents(self, question: dict[str, Any]) -> list[dict[str, object]]:
-        """A study's series or instances, as Orthanc finds them."""
-        found = {}
-        for key, (_, study_uid, series_uid, uid) in self.identity.items():
-            if study_uid == question["Query"]["StudyInstanceUID"]:
+        """A study's instances, as Orthanc finds them."""
+        found = []
+        for key, identity in self.identity.items():
+            if identity[1] == question["Query"]["StudyInstanceUID"]:
                 one = pydicom.dcmread(io.BytesIO(self.instances[key]), specific_tags=question["RequestedTags"])
                 tags = {tag: None if one.get(tag) is None else str(one.get(tag)) for tag in question["RequestedTags"]}
-                found[series_uid if question["Level"] == "Series" else uid] = {"RequestedTags": tags}
-        return list(found.values())
+                found.append({"RequestedTags": tags})
+        return found
 
     def institution(self, study_uid: str) -> str:
         data = next(self.instances[key] for key, identity in self.identity.items() if identity[1] == study_uid)

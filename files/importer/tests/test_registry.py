@@ -10,7 +10,7 @@ import pytest
 from campaign import Campaign
 from deliveries import deliver, instance, report, sop_uid, uid
 from imaging_importer.reasons import RejectedError, TransientError, UnavailableError
-from imaging_importer.registry import PostgresRegistry
+from imaging_importer.registry import Contents, PostgresRegistry
 from importer_process import Nursery, wait_until
 
 
@@ -112,6 +112,32 @@ def test_what_the_registry_never_takes_is_told_from_what_it_does_not_take_now(re
     assert client.record_study("1.2.3", "north", text)
     with pytest.raises(TransientError, match="not claimed"):
         client.record_study("1.2.4", "north", {})
+
+
+def test_series_and_instances_come_with_their_study_or_not_at_all(registry) -> None:
+    client = connect(registry)
+    client.claim_study("1.2.3", "north")
+
+    def contents(*instances: str) -> Contents:
+        series = {"0020000E": {"vr": "UI", "Value": ["2.1"]}, "0008103E": {"vr": "LO", "Value": ["A\0B\ud800"]}}
+        return Contents([series], [series | {"00080018": {"vr": "UI", "Value": [uid]}} for uid in instances])
+
+    def shown() -> list[str]:
+        with registry.connect("postgres") as connection:
+            return [row[0] for row in connection.execute("SELECT instance_uid FROM registry.instance ORDER BY 1")]
+
+    revision = client.record_study("1.2.3", "north", {}, contents=contents("3.1", "3.2"))
+    assert shown() == ["3.1", "3.2"]
+    client.record_contents("1.2.3", "north", contents("3.2", "3.3"))
+    assert shown() == ["3.2", "3.3"]
+    assert client.recorded_study("1.2.3").revision == revision
+    with pytest.raises(RejectedError):
+        client.record_study("1.2.3", "north", {"0020000D": {"vr": "UI", "Value": ["9"]}}, contents=contents("3.9"))
+    with pytest.raises(TransientError):
+        client.record_contents("1.2.3", "south", contents("3.9"))
+    assert shown() == ["3.2", "3.3"]
+    client.forget_study("1.2.3")
+    assert shown() == []
 
 
 def test_a_lost_connection_is_made_anew(registry) -> None:

@@ -169,6 +169,24 @@ def test_all_conditions_must_hold(gateway):
     assert gateway.search("north", {"00100010": "muller*", "00080061": ["US"]}) == []
 
 
+@pytest.mark.parametrize(
+    ("value", "folded"),
+    [
+        ("ӘІҢҒҮҰҚӨҺ әіңғүұқөһ", "аингуукох аингуукох"),
+        ("Ҳ Ҷ Җ Ӣ Ӯ Ў Ґ Є Ї Ё Ѓ Ќ", "х ч ж и у у г е и е г к"),
+        ("Й й И\u0306", "й й й"),
+        ("А\u0301нна", "анна"),
+        ("ΜΑΡΙΑΣ Σ", "μαριασ σ"),
+        ("Straße Ñandú Łódź ﬁ ＡＢ", "strasse nandu lodz fi ab"),
+        (" a\u00a0 b\tc ", "a b c"),
+        ("(50%)_*?", "(50%)_*?"),
+    ],
+)
+def test_letters_are_folded(registry, value, folded):
+    with registry.connect("postgres") as administrator:
+        assert administrator.execute("SELECT registry.fold(%s)", (value,)).fetchone() == (folded,)
+
+
 @pytest.mark.usefixtures("archive")
 @pytest.mark.parametrize(
     ("dates", "times", "found"),

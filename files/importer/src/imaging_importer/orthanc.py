@@ -61,7 +61,6 @@ INSTANCE_ATTRIBUTES = {
     "InstanceNumber": ("00200013", "IS"),
     "NumberOfFrames": ("00280008", "IS"),
 }
-SERIES_INSTANCE_UID = "0020000E"
 NUMBER_OF_INSTANCES_IN_SERIES = "00201209"
 
 
@@ -279,25 +278,20 @@ class OrthancClient:
             return dict(found[0]) if found else None
 
     def contents(self, study_uid: str) -> Contents:
-        """All series and instances of a study."""
-        series = self._level("Series", study_uid, SERIES_ATTRIBUTES)
-        instances = self._level("Instance", study_uid, INSTANCE_ATTRIBUTES)
-        counts = Counter(instance[SERIES_INSTANCE_UID]["Value"][0] for instance in instances)
-        for one in series:
-            count = counts[one[SERIES_INSTANCE_UID]["Value"][0]]
-            one[NUMBER_OF_INSTANCES_IN_SERIES] = {"vr": "IS", "Value": [count]}
-        return Contents(series, instances)
-
-    def _level(self, level: str, study_uid: str, attributes: dict[str, tuple[str, str]]) -> list[Attributes]:
+        """All series and instances of a study: one question, since each costs as much as naming many instances."""
         question = {
-            "Level": level,
+            "Level": "Instance",
             "Query": {"StudyInstanceUID": study_uid},
             "ResponseContent": ["RequestedTags"],
-            "RequestedTags": list(attributes),
+            "RequestedTags": list(SERIES_ATTRIBUTES | INSTANCE_ATTRIBUTES),
         }
         found = _content(self._request("POST", "/tools/find", data=json.dumps(question)))
-        told = [_dicom_json(one["RequestedTags"], attributes) for one in found]
-        return [one for one in told if SERIES_INSTANCE_UID in one]
+        told = [one["RequestedTags"] for one in found if one["RequestedTags"].get("SeriesInstanceUID")]
+        counts = Counter(tags["SeriesInstanceUID"] for tags in told)
+        series = {tags["SeriesInstanceUID"]: _dicom_json(tags, SERIES_ATTRIBUTES) for tags in told}
+        for uid, attributes in series.items():
+            attributes[NUMBER_OF_INSTANCES_IN_SERIES] = {"vr": "IS", "Value": [counts[uid]]}
+        return Contents(list(series.values()), [_dicom_json(tags, INSTANCE_ATTRIBUTES) for tags in told])
 
     def changes(self, since: int, limit: int) -> tuple[list[dict[str, Any]], int, bool]:
         """The next entries of Orthanc's change feed, the position after them, and whether these were the last."""
