@@ -328,7 +328,7 @@ def _referenced(answer: dict[str, Any], sequence: str) -> frozenset[str]:
     return frozenset(item[REFERENCED_SOP_INSTANCE_UID]["Value"][0] for item in items)
 
 
-def _never_began(error: requests.RequestException) -> bool:
+def _never_began(error: Exception) -> bool:
     """Whether there was no connection at all, so that nothing was sent."""
     reason = getattr(error.args[0], "reason", None) if error.args else None
     return isinstance(error, requests.ConnectTimeout) or isinstance(reason, NewConnectionError)
