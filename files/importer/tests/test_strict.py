@@ -138,6 +138,22 @@ def test_an_unknown_vr_with_one_reading_is_written_as_un(vr: str, wide: bool) ->
     assert (0x00090000 in read) == wide
 
 
+@pytest.mark.parametrize(
+    ("tag", "vr", "value"),
+    [
+        (0x00200013, "IS", b"99999999999999"),
+        (0x00200013, "IS", b"1.5 "),
+        (0x00720082, "SV", struct.pack("<q", -(2**60) - 1)),
+        (0x00720083, "UV", struct.pack("<Q", 2**64 - 1)),
+        (0x00720072, "DS", b"12345678901234567.123456789 "),
+    ],
+)
+def test_numbers_beyond_what_metadata_can_tell_are_stored_as_delivered(tag: int, vr: str, value: bytes) -> None:
+    head = struct.pack("<HH", tag >> 16, tag & 0xFFFF) + vr.encode()
+    odd = head + (b"\0\0" + struct.pack("<L", len(value)) if vr in ("SV", "UV") else struct.pack("<H", len(value)))
+    assert odd + value in sent(part10(data_set(odd + value)))
+
+
 def test_an_unknown_vr_with_two_readings_is_refused() -> None:
     """With a length of 16 bits it hides nothing; with one of 32 bits the identifiers of another study."""
     rest = data_set(el(0x00080005, "CS", b"ISO_IR 192"))
