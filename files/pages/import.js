@@ -58,7 +58,7 @@ const LISTS = [
   ]],
   ["importing", "Being imported", "Nothing is being imported.", [
     ["Folder", (row) => row.folder],
-    ["State", (row) => (row.trouble ? "put off: the archive does not answer; it is tried again" : STATES[row.state])],
+    ["State", (row) => (row.repeats ? row.trouble : row.trouble ? "put off: the archive does not answer; it is tried again" : STATES[row.state])],
     ["Progress", progress],
   ]],
   ["waiting", "Waiting in the inbox", "Nothing waits.", [

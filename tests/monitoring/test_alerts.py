@@ -88,6 +88,10 @@ CASES = {
         {"imaging_importer_oldest_pending_age_seconds": "3500+60x40"},
         {"imaging_importer_oldest_pending_age_seconds": "0+60x40"},
     ),
+    "ImportRepeats": Case(
+        {"imaging_importer_repeating_deliveries": "1x40"},
+        {"imaging_importer_repeating_deliveries": "0x5 1x10 0x25"},
+    ),
     "ImporterWaits": Case(
         {
             'imaging_importer_dependency_up{service="orthanc"}': DOWN,

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from campaign import stamped
 from deliveries import changed, deliver, instance, report, sop_uid, uid
 from imaging_importer import cli
 from imaging_importer.journal import Journal, Outcome
@@ -225,6 +226,90 @@ def test_an_image_that_was_there_before_is_never_taken_out(house: House) -> None
     house.platform.faults.misread = {b"changed": {"SeriesInstanceUID": str(ds.SeriesInstanceUID)}}
     assert send(house, "north", "second", [changed(first)]) == {"000.dcm": "conflicting-bytes"}
     assert house.platform.md5s() == before
+
+
+def in_series(data: bytes, series: str, study: str = "", **more: str) -> bytes:
+    """The image under its own SOPInstanceUID in another series."""
+    ds = pydicom.dcmread(io.BytesIO(data))
+    ds.SeriesInstanceUID, ds.StudyInstanceUID = series, study or ds.StudyInstanceUID
+    for keyword, value in more.items():
+        setattr(ds, keyword, value)
+    buffer = io.BytesIO()
+    ds.save_as(buffer)
+    return buffer.getvalue()
+
+
+def test_a_sop_instance_uid_stands_once_in_a_study(house: House) -> None:
+    """In another series it is a conflict, and nothing is sent; the same file again is none."""
+    first = image(house)
+    second = in_series(first, uid(house.random))
+    assert send(house, "north", "first", [first]) == {}
+    before, uploads = house.platform.md5s(), house.platform.uploads
+    assert send(house, "north", "second", [second]) == {"000.dcm": "conflicting-bytes"}
+    assert house.platform.uploads == uploads
+    assert upload(house.port, [second]).status == 409
+    assert send(house, "north", "again", [first, first]) == {}
+    assert house.platform.md5s() == before
+    assert len(house.platform.instances) == 1
+
+
+@pytest.mark.parametrize("kill", ["", "batch-sent", "batch-verified"])
+def test_of_one_delivery_the_first_file_has_the_sop_instance_uid(house: House, kill: str) -> None:
+    series = [uid(house.random) for _ in range(2)]
+    first = image(house)
+    files = [first, in_series(first, series[0]), first, in_series(first, series[1]), image(house)]
+    if kill:
+        house.process.kill()
+        house.process.wait()
+        house.start(f"{kill}:kill")
+    begin(house, "north", "folder", files)
+    if kill:
+        assert house.process.wait(20) == -signal.SIGKILL
+        house.start()
+    assert end(house, "north", "folder") == {"001.dcm": "conflicting-bytes", "003.dcm": "conflicting-bytes"}
+    assert len(house.platform.instances) == 2
+    assert set(house.platform.md5s()) == {sop_uid(first), sop_uid(files[4])}
+
+
+def test_a_first_file_that_is_not_stored_gives_way_to_the_second(house: House) -> None:
+    first = image(house, marker="REFUSED")
+    house.platform.faults.refused = b"REFUSED"
+    second = in_series(first, uid(house.random), PatientComments="good")
+    assert send(house, "north", "folder", [first, second]) == {"000.dcm": "not-accepted"}
+    assert len(house.platform.instances) == 1
+
+
+def test_of_a_sop_instance_uid_in_another_study_nobody_is_told(house: House) -> None:
+    """Neither of another clinic's nor of the clinic's own: it is stored."""
+    first = image(house)
+    assert send(house, "north", "first", [first]) == {}
+    for clinic in ("north", "south"):
+        assert send(house, clinic, "other", [in_series(first, uid(house.random), uid(house.random))]) == {}
+    assert len(house.platform.instances) == 3
+
+
+def test_what_an_earlier_release_stored_twice_stays_and_is_recognised(house: House) -> None:
+    first = image(house)
+    second = in_series(first, uid(house.random))
+    assert send(house, "north", "first", [first]) == {}
+    with house.platform.lock:
+        house.platform.store(stamped(second, "north"))
+    assert send(house, "north", "again", [first, second]) == {}
+    assert len(house.platform.instances) == 2
+
+
+def test_what_a_kill_leaves_of_a_misread_series_is_taken_out(house: House) -> None:
+    house.process.kill()
+    house.process.wait()
+    house.start("batch-sent:kill")
+    house.platform.faults.misread = {b"DECEIT": {"SeriesInstanceUID": "1.2.3"}}
+    begin(house, "north", "folder", [image(house, marker="DECEIT")])
+    assert house.process.wait(20) == -signal.SIGKILL
+    assert len(house.platform.instances) == 1
+    house.start()
+    assert end(house, "north", "folder") == {"000.dcm": "not-accepted"}
+    assert truth(house, "folder") == {"misread": 1}
+    assert not house.platform.instances
 
 
 def test_a_study_stays_one_study_whatever_orthanc_reads_for_the_patient(house: House) -> None:

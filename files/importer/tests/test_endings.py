@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import sqlite3
 import sys
@@ -32,8 +33,8 @@ import pytest
 import requests
 import urllib3.exceptions
 from deliveries import contents, deliver, instance, sop_uid, uid
-from imaging_importer import delivery, reasons, worker
-from imaging_importer.archive import Archive
+from imaging_importer import delivery, reasons, status, worker
+from imaging_importer.archive import Archive, put_back
 from imaging_importer.delivery import Carrier
 from imaging_importer.journal import SAME_TROUBLE, Journal
 from imaging_importer.metrics import Metrics
@@ -45,7 +46,7 @@ from imaging_importer.registry import PostgresRegistry
 from imaging_importer.spool import Spool, lock
 from imaging_importer.tickets import Tickets
 from imaging_importer.worker import Worker
-from importer_fakes import Platform, _Handler
+from importer_fakes import Platform, _Handler, is_stow
 from importer_process import config_for
 
 ALL = bool(os.environ.get("IMAGING_LONG"))
@@ -531,3 +532,146 @@ def test_a_mistake_of_our_own_that_is_made_each_time_ends(
     monkeypatch.setattr(class_, step, faults.wrap(step, getattr(class_, step)))
     end = carry_one(base, faults, platform, (step, 1, raising(lambda: KeyError("a fault"))))
     assert end == ("retried", "importer-stumbled")
+
+
+# --- what ends, and what is shown as not ending -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def house(base: Path, faults: Faults, platform: Platform) -> Iterator[House]:
+    made = House(base / "house", faults, platform)
+    yield made
+    made.close()
+
+
+def test_the_same_trouble_again_and_again_is_told_as_such(house: House, faults: Faults) -> None:
+    """Whatever differs in its words from time to time, and until the next step is reached."""
+    deliver(house.root / "inbox" / "north" / "study", FILES)
+    assert house.claim()
+    numbers = iter(range(10**6))
+    faults.arm("orthanc", 1, raising(lambda: requests.ConnectionError(f"<object at 0x{next(numbers):x}> is away")))
+    house.carry(lambda: house.tries() >= SAME_TROUBLE - 1)
+    (row,), _ = shown(house)
+    assert (row["repeats"], house.journal.repeating()) == (False, 0)
+    house.carry(lambda: house.tries() >= SAME_TROUBLE)
+    (row,), (of_clinic,) = shown(house)
+    assert (row["repeats"], row["repeated"], house.journal.repeating()) == (True, SAME_TROUBLE, 1)
+    assert re.match(r"the same trouble 20 times since 20.*is away.*imaging-importer drop", row["trouble"])
+    assert "is away" not in of_clinic["trouble"]
+    assert "Ask the administrator" in of_clinic["trouble"]
+    faults.fail = raising(lambda: requests.ReadTimeout("something else"))
+    house.carry(lambda: house.tries() > SAME_TROUBLE)
+    assert house.journal.repeating() == 0
+    faults.fail = None
+    house.carry(house.ended)
+    assert check_end(house) == []
+
+
+def shown(house: House) -> tuple[list[dict[str, Any]], ...]:
+    """The open deliveries as administrators and as the clinic see them."""
+    summaries = house.journal.open_summaries(9)
+    return tuple([status._open(summary, is_root) for summary in summaries] for is_root in (True, False))
+
+
+def test_two_open_deliveries_never_choose_one_place(house: House, faults: Faults, monkeypatch) -> None:
+    """The first has chosen and cannot move yet; the second has its name, and the names of its files."""
+    monkeypatch.setattr(Archive, "_move", faults.wrap("move", Archive._move))
+    folder = house.root / "inbox" / "north" / "study"
+    deliver(folder, FILES)
+    assert house.claim()
+    faults.arm("move", 1, os_error("EROFS"))
+    house.carry(lambda: house.tries() >= 1)
+    deliver(folder, FILES | {"note.txt": b"another"})
+    assert house.claim()
+    house.carry(lambda: house.tries() >= 4)
+    faults.fail = None
+    house.carry(house.ended)
+    for place in ("processed", "failed"):
+        assert sorted(path.name for path in (house.root / place).glob("north/*/*")) == ["study", "study.2"]
+    assert sorted(path.read_bytes() for path in house.root.glob("processed/north/*/*/note.txt")) == [
+        b"another",
+        b"note",
+    ]
+    assert len(everything(house.root)) == 2 * len(FILES)
+
+
+def test_a_place_that_somebody_else_has_taken_meanwhile_is_left_to_him(
+    house: House, faults: Faults, monkeypatch
+) -> None:
+    monkeypatch.setattr(Archive, "_move", faults.wrap("move", Archive._move))
+    deliver(house.root / "inbox" / "north" / "study", FILES)
+    assert house.claim()
+    faults.arm("move", 1, os_error("EROFS"))
+    house.carry(lambda: house.tries() >= 1)
+    (job,) = house.journal.open_jobs()
+    deliver(job.processed_path, {"a.dcm": b"somebody's"})
+    faults.fail = None
+    house.carry(house.ended)
+    assert (job.processed_path / "a.dcm").read_bytes() == b"somebody's"
+    assert [path.name for path in job.processed_path.parent.iterdir() if (path / "note.txt").exists()] == ["study.2"]
+
+
+def test_a_folder_that_is_taken_away_ends(house: House) -> None:
+    deliver(house.root / "inbox" / "north" / "study", FILES)
+    assert house.claim()
+    (job,) = house.journal.open_jobs()
+    REMOVE(house.spool.folder(job))
+    house.carry(house.ended)
+    (report,) = house.root.glob("failed/north/*/study/report.json")
+    assert [failure["reason"] for failure in json.loads(report.read_text())["failures"]] == ["withdrawn"]
+
+
+@pytest.mark.parametrize(
+    "name", ["Ж" * 127, "Ж" * 127 + "x", "a" * 255, "\udcff" * 255], ids=("254", "255", "a", "bytes")
+)
+@pytest.mark.parametrize("far", [False, True], ids=["", "other-file-system"])
+def test_the_longest_names_go_the_whole_way_twice_and_back(
+    house: House, monkeypatch, platform: Platform, name: str, far: bool
+) -> None:
+    """In processed/ and failed/, and delivered again from there, to end there once more."""
+    if far:
+        across(monkeypatch)
+    inbox = house.root / "inbox" / "north"
+    for _ in range(2):
+        deliver(inbox / name, FILES)
+        house.spool.claim_folder("north", inbox / name)
+        house.carry(house.ended)
+    for again in (1, 2):
+        folders = sorted(house.root.glob("failed/north/*/*"))
+        assert len(folders) == 2
+        back = put_back(folders[0], house.root / "failed", house.root / "inbox")
+        house.spool.claim_folder("north", back)
+        house.carry(house.ended)
+        assert len(list(house.root.glob("processed/north/*/*"))) == 2, again
+    assert house.tries() == 0
+    assert Counter(everything(house.root)) == Counter(DIGESTS * 2)
+
+
+@pytest.mark.parametrize("status_", [500, 503])
+def test_an_image_that_orthanc_always_fails_on_ends_once_others_are_stored(
+    house: House, platform: Platform, monkeypatch, status_: int
+) -> None:
+    """500 may be about the image; 503 never is. Others of its delivery are stored all the same."""
+    bad = sop_uid(FILES["a.dcm"]).encode()
+    answer = _Handler._answer
+
+    def fails(self: _Handler, path: str, body: bytes) -> tuple[int, bytes]:
+        return (status_, b"") if bad in body and is_stow(path) else answer(self, path, body)
+
+    monkeypatch.setattr(_Handler, "_answer", fails)
+    deliver(house.root / "inbox" / "north" / "study", FILES)
+    assert house.claim()
+    random_ = random.Random(5)
+    for number in range(10):
+        folder = house.root / "inbox" / "south" / f"{number}"
+        deliver(folder, {"a.dcm": instance(random_, uid(random_), uid(random_))})
+        house.spool.claim_folder("south", folder)
+        house.carry(lambda number=number: "south" not in house.journal.open_clinics())
+        before = house.tries()
+        house.carry(lambda before=before: house.ended() or house.tries() > before)
+    open_folders = [job.folder for job in house.journal.open_jobs()]
+    assert ("study" in open_folders) == (status_ == 503)
+    if status_ == 500:
+        summary = next(s for s in house.journal.finished_summaries(0, 99) if s.job.folder == "study")
+        assert summary.reasons == {"refused-by-archive": 1, "truncated": 1}
+        assert summary.result == "partly-failed"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from hashlib import md5
 from itertools import islice
 
 from imaging_importer import display, failpoints, tree
@@ -288,15 +289,19 @@ class Carrier:
         studies: dict[str, list[Prepared]] = {}
         for prepared in batch:
             studies.setdefault(prepared.instance.study_uid, []).append(prepared)
-        outcomes = []
-        for study_uid, instances in studies.items():
-            clean = [prepared for prepared in instances if prepared.path not in strikes]
-            if clean:
-                outcomes += self._store(job, study_uid, clean, self._deliver(job, study_uid, clean))
-            for suspect in instances:
-                if suspect.path in strikes:
-                    answer = self._deliver_suspect(job, study_uid, suspect)
-                    outcomes += self._store(job, study_uid, [suspect], answer)
+        outcomes: list[FileOutcome] = []
+        for study_uid, of_study in studies.items():
+            for of_turn in _turns(of_study):
+                conflicting = self._conflicting(study_uid, of_turn)
+                outcomes += conflicting.values()
+                instances = [prepared for prepared in of_turn if prepared.path not in conflicting]
+                clean = [prepared for prepared in instances if prepared.path not in strikes]
+                if clean:
+                    outcomes += self._store(job, study_uid, clean, self._deliver(job, study_uid, clean))
+                for suspect in instances:
+                    if suspect.path in strikes:
+                        answer = self._deliver_suspect(job, study_uid, suspect)
+                        outcomes += self._store(job, study_uid, [suspect], answer)
         failpoints.reach("batch-verified")
         return outcomes
 
@@ -311,6 +316,30 @@ class Carrier:
                     for instance in instances
                 ]
             )
+
+    def _conflicting(self, study_uid: str, batch: list[Prepared]) -> dict[str, FileOutcome]:
+        """Of a batch, what the study holds another image of, in another series, under the same SOPInstanceUID.
+
+        Asked before anything is sent: afterwards, and after a kill, nobody could tell which of the two came first.
+        """
+        if not self._orthanc.study_ids(study_uid):
+            return {}
+        held: dict[str, list[Held]] = {}
+        for found in self._orthanc.instances({prepared.instance.sop_instance_uid for prepared in batch}):
+            if found.study_uid == study_uid:  # of other studies, whosever they are, nothing is told
+                held.setdefault(found.sop_instance_uid, []).append(found)
+        conflicting = {}
+        for prepared in batch:
+            instance = prepared.instance
+            others = held.get(instance.sop_instance_uid, [])
+            if not others or instance.series_uid in {found.series_uid for found in others}:
+                continue
+            # The very bytes: what a kill left of an image that Orthanc misreads. It is found out below.
+            if any(_md5(prepared) in found.digests for found in others):
+                continue
+            detail = f"{instance.sop_instance_uid} is in another series of the study"
+            conflicting[prepared.path] = _failed(prepared, RejectedError("conflicting-bytes", detail))
+        return conflicting
 
     def _deliver(self, job: Job, study_uid: str, batch: list[Prepared]) -> Stow:
         try:
@@ -477,6 +506,28 @@ def _check(instance: Instance, place: str | RejectedError, strikes: int) -> None
         raise RejectedError("patient-mismatch")
     if strikes >= GUILTY:
         raise RejectedError("stops-the-archive")
+
+
+def _turns(batch: list[Prepared]) -> Iterator[list[Prepared]]:
+    """A batch in turns, such that a SOPInstanceUID stands in one series in each: the first file's comes first."""
+    while batch:
+        series: dict[str, str] = {}
+        turn: list[Prepared] = []
+        later: list[Prepared] = []
+        for prepared in batch:
+            instance = prepared.instance
+            mine = series.setdefault(instance.sop_instance_uid, instance.series_uid) == instance.series_uid
+            (turn if mine else later).append(prepared)
+        yield turn
+        batch = later
+
+
+def _md5(prepared: Prepared) -> str:
+    """As Orthanc knows it."""
+    digest = md5(usedforsecurity=False)
+    for chunk in prepared.body.chunks():
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _plain_place(instance: Instance) -> str:

@@ -41,6 +41,13 @@ MAX_DEPTH = 32
 # Elements, items and fragments in one file, and elements of one data set or item. A large RT Structure Set has some
 # hundred thousand; a million takes DCMTK 250 MB and this walker a second.
 MOST_NODES = 1_000_000
+# Elements of an unknown VR in one file: both readings of each are walked to the end of the file.
+MOST_UNKNOWN = 16
+# Where there must be no guess: who it is, in which characters, and what shows the pixels.
+NEVER_GUESSED = frozenset({
+    0x00080005, 0x00080016, 0x00080018, 0x00100010, 0x00100020, 0x0020000D, 0x0020000E, 0x00280002, 0x00280004,
+    0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103,
+})  # fmt: skip
 MOST_ELEMENTS = 1 << 16
 # Texts beyond ASCII in one file, and their bytes: each is decoded, and may have to be written anew.
 MOST_TEXTS = 50_000
@@ -66,11 +73,20 @@ EXPLICIT_LITTLE = Encoding(explicit=True, little_endian=True)
 EXPLICIT_BIG = Encoding(explicit=True, little_endian=False)
 
 
+class UnknownVRError(RejectedError):
+    """An element has a VR that DICOM does not know: it may be as long as one parser takes it for, or another."""
+
+    def __init__(self, tag: int, position: int, vr: bytes, reason: str = "damaged", why: str = "") -> None:
+        found = f"element {name(tag)} at byte {position} has the value representation '{shown(vr)}'"
+        super().__init__(reason, f"{found}, which DICOM does not know{why}")
+        self.position = position
+
+
 class Element(NamedTuple):
     """Where one element stands. All positions are bytes from the start of the file."""
 
     tag: int
-    vr: bytes  # empty in implicit VR
+    vr: bytes  # empty in implicit VR; UN for one that DICOM does not know
     start: int
     value: int  # where the value begins
     length: int  # as written; UNDEFINED_LENGTH for delimited sequences
@@ -146,6 +162,8 @@ class _Reader:
         self._long = struct.Struct(encoding.order + "L").unpack_from
         self._left = left  # how many nodes may still come
         self._odd = odd  # where the first text stands that is more than ASCII
+        self._tried = 0
+        self._unknown: dict[int, Element | tuple[str, str]] = {}  # position -> how an element of an unknown VR is read
         # A sequence carried as UN is implicit VR little endian inside, whatever is around it (PS3.5 6.2.2). Not itself:
         # what refers to itself keeps the file open until the garbage collector comes.
         self._implicit = _Reader(data, size, IMPLICIT_LITTLE, left, odd) if encoding.explicit else None
@@ -167,7 +185,12 @@ class _Reader:
                 break
             if group in (0xFFFE, 0, 2):
                 raise RejectedError("damaged", f"{name(tag)} at byte {position} has no business there")
-            element = self.element(position, end, depth)
+            try:
+                element = self.element(position, end, depth)
+            except UnknownVRError as error:
+                if depth or error.position != position:
+                    raise
+                element = self._only_reading(position, end)
             if tag <= previous:
                 ascending = False
             previous = tag
@@ -201,11 +224,7 @@ class _Reader:
                     raise self._broken_off(position, end)
                 (length,) = self._long(data, position + 8)
             else:
-                raise RejectedError(
-                    "damaged",
-                    f"element {name(tag)} at byte {position} has the value representation '{shown(vr)}', "
-                    "which DICOM does not know",
-                )
+                raise UnknownVRError(tag, position, vr)
         else:
             (length,) = self._long(data, position + 4)
         if length == UNDEFINED_LENGTH:
@@ -219,6 +238,58 @@ class _Reader:
             elif not self._odd and (vr or known_vr(tag)) in SPOKEN_VRS and self._is_odd(value, stop):
                 self._odd.append(position)
         return Element(tag, vr, position, value, length, stop)
+
+    def _only_reading(self, position: int, end: int) -> Element:
+        """An element of an unknown VR, if of the two widths that its length may have one alone leads to the end.
+
+        It is written anew, so that the next parser has no choice. Each position is decided once, whichever way led to
+        it, and decides for all that is behind it: so the work is bounded.
+        """
+        if position not in self._unknown:
+            self._tried += 1
+            if self._tried > MOST_UNKNOWN:
+                raise RejectedError("unknown-vr", f"there are more than {MOST_UNKNOWN} elements of such a kind")
+            group, number = self._tag(self._data, position)
+            tag = group << 16 | number
+            readings = self._readings(tag, position, end)
+            ways = [reading for reading in readings if self._leads_to_the_end(reading.end, end)]
+            if not ways:  # where bytes are missing or changed, what is no VR stands in its place
+                self._unknown[position] = ("damaged", "")
+            elif len(ways) == 2:
+                why = ", and can be read in two ways"
+                self._unknown[position] = ("unknown-vr", why)
+            elif tag in NEVER_GUESSED or group == PIXEL_DATA >> 16:
+                self._unknown[position] = ("unknown-vr", ", and must not be guessed")
+            else:
+                self._unknown[position] = ways[0]
+        known = self._unknown[position]
+        if isinstance(known, Element):
+            return known
+        group, number = self._tag(self._data, position)
+        raise UnknownVRError(group << 16 | number, position, self._data[position + 4 : position + 6], *known)
+
+    def _readings(self, tag: int, position: int, end: int) -> list[Element]:
+        """The element with a length of 16 bits, and with one of 32 bits behind two reserved bytes."""
+        found = [(position + 8, self._short(self._data, position + 6)[0])]
+        if position + 12 <= end:
+            found.append((position + 12, self._long(self._data, position + 8)[0]))
+        return [
+            Element(tag, b"UN", position, value, length, value + length)
+            for value, length in found
+            if value + length <= end
+        ]
+
+    def _leads_to_the_end(self, position: int, end: int) -> bool:
+        """Whether what follows can be read, in however many ways."""
+        try:
+            self.data_set(position, end, 0, False)
+        except UnknownVRError as error:
+            return error.reason == "unknown-vr"
+        except RejectedError:
+            if self._tried > MOST_UNKNOWN or self._left[0] < 0:
+                raise
+            return False
+        return True
 
     def _undefined(self, tag: int, vr: bytes, position: int, value: int, end: int, depth: int) -> int:
         """Where an element of undefined length ends: a sequence, or pixel data in fragments (PS3.5 7.1, A.4)."""

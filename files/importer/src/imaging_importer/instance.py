@@ -426,7 +426,7 @@ def _instance(
     instance.has_odd_text = walker.has_odd_text
     _identify(instance)
     ordered = _ordered(instance)
-    if ordered != elements:
+    if ordered != elements or any(_is_renamed(instance, element) for element in elements):
         _rewrite(instance, ordered, scratch)
     return instance
 
@@ -467,7 +467,8 @@ def _ordered(instance: Instance) -> list[Element]:
     sizes: defaultdict[int, int] = defaultdict(int)
     for element in instance.elements:
         if element.tag & 0xFFFF:
-            sizes[element.tag >> 16] += element.end - element.start
+            size = 12 + element.length if _is_renamed(instance, element) else element.end - element.start
+            sizes[element.tag >> 16] += size
     unpack = struct.Struct(instance.encoding.order + "L").unpack
 
     def is_true(element: Element) -> bool:
@@ -480,15 +481,30 @@ def _ordered(instance: Instance) -> list[Element]:
     return sorted(element for element in instance.elements if element.tag & 0xFFFF or is_true(element))
 
 
+def _is_renamed(instance: Instance, element: Element) -> bool:
+    """Whether an element is not of the VR that its file names."""
+    return element.vr == b"UN" and instance.walker.read(element.start + 4, element.start + 6) != b"UN"
+
+
 def _rewrite(instance: Instance, elements: list[Element], scratch: Path) -> None:
-    """Put these elements of the data set, in this order, into a file of their own. Not a byte of them changes."""
+    """Put these elements of the data set, in this order, into a file of their own. Not a byte of them changes, but for
+    the heads of those that have a VR which DICOM does not know.
+    """
     copy = private_file(scratch, instance.data_end - instance.data_start)
     moved, position = [], 0
     for element in elements:
-        copy_range(instance.data, element.start, element.end, copy)
-        by = position - element.start
-        moved.append(element._replace(start=position, value=element.value + by, end=element.end + by))
-        position += element.end - element.start
+        start, head = element.start, b""
+        if _is_renamed(instance, element):
+            # The head of an empty element, and its true length.
+            head = encode_element(instance.encoding, element.tag, b"UN", b"")[:-4]
+            head += struct.pack(instance.encoding.order + "L", element.length)
+            start = element.value
+            copy.write(head)
+        copy_range(instance.data, start, element.end, copy)
+        value = position + (len(head) or element.value - element.start)
+        end = value + element.end - element.value
+        moved.append(element._replace(start=position, value=value, end=end))
+        position = end
     instance.walker.close()
     instance.walker = Walker(copy, position, instance.encoding)
     instance.data.close()

@@ -390,7 +390,7 @@ def _dicom_json(told: dict[str, Any], attributes: dict[str, tuple[str, str]]) ->
     return found
 
 
-def _never_began(error: requests.RequestException) -> bool:
+def _never_began(error: Exception) -> bool:
     """Whether there was no connection at all, so that nothing was sent."""
     reason = getattr(error.args[0], "reason", None) if error.args else None
     return isinstance(error, requests.ConnectTimeout) or isinstance(reason, NewConnectionError)

@@ -55,6 +55,8 @@ SENTENCES = {
     "truncated": "The file ends in the middle, as after a copy that broke off. Copy it again.",
     "unknown-transfer-syntax": "The image names a transfer syntax (how it is compressed) that is not known here. "
     "Export it again with another one.",
+    "unknown-vr": "An element of the image names a data type (value representation) that DICOM does not know, "
+    "so that programs read the image differently. Have the manufacturer of the sending system mend its export.",
     "unreadable": "The file cannot be opened for reading. Check its permissions and copy it again.",
     "upload-unfinished": "The name says that the upload was still running, but nothing was added for a long time. "
     "Copy it again, and let the copy finish.",
