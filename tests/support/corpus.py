@@ -121,7 +121,7 @@ def patient_ids() -> dict[str, Case]:
             dataset = image(
                 PatientID="@@@@", StudyInstanceUID=study, SeriesInstanceUID=series, InstanceNumber=number + 1
             )
-            files[f"{number:03}.dcm"] = _in_charset(dataset, charset, 0x00100020, b"LO", value)
+            files[f"{number:03}.dcm"] = in_charset(dataset, charset, 0x00100020, b"LO", value)
         made[f"id {kind}"] = Case(files, dataset=dataset, patient_id=read)
     return made
 
@@ -131,15 +131,15 @@ def names() -> dict[str, Case]:
     made = {}
     for kind, (charset, value, read) in NAMES.items():
         dataset = image(PatientName="@@@@")
-        made[f"name {kind}"] = one(dataset, _in_charset(dataset, charset, 0x00100010, b"PN", value), patient_name=read)
+        made[f"name {kind}"] = one(dataset, in_charset(dataset, charset, 0x00100010, b"PN", value), patient_name=read)
     return made
 
 
-def _in_charset(dataset: FileDataset, charset: bytes | None, tag: int, vr: bytes, value: bytes) -> bytes:
+def in_charset(dataset: FileDataset, charset: bytes | None, tag: int, vr: bytes, value: bytes) -> bytes:
     if charset is not None:
-        dataset.SpecificCharacterSet = "##"
+        dataset.SpecificCharacterSet = "ISO_IR 100"
     data = replaced(encoded(dataset), tag, vr, value)
-    return data if charset is None else replaced(data, 0x00080005, b"CS", charset, b"##")
+    return data if charset is None else replaced(data, 0x00080005, b"CS", charset, b"ISO_IR 100")
 
 
 # --- dress --------------------------------------------------------------------------------------------------------
