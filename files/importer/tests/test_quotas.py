@@ -188,7 +188,9 @@ def test_studies_of_the_last_release_are_measured_by_the_first_sweep(platform: P
     first.set_position("swept-at", int(time.time()))
     first.close()
     with sqlite3.connect(tmp_path / "journal.sqlite") as database:  # as before the column
-        database.executescript("DROP INDEX study_clinic; ALTER TABLE study DROP COLUMN size; PRAGMA user_version = 2;")
+        later = {"file": ("notes",), "job": ("notes", "trouble", "repeated", "troubled_at"), "study": ("size",)}
+        drops = [f"ALTER TABLE {table} DROP COLUMN {column};" for table, columns in later.items() for column in columns]
+        database.executescript(f"DROP INDEX study_clinic; {' '.join(drops)} PRAGMA user_version = 2;")
     journal = Journal(tmp_path / "journal.sqlite")
     assert journal.used() == {"north": 0}
     told = platform.requests.count("POST /registry/record_study")
