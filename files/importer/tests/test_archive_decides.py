@@ -340,7 +340,7 @@ def test_a_kill_between_storing_and_comparing_leaves_nothing_astray(house: House
     house.start("batch-sent:kill")
     study = uid(house.random)
     house.platform.faults.misread = {b"ODD": {"PatientID": "Иванов"}, b"SOMEBODY": {"PatientID": "Петров"}}
-    odd, other = image(house, study, " P1", "ODD"), image(house, study, " P2", "SOMEBODY")
+    odd, other = image(house, study, "P1", "ODD"), image(house, study, "P1", "SOMEBODY")
     begin(house, "north", "folder", [odd, other])
     assert house.process.wait(20) == -signal.SIGKILL
     assert len(house.platform.identity) == 2

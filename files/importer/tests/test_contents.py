@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from imaging_importer.reasons import UnavailableError
 from imaging_importer.reconcile import Reconciler
 from imaging_importer.recorder import Recorder
 from importer_fakes import HttpRegistry, Platform
+from old_journal import rewind
 from pydicom.uid import MRImageStorage
 
 STUDY = "1.2.3"
@@ -96,10 +96,7 @@ def test_an_upgrade_tells_what_was_recorded_before_and_leaves_its_revision(
     first.set_position("swept-at", int(time.time()))
     first.close()
     platform.contents_told.clear()
-    with sqlite3.connect(tmp_path / "journal.sqlite") as database:  # as the last release left it
-        database.executescript(
-            "ALTER TABLE study DROP COLUMN listed; ALTER TABLE study DROP COLUMN behind; PRAGMA user_version = 4;"
-        )
+    rewind(tmp_path / "journal.sqlite", 3)
     journal = Journal(tmp_path / "journal.sqlite")
     recorded = platform.requests.count("POST /registry/record_study")
     reconciler = Reconciler(journal, registry, Recorder(journal, registry), orthanc)

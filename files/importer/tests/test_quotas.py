@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from imaging_importer.reconcile import Reconciler
 from imaging_importer.recorder import Recorder
 from importer_fakes import HttpRegistry, Platform
 from importer_process import wait_until
+from old_journal import rewind
 from test_door import House
 from test_fairness import Lanes
 from test_limits import get
@@ -187,10 +187,7 @@ def test_studies_of_the_last_release_are_measured_by_the_first_sweep(platform: P
     Recorder(first, registry).refresh(orthanc, "1.2.3", "north")
     first.set_position("swept-at", int(time.time()))
     first.close()
-    with sqlite3.connect(tmp_path / "journal.sqlite") as database:  # as before the column, and those that came later
-        later = (("study", "size"), ("study", "listed"), ("study", "behind"), ("file", "notes"), ("job", "notes"))
-        drops = "".join(f"ALTER TABLE {table} DROP COLUMN {column};" for table, column in later)
-        database.executescript(f"DROP INDEX study_clinic; {drops} PRAGMA user_version = 2;")
+    rewind(tmp_path / "journal.sqlite", 2)
     journal = Journal(tmp_path / "journal.sqlite")
     assert journal.used() == {"north": 0}
     told = platform.requests.count("POST /registry/record_study")

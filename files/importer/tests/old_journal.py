@@ -1,0 +1,20 @@
+"""Makes a journal one of an earlier release again: its tables, with what they hold of today's rows."""
+
+import sqlite3
+from pathlib import Path
+
+from imaging_importer.journal import SCHEMAS
+
+
+def rewind(path: Path, version: int) -> None:
+    """Leave of a closed journal what a release that knew so many of the SCHEMAS would have."""
+    today = path.with_suffix(".today")
+    path.rename(today)
+    with sqlite3.connect(path) as database:
+        for schema in SCHEMAS[:version]:
+            database.executescript(schema)
+        database.execute("ATTACH ? AS today", (str(today),))
+        for (table,) in database.execute("SELECT name FROM main.sqlite_schema WHERE type = 'table'").fetchall():
+            columns = ", ".join(row[1] for row in database.execute(f"PRAGMA main.table_info ({table})"))
+            database.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM today.{table}")  # noqa: S608
+        database.execute(f"PRAGMA main.user_version = {version}")
