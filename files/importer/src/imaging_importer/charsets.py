@@ -19,7 +19,7 @@ UPPER = {
     "127": "iso8859_6", "126": "iso8859_7", "138": "iso8859_8", "148": "iso8859_9", "203": "iso8859_15",
     "166": "tis_620", "13": "shift_jis", "149": "euc_kr", "58": "gb2312",
 }  # fmt: skip
-# Where no code extension is, Orthanc reads all of these rightly but the last three (tried).
+# Where no code extension is, Orthanc reads all of these rightly but 203 (tried); two are code extensions only.
 BARE = re.compile(r"ISO(?:_IR| 2022 IR) (?!203|149|58)([0-9]+)")
 LATIN = frozenset({"latin_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_9", "iso8859_15"})
 WHOLE = {"ISOIR192": "utf_8", "UTF8": "utf_8", "UNICODE": "utf_8", "GB18030": "gb18030", "GBK": "gbk"}
@@ -253,8 +253,14 @@ def _is_untrue(evidence: list[Declared], charset: Charset) -> bool:
             best = guess(values) if accented else ""
             return bool(best) and plausibility(_all(values, best)) > sum(map(len, words)) / 2
     if (charset.codec or charset.upper) in LIKELY and b"\x1b" not in b"".join(values):
+        try:
+            if plausibility(_all(values, "utf_8")) > plausibility(texts):
+                return True
+        except UnicodeError:
+            pass
         best = guess(values)
-        return bool(best) and plausibility(_all(values, best)) > 2 * max(plausibility(texts), len("".join(texts)) / 4)
+        better = plausibility(_all(values, best)) if best else 0
+        return better >= plausibility(texts) + 3 and better > len("".join(texts)) / 2
     return False
 
 
