@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,15 +14,14 @@ FILES = Path(__file__).parents[2] / "files"
 sys.path[:0] = [str(FILES / "gateway/src"), str(FILES / "importer/src")]
 
 from imaging_gateway import allowlist, requests, search  # noqa: E402
-from imaging_importer import instance, reasons  # noqa: E402
+from imaging_importer import display, instance, reasons  # noqa: E402
 
 TEMPLATE = Path(__file__).with_name("conformance.md.j2")
-# What the viewer can decode, once the importer knows it.
-DISPLAY = importlib.util.find_spec("imaging_importer.display") and importlib.import_module("imaging_importer.display")
 # Level -> its matching keys beside those of the levels above it, and what is returned always.
 LEVELS = {
-    level: (getattr(search, f"{prefix}MATCHABLE", ()), getattr(search, f"{prefix}ALWAYS", ()))
-    for level, prefix in (("studies", ""), ("series", "SERIES_"), ("instances", "INSTANCE_"))
+    "studies": (search.MATCHABLE, search.ALWAYS),
+    "series": (search.SERIES_MATCHABLE, search.SERIES_ALWAYS),
+    "instances": (search.INSTANCE_MATCHABLE, search.INSTANCE_ALWAYS),
 }
 MATCHING = {
     search.UID_LIST: "list of UIDs",
@@ -62,21 +59,18 @@ def keys() -> Iterator[tuple[str, str, str, str]]:
 
 def attributes() -> Iterator[tuple[str, str]]:
     for level, (_, always) in LEVELS.items():
-        if always:
-            named = (f"{keyword_for_tag(int(tag, 16))} ({tag[:4]},{tag[4:]})" for tag in sorted(always))
-            yield level, ", ".join(named)
+        named = (f"{keyword_for_tag(int(tag, 16))} ({tag[:4]},{tag[4:]})" for tag in sorted(always))
+        yield level, ", ".join(named)
 
 
 def transfer_syntaxes() -> Iterator[tuple[str, ...]]:
-    """UID, name, whether it is stored and, where that is known, whether it is displayed."""
+    """UID, name, whether it is stored, and displayed."""
     known = [uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax"]
     for uid in sorted(known, key=lambda uid: [int(part) for part in uid.split(".")]):
         native = uid in instance.NATIVE or uid == instance.DEFLATED_UID
         stored = native or bool(instance.ENCAPSULATED.fullmatch(uid))
-        shown = (
-            (stored and (native or uid in DISPLAY.DECODED or bool(DISPLAY.VIDEO.fullmatch(uid))),) if DISPLAY else ()
-        )
-        yield f"`{uid}`", UID(uid).name, *("yes" if mark else "no" for mark in (stored, *shown))
+        shown = stored and (native or uid in display.DECODED or bool(display.VIDEO.fullmatch(uid)))
+        yield f"`{uid}`", UID(uid).name, *("yes" if mark else "no" for mark in (stored, shown))
 
 
 def sentences(of: dict[str, str]) -> list[tuple[str, str]]:
@@ -97,7 +91,7 @@ def render() -> str:
         searches=table(("Resource", "Searches in"), searches()),
         keys=table(("Level", "Matching key", "Tag", "Matching (PS3.4 C.2.2.2)"), keys()),
         attributes=table(("Level", "Returned always, where there is a value"), attributes()),
-        transfer_syntaxes=table(("UID", "Name", "Stored", *(["Displayed"] if DISPLAY else [])), transfer_syntaxes()),
+        transfer_syntaxes=table(("UID", "Name", "Stored", "Displayed"), transfer_syntaxes()),
         refusals=table(("Reason", "What the sender reads"), sentences(reasons.SENTENCES)),
         notes=table(("Note", "Means"), sentences(reasons.NOTES)),
         neutral=reasons.NEUTRAL,
