@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 MARK = "\N{REPLACEMENT CHARACTER}"
+MARKED = {byte: f"{MARK}{byte:02X}" for byte in (0x00, 0x1B, *range(0x80, 0x100))}
 
 # ISO-IR numbers of PS3.3 table C.12-2 and C.12-3 whose letters stand in the upper half (G1), and Python's codecs.
 UPPER = {
@@ -33,6 +34,12 @@ FOREIGN = {
     "euc-kr": "euc_kr",
 }  # fmt: skip
 NAMES = {codec: name for name, codec in reversed(FOREIGN.items())}
+SPELT = {
+    key: name
+    for name, codec in reversed(FOREIGN.items())
+    for key in (name.replace("-", "").upper(), codec.replace("_", "").upper())
+}
+MOST_TERMS = 32  # there are not so many defined terms
 
 # PS3.5 6.1.2.5.4: escape sequences (without ESC), and what they put into the lower or the upper half.
 ESCAPE = re.compile(rb"\x1b(\([BJ]|\$[@B]|\$\(D|\)I|-[A-DFGHLMTb]|\$\)[AC])|[\x80-\xff]+|[^\x1b\x80-\xff]+|\x1b")
@@ -83,6 +90,8 @@ Declared = tuple[bytes, Charset]
 def declared(value: bytes) -> Charset:
     """What a Specific Character Set means; misspelt names that can mean one thing only are taken for it."""
     plain = value.strip(PADDING).upper().decode("latin_1")
+    if plain.count("\\") > MOST_TERMS:
+        return Charset("")
     keys = [re.sub(r"[^A-Z0-9]|(?<=WIN)DOWS", "", term) for term in plain.split("\\")]
     keys = [re.sub(r"^WIN(?=125)", "CP", key) for key in keys]
     while len(keys) > 1 and not keys[-1]:
@@ -91,9 +100,8 @@ def declared(value: bytes) -> Charset:
         if codec := WHOLE.get(key):
             term = "ISO_IR 192" if codec == "utf_8" else key
             return Charset(term, codec, is_right=plain.rstrip("\\") == term)
-        for name, codec in FOREIGN.items():
-            if key in (name.replace("-", "").upper(), codec.replace("_", "").upper()):
-                return Charset(name, codec)
+        if name := SPELT.get(key):
+            return Charset(name, FOREIGN[name])
     numbers = [found[1] if (found := re.fullmatch(r"(?:ISO)?(?:2022)?(?:IR)?([0-9]+)", key)) else "" for key in keys]
     known = [number for number in numbers if number in UPPER]
     upper = UPPER.get(numbers[0], "")
@@ -151,7 +159,7 @@ def _strict(value: bytes, codec: str) -> str:
 
 def marked(value: bytes) -> str:
     """What can be read without a character set, each other byte by its number."""
-    return "".join(chr(byte) if byte < 0x80 and byte not in b"\0\x1b" else f"{MARK}{byte:02X}" for byte in value)
+    return value.decode("latin_1").translate(MARKED)
 
 
 def _broken_off(value: bytes, codec: str) -> str:
