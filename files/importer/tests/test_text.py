@@ -232,6 +232,40 @@ def test_a_clinics_own_character_set_decides_where_none_is_named() -> None:
     assert str(corrected(made(None, PatientName="Иванова".encode()), "windows-1251")[0].PatientName) == "Иванова"
 
 
+@pytest.mark.parametrize(
+    ("own", "codec", "name"),
+    [
+        ("windows-1251", "cp1251", "Ан"), ("windows-1251", "cp1251", "Ли^Ян"), ("windows-1251", "cp1251", "Яхъяев^Ф"),
+        ("rk1048", "kz1048", "Әл^Ли"), ("gb18030", "gb18030", "王^小东"), ("gb18030", "gb18030", "张"), ("euc-kr", "euc_kr", "김희중"),
+    ],
+)  # fmt: skip
+def test_a_latin_set_that_a_clinic_does_not_write_is_untrue(own: str, codec: str, name: str) -> None:
+    """Devices name ISO_IR 100 by themselves. A name in Latin letters stays one, whatever else the clinic writes."""
+    assert str(corrected(made(b"ISO_IR 100", PatientName=name.encode(codec)), own)[0].PatientName) == name
+    for latin in ("Müller^Jürgen", "Öz^Üç", "Åsa", "François"):
+        ds, instance, _ = corrected(made(b"ISO_IR 100", PatientName=latin.encode("latin-1")), own)
+        assert str(ds.PatientName) == latin
+        assert NOTE not in instance.notes
+    for signs in ("3×3 mm", "37°", "5 µm", "10²", "½", "kg/m²"):
+        data = made(b"ISO_IR 100", StudyDescription=signs.encode("latin-1"))
+        assert corrected(data, own)[0].StudyDescription == signs
+    assert (
+        str(corrected(made(b"ISO_IR 101", PatientName="Łó".encode("iso8859-2")), "windows-1252")[0].PatientName) == "Łó"
+    )
+
+
+@pytest.mark.parametrize("name", [b"ISO_IR 192", b"ISO_IR 144"])
+def test_a_character_set_is_named_where_every_program_looks_for_it(name: bytes) -> None:
+    """Orthanc does not read it in an element of VR UN, and would take the PatientID for another."""
+    text = "Иванов01".encode("utf-8" if name == b"ISO_IR 192" else "iso8859-5")
+    declared_ = encode_element(EXPLICIT_LITTLE, 0x00080005, b"CS", name)
+    data = made(name, PatientID=text).replace(declared_, encode_element(EXPLICIT_LITTLE, 0x00080005, b"UN", name))
+    ds, instance, after = corrected(data)
+    assert (ds.PatientID, instance.patient_id) == ("Иванов01", "Иванов01")
+    assert encode_element(EXPLICIT_LITTLE, 0x00080005, b"CS", b"ISO_IR 192") in after
+    assert corrected(after)[2] == after
+
+
 def test_the_patients_name_and_id_decide_before_all_other_text() -> None:
     """They are the same in every image of a study, other text is not."""
     name, other = "ЛЕОНИД^ИВАНОВ".encode("koi8-r"), "Снимок грудной клетки, поликлиника".encode("cp1251")

@@ -23,6 +23,7 @@ UPPER = {
 # Where no code extension is, Orthanc reads all of these rightly but 203 (tried); two are code extensions only.
 BARE = re.compile(r"ISO(?:_IR| 2022 IR) (?!203|149|58)([0-9]+)")
 LATIN = frozenset({"latin_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_9", "iso8859_15"})
+LATIN_OF_WINDOWS = frozenset({"cp1250", "cp1252", "cp1254", "cp1257"})
 WHOLE = {"ISOIR192": "utf_8", "UTF8": "utf_8", "UNICODE": "utf_8", "GB18030": "gb18030", "GBK": "gbk"}
 
 # Names that are no defined terms, but mean something. Letters and digits of them; what a clinic may be said to write.
@@ -190,7 +191,8 @@ class Reader:
         """`identity`: name and id of the patient, the same in all images of a study. `own`: what the clinic writes."""
         self._own = own
         evidence = _some(identity or values)
-        self._untrue = {charset for charset in {charset for _, charset in evidence} if _is_untrue(evidence, charset)}
+        charsets = {charset for _, charset in evidence}
+        self._untrue = {charset for charset in charsets if _is_untrue(evidence, charset, FOREIGN.get(own, ""))}
         left = self._uncertain(identity) or self._uncertain(values)
         self._guess = guess(left, are_names=bool(identity)) if left else ""
 
@@ -242,10 +244,11 @@ def _some(values: list[Declared]) -> list[Declared]:
     return some
 
 
-def _is_untrue(evidence: list[Declared], charset: Charset) -> bool:
+def _is_untrue(evidence: list[Declared], charset: Charset, own: str) -> bool:
     """Whether bytes that decode under a single-byte set are another's: Èâàíîâà is Иванова in windows-1251.
 
-    Real Latin names have their accented letters among others, and are never UTF-8 by chance.
+    Real Latin names have their accented letters among others, and are never UTF-8 by chance. `own`: the codec that the
+    clinic is known to write, in whose letters even a short name says enough.
     """
     values = [value.rstrip(PADDING) for value, declared_ in evidence if declared_ == charset]
     try:
@@ -257,8 +260,12 @@ def _is_untrue(evidence: list[Declared], charset: Charset) -> bool:
             return all(_strict(value, "utf_8") for value in values)
         except UnicodeError:
             words = [word for text in texts for word in _words(text)]
-            accented = max(map(len, words), default=0) >= 3 and not any(map(_has_ascii, words))
-            best = guess(values) if accented else ""
+            if any(map(_has_ascii, words)):
+                return False
+            longest = max(map(len, words), default=0)
+            if longest >= 2 and own and own not in LATIN_OF_WINDOWS | LATIN and _makes_words(values, own):
+                return True
+            best = guess(values) if longest >= 3 else ""
             return bool(best) and plausibility(_all(values, best)) > sum(map(len, words)) / 2
     if (charset.codec or charset.upper) in LIKELY and b"\x1b" not in b"".join(values):
         try:
@@ -270,6 +277,13 @@ def _is_untrue(evidence: list[Declared], charset: Charset) -> bool:
         better = plausibility(_all(values, best)) if best else 0
         return better >= plausibility(texts) + 3 and better > len("".join(texts)) / 2
     return False
+
+
+def _makes_words(values: list[bytes], codec: str) -> bool:
+    try:
+        return all(sign.isascii() or sign.isalpha() or sign in HARMLESS for sign in "".join(_all(values, codec)))
+    except UnicodeError:
+        return False
 
 
 def guess(values: list[bytes], are_names: bool = True) -> str:

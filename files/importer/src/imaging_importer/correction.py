@@ -139,8 +139,11 @@ def _corrected(instance: Instance, own: str, is_padded: bool) -> Correction | No
     who = next((text.text for value, text in read if value.is_patient), None)
     plain = patient.raw.strip(PADDING).decode("ascii") if patient and who is None else ""
     instance.patient_id = plain if who is None else who.strip(" ")
-    is_right = all(text.exact and value.charset.is_right and b"\x1b" not in value.raw for value, text in read) and not (
-        is_padded and who is not None
+    is_right = (
+        all(text.exact and value.charset.is_right and b"\x1b" not in value.raw for value, text in read)
+        and not (is_padded and who is not None)
+        # Orthanc does not look for a name of a character set in UN.
+        and not (odd and any(value.element.vr == b"UN" for value in charsets))
     )
     if is_right and not is_padded:
         return None
@@ -155,7 +158,7 @@ def _corrected(instance: Instance, own: str, is_padded: bool) -> Correction | No
             new = instance.patient_id if value.is_patient else text.text
             _rewrite(correction, value, new, conform and text.exact and _conforms(value.terms))
         for value in charsets:
-            if value.raw.strip(PADDING) != UTF8:
+            if value.raw.strip(PADDING) != UTF8 or value.element.vr == b"UN":
                 _rewrite(correction, value, UTF8.decode(), _conforms(value.raw))
         if not instance.find(SPECIFIC_CHARACTER_SET):
             place = next(element.start for element in instance.elements if element.tag > SPECIFIC_CHARACTER_SET)
@@ -184,6 +187,8 @@ def _values(instance: Instance, texts: Texts) -> tuple[list[Value], list[Value]]
         vr = element.vr or known_vr(element.tag)
         if element.tag == PATIENT_ID and vr not in SPOKEN_VRS:
             vr = b"LO"
+        elif element.tag == SPECIFIC_CHARACTER_SET and vr == b"UN":
+            vr = b"CS"
         terms = instance.raw(own, 256) if own else b""
         return Value(found, top, vr, instance.walker.read(element.value, element.end), terms, declared(terms))
 
