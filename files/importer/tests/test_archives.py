@@ -218,6 +218,7 @@ def test_many_members_of_one_name_are_told_apart_in_time(tmp_path: Path) -> None
     began = time.process_time()
     names = containers.Names("a.zip")
     assert len({names.free("im/" * 9 + "age") for _ in range(50_000)}) == 50_000
+    assert len({names.free("\1" * 65_000) for _ in range(250)}) == 250
     # Names that are taken by others of the form in which they are told apart.
     names = containers.Names("b.zip")
     shown = [*(f"{number}-a" for number in range(20_000, 40_000)), *["a"] * 20_000]

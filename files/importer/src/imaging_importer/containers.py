@@ -251,7 +251,7 @@ class Names:
     def free(self, shown: str) -> str:
         """The path of a member whose name in the archive is this."""
         parts = [part for part in shown.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-        name = printable("/".join(parts[-MOST_PARTS:]))[:LONGEST_NAME].rstrip("/.") or "file"
+        name = printable("/".join(parts[-MOST_PARTS:])[:LONGEST_NAME])[:LONGEST_NAME].rstrip("/.") or "file"
         candidate = name
         while self._is_taken(candidate):
             # No number is tried again: members may be called like candidates.
