@@ -144,13 +144,16 @@ def _is_stamped(instance: Instance, clinic_id: str) -> bool:
         return False
     if instance.raw(institution).strip(b"\0 ") != clinic_id.encode():
         return False
-    if equipment is None or equipment.vr not in (b"", b"SQ"):
+    if equipment is None or equipment.vr not in (b"", b"SQ", b"UN"):
         return False
-    item = _equipment_item(instance.encoding)
-    return any(
-        found.end - found.start == len(item) and instance.walker.read(found.start, found.end) == item
-        for found in instance.walker.items(equipment)
-    )
+    item = _equipment_item(IMPLICIT_LITTLE if equipment.vr == b"UN" else instance.encoding)
+    try:
+        return any(
+            found.end - found.start == len(item) and instance.walker.read(found.start, found.end) == item
+            for found in instance.walker.items(equipment)
+        )
+    except RejectedError:  # in UN of defined length anything may stand
+        return False
 
 
 def _true_vrs(instance: Instance) -> list[Edit]:
