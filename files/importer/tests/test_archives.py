@@ -25,6 +25,7 @@ from imaging_importer.batch import read_batch
 from imaging_importer.containers import Archives
 from imaging_importer.instance import Limits
 from imaging_importer.journal import FileOutcome, Journal, Outcome
+from imaging_importer.reasons import RejectedError
 from importer_fakes import Platform
 from importer_process import Nursery, wait_until
 from test_strict import data_set, part10, sent
@@ -217,7 +218,24 @@ def test_many_members_of_one_name_are_told_apart_in_time(tmp_path: Path) -> None
     began = time.process_time()
     names = containers.Names("a.zip")
     assert len({names.free("im/" * 9 + "age") for _ in range(50_000)}) == 50_000
+    assert len({names.free("\1" * 65_000) for _ in range(250)}) == 250
+    # Names that are taken by others of the form in which they are told apart.
+    names = containers.Names("b.zip")
+    shown = [*(f"{number}-a" for number in range(20_000, 40_000)), *["a"] * 20_000]
+    assert len(set(map(names.free, shown))) == 40_000
     assert time.process_time() - began < 5
+
+
+def test_long_names_do_not_exhaust_the_importer() -> None:
+    """Each stands behind the path of the archive, has ten directories, and takes four bytes a letter."""
+    names = containers.Names("p" * 1_000)
+    shown = (f"{number:05}{'/xxxxxxxxxxxxxxxxxxxxxxxxx' * 9}/\U0001f600" for number in range(50_000))
+    tracemalloc.start()
+    with pytest.raises(RejectedError, match="the names of all files in it are too long"):
+        max(map(names.free, shown))
+    _, highest = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert highest < 60 << 20
 
 
 # --- what cannot be unpacked ----------------------------------------------------------------------------------------
@@ -420,6 +438,16 @@ def test_more_than_is_unpacked_of_one_archive_is_refused(tmp_path: Path, monkeyp
     monkeypatch.setattr(containers, "MOST_MEMBERS", 4)
     monkeypatch.setattr(containers, "MOST_UNPACKED", 4 * len(IMAGE) - 1)
     assert read(tmp_path / "size", {"a.zip": data})[0] == {"a.zip": "archive-too-large"}
+
+
+def test_what_grows_in_what_has_grown_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containers, "HARMLESS_TOTAL", 4 << 20)
+    monkeypatch.setattr(containers, "MOST_GROWTH", 20)
+    monkeypatch.setattr(containers, "HARMLESS", 2 << 20)
+    inner = zipped({"image": IMAGE + bytes(1 << 20)})
+    ends, bodies = read(tmp_path / "folder", {"a.zip": zipped({f"{number:03}.zip": inner for number in range(100)})})
+    assert 1 <= len(bodies) <= 4
+    assert list(ends.values()).count("archive-too-large") == 100 - len(bodies)
 
 
 def test_archives_of_one_delivery_have_so_many_files_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

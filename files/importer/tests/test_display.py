@@ -2,6 +2,7 @@
 
 import random
 import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,35 @@ def test_a_file_with_many_fragments_and_wild_numbers_is_judged_at_once(tmp_path:
     data = compressed([frames] * 3, fragments=2, table=False)
     empty, full = (struct.pack("<HHL", 0xFFFE, 0xE000, size) for size in (0, 1 << 20))
     assert code(data.replace(empty, full + bytes(1 << 20)), tmp_path) == "fragments"
+
+
+def test_a_million_fragments_are_not_held_together(tmp_path: Path) -> None:
+    head, _, _ = compressed([bytes(4)], number="2", table=False).partition(b"\xfe\xff\x00\xe0")
+    empty, delimiter = b"\xfe\xff\x00\xe0" + bytes(4), b"\xfe\xff\xdd\xe0" + bytes(4)
+    path = tmp_path / "image"
+    path.write_bytes(head + empty + b"\xfe\xff\x00\xe0\x02\0\0\0\xff\xd8" * 300_000 + delimiter)
+    with path.open("rb") as file:
+        instance = read_instance(file, tmp_path)
+        tracemalloc.start()
+        assert display.undisplayable(instance) == "frame-count"
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        instance.close()
+    assert highest < 1 << 20
+    assert code(head + delimiter, tmp_path) == "no-pixels"
+
+
+def test_the_table_is_compared_with_where_the_fragments_are(tmp_path: Path) -> None:
+    random_ = random.Random(3)
+    for _ in range(200):
+        sizes = [random_.choice((2, 4, 6)) for _ in range(4)]
+        begins = [sum(8 + size for size in sizes[:number]) for number in range(4)]
+        offsets = random_.choice(([0, random_.choice(begins)], [random_.choice(begins), begins[2]], [0, 3], [0, 99]))
+        head, _, _ = compressed([bytes(4)], number="2", table=False).partition(b"\xfe\xff\x00\xe0")
+        pieces = [
+            struct.pack("<2L", *offsets),
+            *(b"\xff\xd8"[: 2 * (n < 2)] + bytes(s - 2 * (n < 2)) for n, s in enumerate(sizes)),
+        ]
+        data = head + b"".join(struct.pack("<HHL", 0xFFFE, 0xE000, len(piece)) + piece for piece in pieces)
+        is_right = offsets[0] == 0 < offsets[1] and offsets[1] in begins
+        assert code(data + b"\xfe\xff\xdd\xe0" + bytes(4), tmp_path) == (None if is_right else "fragments")

@@ -150,6 +150,20 @@ def test_existing_items_are_kept_and_stand_first(undefined_length: bool) -> None
     assert [found.Manufacturer for found in after.ContributingEquipmentSequence] == ["Another", "Imaging platform"]
 
 
+@pytest.mark.parametrize("carried", ["a sequence", "a sequence without end", "no sequence"])
+def test_a_stamp_in_a_sequence_that_is_carried_as_un_is_known_again(carried: str) -> None:
+    """What is exported and delivered again is no other image; in UN of defined length anything may stand."""
+    item = b"\xfe\xff\x00\xe0\x08\0\0\0\x08\0\x70\0\0\0\0\0" if carried != "no sequence" else b"bytes of its own"
+    head = b"\x18\0\x01\xa0UN\0\0"
+    if carried == "a sequence without end":
+        element = head + b"\xff\xff\xff\xff" + item + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    else:
+        element = head + struct.pack("<L", len(item)) + item
+    study = b"\x20\0\x0d\0UI"
+    first = stamped(written(dataset()).replace(study, element + study))
+    assert (stamped(first) == first) is (carried != "no sequence")
+
+
 def test_the_previous_name_keeps_its_bytes_in_any_character_set() -> None:
     ds = dataset(SpecificCharacterSet="ISO_IR 192", InstitutionName="Клиника №1")
     after = read(stamped(written(ds)))

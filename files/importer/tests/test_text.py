@@ -15,6 +15,7 @@ import struct
 import subprocess
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 
 import pydicom
@@ -229,6 +230,40 @@ def test_a_clinics_own_character_set_decides_where_none_is_named() -> None:
     true = made(b"ISO_IR 144", PatientName="Иванова".encode("iso8859-5"))
     assert str(corrected(true, "windows-1251")[0].PatientName) == "Иванова"
     assert str(corrected(made(None, PatientName="Иванова".encode()), "windows-1251")[0].PatientName) == "Иванова"
+
+
+@pytest.mark.parametrize(
+    ("own", "codec", "name"),
+    [
+        ("windows-1251", "cp1251", "Ан"), ("windows-1251", "cp1251", "Ли^Ян"), ("windows-1251", "cp1251", "Яхъяев^Ф"),
+        ("rk1048", "kz1048", "Әл^Ли"), ("gb18030", "gb18030", "王^小东"), ("gb18030", "gb18030", "张"), ("euc-kr", "euc_kr", "김희중"),
+    ],
+)  # fmt: skip
+def test_a_latin_set_that_a_clinic_does_not_write_is_untrue(own: str, codec: str, name: str) -> None:
+    """Devices name ISO_IR 100 by themselves. A name in Latin letters stays one, whatever else the clinic writes."""
+    assert str(corrected(made(b"ISO_IR 100", PatientName=name.encode(codec)), own)[0].PatientName) == name
+    for latin in ("Müller^Jürgen", "Öz^Üç", "Åsa", "François"):
+        ds, instance, _ = corrected(made(b"ISO_IR 100", PatientName=latin.encode("latin-1")), own)
+        assert str(ds.PatientName) == latin
+        assert NOTE not in instance.notes
+    for signs in ("3×3 mm", "37°", "5 µm", "10²", "½", "kg/m²"):
+        data = made(b"ISO_IR 100", StudyDescription=signs.encode("latin-1"))
+        assert corrected(data, own)[0].StudyDescription == signs
+    assert (
+        str(corrected(made(b"ISO_IR 101", PatientName="Łó".encode("iso8859-2")), "windows-1252")[0].PatientName) == "Łó"
+    )
+
+
+@pytest.mark.parametrize("name", [b"ISO_IR 192", b"ISO_IR 144"])
+def test_a_character_set_is_named_where_every_program_looks_for_it(name: bytes) -> None:
+    """Orthanc does not read it in an element of VR UN, and would take the PatientID for another."""
+    text = "Иванов01".encode("utf-8" if name == b"ISO_IR 192" else "iso8859-5")
+    declared_ = encode_element(EXPLICIT_LITTLE, 0x00080005, b"CS", name)
+    data = made(name, PatientID=text).replace(declared_, encode_element(EXPLICIT_LITTLE, 0x00080005, b"UN", name))
+    ds, instance, after = corrected(data)
+    assert (ds.PatientID, instance.patient_id) == ("Иванов01", "Иванов01")
+    assert encode_element(EXPLICIT_LITTLE, 0x00080005, b"CS", b"ISO_IR 192") in after
+    assert corrected(after)[2] == after
 
 
 def test_the_patients_name_and_id_decide_before_all_other_text() -> None:
@@ -499,9 +534,70 @@ def test_text_without_end_does_not_exhaust_the_importer() -> None:
     ds, _, _ = corrected(made(None, TextValue=name * 20_000))
     assert ds.TextValue.startswith("Иванова")
     assert time.process_time() - began < 20
-    for values in ({"TextValue": name * 2_200_000}, {"ContentSequence": [{"PersonName": name}] * 50_001}):
-        with pytest.raises(RejectedError, match="16 MiB of text, beyond ASCII"):
+    one: Item = {"PersonName": name}
+    declaring: list[Item] = [one, *[{"SpecificCharacterSet": b"ISO_IR 144"}] * 50_000]
+    for values in ({"TextValue": name * 300_000}, {"ContentSequence": [one] * 50_001}, {"ContentSequence": declaring}):
+        with pytest.raises(RejectedError, match="2 MiB of text, beyond ASCII"):
             corrected(made(None, **values))
+
+
+def crowded(kind: str) -> bytes:
+    """A small file that has much of one kind."""
+    name = "Иванова ".encode("cp1251")
+
+    def text(tag: int, vr: bytes = b"LT", value: bytes = name) -> bytes:
+        return encode_element(EXPLICIT_LITTLE, tag, vr, value)
+
+    def sequence(tag: int, content: bytes) -> bytes:
+        return encode_element(EXPLICIT_LITTLE, tag, b"SQ", encode_item(EXPLICIT_LITTLE, content))
+
+    groups = range(0x0101, 0x8001, 2)
+    if kind == "groups":
+        return made(None) + b"".join(text(group << 16 | 0x10, b"LO") for group in groups)
+    if kind == "sequences":
+        return made(None) + b"".join(sequence(group << 16 | 0x1001, text(0x00104000)) for group in groups)
+    if kind == "terms":
+        terms = [b"\\".join(b"%d" % (number >> bit & 1) for bit in range(126)) + b" " for number in range(10_000)]
+        return made(None, ContentSequence=[{"SpecificCharacterSet": term, "TextValue": name} for term in terms])
+    if kind == "group lengths":
+        lengths = b"".join(text(group << 16, b"UL", bytes(4)) for group in range(8, 0xFFF0) if group != 0x0010)
+        items = encode_item(EXPLICIT_LITTLE, lengths) * 14
+        return made(None, PatientName=name) + encode_element(EXPLICIT_LITTLE, 0x00400555, b"SQ", items)
+    return made(None, TextValue=b"\xff" * ((2 << 20) - 100))
+
+
+@pytest.mark.parametrize("kind", ["groups", "sequences", "terms", "group lengths", "noise"])
+def test_no_file_takes_much_time_or_memory_for_its_text(kind: str) -> None:
+    data = crowded(kind)
+    began = time.process_time()
+    corrected_only(data)
+    assert time.process_time() - began < 8
+    tracemalloc.start()
+    corrected_only(data)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 120 << 20
+
+
+def corrected_only(data: bytes) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        stamp(read_instance(file, SCRATCH), CLINIC, SCRATCH)
+
+
+def test_of_a_large_sequence_the_texts_alone_are_kept() -> None:
+    """Not all that it holds a second time, in memory and for ever."""
+    name = b"\x1b-L" + "Иванова".encode("iso8859-5")
+    pixels = encode_element(EXPLICIT_LITTLE, 0x7FE00010, b"OB", bytes(2 << 20))
+    item = encode_item(EXPLICIT_LITTLE, encode_element(EXPLICIT_LITTLE, 0x00104000, b"LT", name) + pixels)
+    data = made(b"\\ISO 2022 IR 144") + encode_element(EXPLICIT_LITTLE, 0x00880200, b"SQ", item)
+    ds, _, after = corrected(data)
+    assert ds[0x00880200][0].PatientComments == "Иванова"
+    assert ds[0x00880200][0].PixelData == bytes(2 << 20)
+    assert len(after) < len(data) + 4096
+    (kept,) = ds.OriginalAttributesSequence[0][0x04000551].value
+    assert (kept.SelectorSequencePointer, kept[0x04000552].value) == (0x00880200, name + b"\0" * (len(name) % 2))
 
 
 def test_code_extensions_are_read_as_pydicom_reads_them() -> None:

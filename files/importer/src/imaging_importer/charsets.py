@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 MARK = "\N{REPLACEMENT CHARACTER}"
+MARKED = {byte: f"{MARK}{byte:02X}" for byte in (0x00, 0x1B, *range(0x80, 0x100))}
 
 # ISO-IR numbers of PS3.3 table C.12-2 and C.12-3 whose letters stand in the upper half (G1), and Python's codecs.
 UPPER = {
@@ -22,6 +23,7 @@ UPPER = {
 # Where no code extension is, Orthanc reads all of these rightly but 203 (tried); two are code extensions only.
 BARE = re.compile(r"ISO(?:_IR| 2022 IR) (?!203|149|58)([0-9]+)")
 LATIN = frozenset({"latin_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_9", "iso8859_15"})
+LATIN_OF_WINDOWS = frozenset({"cp1250", "cp1252", "cp1254", "cp1257"})
 WHOLE = {"ISOIR192": "utf_8", "UTF8": "utf_8", "UNICODE": "utf_8", "GB18030": "gb18030", "GBK": "gbk"}
 
 # Names that are no defined terms, but mean something. Letters and digits of them; what a clinic may be said to write.
@@ -33,6 +35,12 @@ FOREIGN = {
     "euc-kr": "euc_kr",
 }  # fmt: skip
 NAMES = {codec: name for name, codec in reversed(FOREIGN.items())}
+SPELT = {
+    key: name
+    for name, codec in reversed(FOREIGN.items())
+    for key in (name.replace("-", "").upper(), codec.replace("_", "").upper())
+}
+MOST_TERMS = 32  # there are not so many defined terms
 
 # PS3.5 6.1.2.5.4: escape sequences (without ESC), and what they put into the lower or the upper half.
 ESCAPE = re.compile(rb"\x1b(\([BJ]|\$[@B]|\$\(D|\)I|-[A-DFGHLMTb]|\$\)[AC])|[\x80-\xff]+|[^\x1b\x80-\xff]+|\x1b")
@@ -83,6 +91,8 @@ Declared = tuple[bytes, Charset]
 def declared(value: bytes) -> Charset:
     """What a Specific Character Set means; misspelt names that can mean one thing only are taken for it."""
     plain = value.strip(PADDING).upper().decode("latin_1")
+    if plain.count("\\") > MOST_TERMS:
+        return Charset("")
     keys = [re.sub(r"[^A-Z0-9]|(?<=WIN)DOWS", "", term) for term in plain.split("\\")]
     keys = [re.sub(r"^WIN(?=125)", "CP", key) for key in keys]
     while len(keys) > 1 and not keys[-1]:
@@ -91,9 +101,8 @@ def declared(value: bytes) -> Charset:
         if codec := WHOLE.get(key):
             term = "ISO_IR 192" if codec == "utf_8" else key
             return Charset(term, codec, is_right=plain.rstrip("\\") == term)
-        for name, codec in FOREIGN.items():
-            if key in (name.replace("-", "").upper(), codec.replace("_", "").upper()):
-                return Charset(name, codec)
+        if name := SPELT.get(key):
+            return Charset(name, FOREIGN[name])
     numbers = [found[1] if (found := re.fullmatch(r"(?:ISO)?(?:2022)?(?:IR)?([0-9]+)", key)) else "" for key in keys]
     known = [number for number in numbers if number in UPPER]
     upper = UPPER.get(numbers[0], "")
@@ -151,7 +160,7 @@ def _strict(value: bytes, codec: str) -> str:
 
 def marked(value: bytes) -> str:
     """What can be read without a character set, each other byte by its number."""
-    return "".join(chr(byte) if byte < 0x80 and byte not in b"\0\x1b" else f"{MARK}{byte:02X}" for byte in value)
+    return value.decode("latin_1").translate(MARKED)
 
 
 def _broken_off(value: bytes, codec: str) -> str:
@@ -182,7 +191,8 @@ class Reader:
         """`identity`: name and id of the patient, the same in all images of a study. `own`: what the clinic writes."""
         self._own = own
         evidence = _some(identity or values)
-        self._untrue = {charset for charset in {charset for _, charset in evidence} if _is_untrue(evidence, charset)}
+        charsets = {charset for _, charset in evidence}
+        self._untrue = {charset for charset in charsets if _is_untrue(evidence, charset, FOREIGN.get(own, ""))}
         left = self._uncertain(identity) or self._uncertain(values)
         self._guess = guess(left, are_names=bool(identity)) if left else ""
 
@@ -234,10 +244,11 @@ def _some(values: list[Declared]) -> list[Declared]:
     return some
 
 
-def _is_untrue(evidence: list[Declared], charset: Charset) -> bool:
+def _is_untrue(evidence: list[Declared], charset: Charset, own: str) -> bool:
     """Whether bytes that decode under a single-byte set are another's: Èâàíîâà is Иванова in windows-1251.
 
-    Real Latin names have their accented letters among others, and are never UTF-8 by chance.
+    Real Latin names have their accented letters among others, and are never UTF-8 by chance. `own`: the codec that the
+    clinic is known to write, in whose letters even a short name says enough.
     """
     values = [value.rstrip(PADDING) for value, declared_ in evidence if declared_ == charset]
     try:
@@ -249,8 +260,12 @@ def _is_untrue(evidence: list[Declared], charset: Charset) -> bool:
             return all(_strict(value, "utf_8") for value in values)
         except UnicodeError:
             words = [word for text in texts for word in _words(text)]
-            accented = max(map(len, words), default=0) >= 3 and not any(map(_has_ascii, words))
-            best = guess(values) if accented else ""
+            if any(map(_has_ascii, words)):
+                return False
+            longest = max(map(len, words), default=0)
+            if longest >= 2 and own and own not in LATIN_OF_WINDOWS | LATIN and _makes_words(values, own):
+                return True
+            best = guess(values) if longest >= 3 else ""
             return bool(best) and plausibility(_all(values, best)) > sum(map(len, words)) / 2
     if (charset.codec or charset.upper) in LIKELY and b"\x1b" not in b"".join(values):
         try:
@@ -262,6 +277,13 @@ def _is_untrue(evidence: list[Declared], charset: Charset) -> bool:
         better = plausibility(_all(values, best)) if best else 0
         return better >= plausibility(texts) + 3 and better > len("".join(texts)) / 2
     return False
+
+
+def _makes_words(values: list[bytes], codec: str) -> bool:
+    try:
+        return all(sign.isascii() or sign.isalpha() or sign in HARMLESS for sign in "".join(_all(values, codec)))
+    except UnicodeError:
+        return False
 
 
 def guess(values: list[bytes], are_names: bool = True) -> str:

@@ -138,6 +138,7 @@ class Archives:
         self._limits = limits
         self._open: list[Opened] = []
         self._listed = 0
+        self._unpacked = 0  # bytes, of the delivered archive that is open and of what is in it
 
     def close(self) -> None:
         """Close what is open."""
@@ -191,6 +192,8 @@ class Archives:
                 raise _changed()
             self._open.append(Opened(path, file, kind(file, path)))
             stack.pop_all()
+        if not level:
+            self._unpacked = 0
         return self._open[level].content
 
     def _copy(self, archive: Zip | Gzip, path: str) -> BinaryIO:
@@ -212,6 +215,9 @@ class Archives:
         size, looked = 0, False
         for chunk in archive.chunks(member):
             size += len(chunk)
+            # However much what is in it grows in its turn.
+            self._unpacked += len(chunk)
+            _refuse_too_much(self._unpacked, os.fstat(self._open[0].file.fileno()).st_size)
             if size > most:
                 raise RejectedError(
                     "archive-too-large", f"{member.packed / MIB:,.1f} MiB grow beyond {most // MIB:,} MiB"
@@ -237,22 +243,30 @@ class Names:
     def __init__(self, archive: str) -> None:
         self._archive = archive
         self._files: set[str] = set()
-        self._directories: set[str] = set()
+        # Hashes: two that are the same by chance cost one a number before its name.
+        self._directories: set[int] = set()
+        self._number = 0
+        self._size = 0
 
     def free(self, shown: str) -> str:
         """The path of a member whose name in the archive is this."""
         parts = [part for part in shown.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-        name = printable("/".join(parts[-MOST_PARTS:]))[:LONGEST_NAME].rstrip("/.") or "file"
-        candidate, number = name, len(self._files)
+        name = printable("/".join(parts[-MOST_PARTS:])[:LONGEST_NAME])[:LONGEST_NAME].rstrip("/.") or "file"
+        candidate = name
         while self._is_taken(candidate):
-            number += 1
-            candidate = f"{number}-{name.replace('/', '-')}"
+            # No number is tried again: members may be called like candidates.
+            self._number = max(self._number, len(self._files)) + 1
+            candidate = f"{self._number}-{name.replace('/', '-')}"
         self._files.add(candidate)
-        self._directories.update(_above(candidate))
+        self._directories.update(map(hash, _above(candidate)))
+        self._size += len(self._archive) + len(candidate)
+        if self._size > LARGEST_DIRECTORY:
+            raise RejectedError("archive-too-large", "the names of all files in it are too long")
         return f"{self._archive}/{candidate}"
 
     def _is_taken(self, name: str) -> bool:
-        return name in self._files or name in self._directories or any(path in self._files for path in _above(name))
+        is_directory = hash(name) in self._directories
+        return name in self._files or is_directory or any(path in self._files for path in _above(name))
 
 
 def _above(path: str) -> Iterator[str]:

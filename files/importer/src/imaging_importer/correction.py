@@ -41,6 +41,8 @@ DEFINED_TERMS = re.compile(rb"|ISO_IR [0-9]+|GB18030|GBK|(ISO 2022 IR [0-9]+)?(\
 # More than 256 bytes of UTF-8 Orthanc does not store as a PatientID (tried); DICOM's own limit is 64 characters.
 LONGEST_PATIENT_ID = 256
 LONGEST_SHORT = 0xFFFE
+# A sequence that is larger (it may hold pixels, too) is not kept whole.
+LARGEST_KEPT = 1 << 20
 
 NOTE = "text-corrected"
 
@@ -64,16 +66,12 @@ class Value:
     vr: bytes
     raw: bytes
     terms: bytes  # the Specific Character Set that it stands under
+    charset: Charset  # what that means
 
     @property
     def element(self) -> Element:
         """Where it stands."""
         return self.found.element
-
-    @property
-    def charset(self) -> Charset:
-        """What its Specific Character Set means."""
-        return declared(self.terms)
 
     @property
     def is_patient(self) -> bool:
@@ -141,8 +139,11 @@ def _corrected(instance: Instance, own: str, is_padded: bool) -> Correction | No
     who = next((text.text for value, text in read if value.is_patient), None)
     plain = patient.raw.strip(PADDING).decode("ascii") if patient and who is None else ""
     instance.patient_id = plain if who is None else who.strip(" ")
-    is_right = all(text.exact and value.charset.is_right and b"\x1b" not in value.raw for value, text in read) and not (
-        is_padded and who is not None
+    is_right = (
+        all(text.exact and value.charset.is_right and b"\x1b" not in value.raw for value, text in read)
+        and not (is_padded and who is not None)
+        # Orthanc does not look for a name of a character set in UN.
+        and not (odd and any(value.element.vr == b"UN" for value in charsets))
     )
     if is_right and not is_padded:
         return None
@@ -157,7 +158,7 @@ def _corrected(instance: Instance, own: str, is_padded: bool) -> Correction | No
             new = instance.patient_id if value.is_patient else text.text
             _rewrite(correction, value, new, conform and text.exact and _conforms(value.terms))
         for value in charsets:
-            if value.raw.strip(PADDING) != UTF8:
+            if value.raw.strip(PADDING) != UTF8 or value.element.vr == b"UN":
                 _rewrite(correction, value, UTF8.decode(), _conforms(value.raw))
         if not instance.find(SPECIFIC_CHARACTER_SET):
             place = next(element.start for element in instance.elements if element.tag > SPECIFIC_CHARACTER_SET)
@@ -186,8 +187,10 @@ def _values(instance: Instance, texts: Texts) -> tuple[list[Value], list[Value]]
         vr = element.vr or known_vr(element.tag)
         if element.tag == PATIENT_ID and vr not in SPOKEN_VRS:
             vr = b"LO"
+        elif element.tag == SPECIFIC_CHARACTER_SET and vr == b"UN":
+            vr = b"CS"
         terms = instance.raw(own, 256) if own else b""
-        return Value(found, top, vr, instance.walker.read(element.value, element.end), terms)
+        return Value(found, top, vr, instance.walker.read(element.value, element.end), terms, declared(terms))
 
     def is_history(found: Found) -> bool:
         """Whether it tells what once was, with its own name of how it is written."""
@@ -218,8 +221,9 @@ def _rewrite(correction: Correction, value: Value, new: str, conforms: bool) -> 
     for step in reversed(value.found.way):
         order = correction.texts.encodings[step.item].order
         correction.lengths[step.item + 4, order, value.top] += by
-        if length := correction.texts.group_lengths.get((step.item, child.tag >> 16)):
-            correction.lengths[length.value, order, value.top] += by
+        lengths = correction.texts.group_lengths.get(step.item, {})
+        if length := lengths.get(child.tag >> 16):
+            correction.lengths[length, order, value.top] += by
         child, encoding, way = correction.texts.sequences[step.sequence]
         if not way:
             correction.grown[child.tag] += by
@@ -242,7 +246,11 @@ def originals(instance: Instance, correction: Correction, encoding: Encoding) ->
     if correction.is_converted:
         kept[SPECIFIC_CHARACTER_SET] = encode_element(encoding, SPECIFIC_CHARACTER_SET, b"CS", b"")
     loose = {value.top for value, conforms in correction.before if not conforms}
-    loose |= {value.top for value, _ in correction.before if encoding != instance.encoding and value.found.way}
+    loose |= {
+        value.top
+        for value, _ in correction.before
+        if value.found.way and (encoding != instance.encoding or _is_large(correction.texts, value))
+    }
     for value, _ in correction.before:
         way, tag = value.found.way, value.top
         if tag in loose:
@@ -261,6 +269,12 @@ def originals(instance: Instance, correction: Correction, encoding: Encoding) ->
     if nonconforming:
         result += encode_element(encoding, NONCONFORMING, b"SQ", b"".join(nonconforming))
     return result
+
+
+def _is_large(texts: Texts, value: Value) -> bool:
+    """Whether the sequence that it is in is too large to be kept a second time."""
+    sequence = texts.sequences[value.found.way[0].sequence].element
+    return sequence.end - sequence.start > LARGEST_KEPT
 
 
 def _nonconforming(instance: Instance, texts: Texts, value: Value, encoding: Encoding) -> bytes:
@@ -284,4 +298,4 @@ def _nonconforming(instance: Instance, texts: Texts, value: Value, encoding: Enc
 
 def _creator(texts: Texts, item: int, tag: int) -> Element | None:
     """The element that says whose a private one is (PS3.5 7.8.1)."""
-    return texts.creators.get((item, tag & 0xFFFF0000 | (tag & 0xFF00) >> 8))
+    return texts.creators.get(item, {}).get(tag & 0xFFFF0000 | (tag & 0xFF00) >> 8)

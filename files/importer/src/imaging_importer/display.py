@@ -127,31 +127,45 @@ def undisplayable(instance: Instance) -> str:
 
 
 def _encapsulated(instance: Instance, pixels: Element, frames: int, syntax: str) -> str:
-    table, *fragments = _fragments(instance, pixels)
-    if not any(fragment.end > fragment.value for fragment in fragments):
+    # There may be a million fragments: they are looked at twice, and never together.
+    fragments = _fragments(instance, pixels)
+    table = next(fragments, None)
+    begins = DECODED[syntax]
+    longest = max(map(len, begins), default=0)
+    count, heads, is_empty = 0, 0, True
+    for fragment in fragments:
+        count += 1
+        is_empty = is_empty and fragment.end == fragment.value
+        heads += instance.walker.read(fragment.value, fragment.value + longest).startswith(begins)
+    if table is None or is_empty:
         return "no-pixels"
-    if begins := DECODED[syntax]:
-        longest = max(map(len, begins))
-        read = instance.walker.read
-        heads = sum(read(fragment.value, fragment.value + longest).startswith(begins) for fragment in fragments)
+    if begins:
         if heads < frames:
             return "frames-missing"
-        if heads > frames and heads == len(fragments):
+        if heads > frames and heads == count:
             return "frame-count"
-    if len(fragments) < frames:
+    if count < frames:
         return "frames-missing"
     # Of one frame are all fragments, and with as many fragments as frames the table is not looked at.
-    if frames == len(fragments) or (frames == 1 and table.end == table.value):
+    if frames == count or (frames == 1 and table.end == table.value):
         return ""
-    return "" if _is_cut_by(instance, table, frames, fragments) else "fragments"
+    return "" if _is_cut_by(instance, table, frames, pixels) else "fragments"
 
 
-def _is_cut_by(instance: Instance, table: Fragment, frames: int, fragments: list[Fragment]) -> bool:
+def _is_cut_by(instance: Instance, table: Fragment, frames: int, pixels: Element) -> bool:
     """Whether the Basic Offset Table says where each frame begins."""
     if table.end - table.value != 4 * frames:
         return False
-    offsets = struct.unpack(f"<{frames}L", instance.walker.read(table.value, table.end))
-    return offsets[0] == 0 and sorted({fragment.offset for fragment in fragments}.intersection(offsets)) == [*offsets]
+    fragments = _fragments(instance, pixels)
+    next(fragments)
+    offsets = (offset for (offset,) in struct.iter_unpack("<L", instance.walker.read(table.value, table.end)))
+    expected: int = next(offsets)
+    if expected:
+        return False
+    for fragment in fragments:
+        if fragment.offset == expected:
+            expected = next(offsets, -1)
+    return expected < 0
 
 
 def _fragments(instance: Instance, pixels: Element) -> Iterator[Fragment]:

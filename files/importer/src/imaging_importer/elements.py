@@ -10,6 +10,7 @@ stands. That is why it enters sequences of defined length too, although it could
 import mmap
 import struct
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -49,9 +50,10 @@ NEVER_GUESSED = frozenset({
     0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103,
 })  # fmt: skip
 MOST_ELEMENTS = 1 << 16
-# Texts beyond ASCII in one file, and their bytes: each is decoded, and may have to be written anew.
+# Texts beyond ASCII and names of their character sets in one file, and the bytes of the texts: each is decoded, and may
+# have to be written anew, where a byte becomes five at the most.
 MOST_TEXTS = 50_000
-LARGEST_TEXTS = 16 << 20
+LARGEST_TEXTS = 2 << 20
 CHUNK = 1 << 16
 
 
@@ -422,14 +424,33 @@ class Texts:
         self.size = 0
         self.charsets: dict[int, Found] = {}  # by item
         self.sequences: dict[int, Found] = {}  # that hold any of them, by where they begin
-        self.encodings: dict[int, Encoding] = {}  # of the items
-        self.group_lengths: dict[tuple[int, int], Element] = {}  # by item and group
-        self.creators: dict[tuple[int, int], Element] = {}  # of private elements, by item and tag
+        # Of the items that hold any of them, and of those that are being read:
+        self.encodings: dict[int, Encoding] = {}
+        self.group_lengths: defaultdict[int, dict[int, int]] = defaultdict(dict)  # where they stand, by group
+        self.creators: defaultdict[int, dict[int, Element]] = defaultdict(dict)  # of private elements, by tag
         self.open: list[tuple[list[int], int]] = []  # sequences that are being read
+
+    @property
+    def count(self) -> int:
+        """How many there are so far, names of character sets included."""
+        return len(self.found) + len(self.charsets)
 
     def way(self) -> tuple[Step, ...]:
         """To what is being read."""
         return tuple(Step(*step) for step, _ in self.open)
+
+    def forget(self, item: int) -> None:
+        """Nothing in this item is written anew: what is known of it is not needed."""
+        self.encodings.pop(item, None)
+        self.group_lengths.pop(item, None)
+        self.creators.pop(item, None)
+
+    def refuse_too_many(self) -> None:
+        """RejectedError when they are more than anybody writes."""
+        if self.count > MOST_TEXTS or self.size > LARGEST_TEXTS:
+            raise RejectedError(
+                "damaged", f"more than {MOST_TEXTS:,} texts, or {LARGEST_TEXTS >> 20} MiB of text, beyond ASCII"
+            )
 
 
 class _Finder(_Reader):
@@ -444,35 +465,38 @@ class _Finder(_Reader):
 
     def element(self, position: int, end: int, depth: int) -> Element:
         texts = self._texts
-        texts.open.append(([position, 0, 0], len(texts.found) + len(texts.charsets)))
+        texts.open.append(([position, 0, 0], texts.count))
         element = super().element(position, end, depth)
         _, before = texts.open.pop()
         item = texts.open[-1][0][2] if texts.open else 0
         tag = element.tag
-        if len(texts.found) + len(texts.charsets) > before:
+        if texts.count > before:
             texts.sequences[position] = Found(element, self._encoding, texts.way())
         elif tag == SPECIFIC_CHARACTER_SET:
             texts.charsets[item] = Found(element, self._encoding, texts.way())
+            texts.refuse_too_many()
         elif (not item and tag == texts.always) or (
             (element.vr or known_vr(tag)) in SPOKEN_VRS and self._is_odd(element.value, element.end)
         ):
             texts.found.append(Found(element, self._encoding, texts.way()))
             texts.size += element.end - element.value
-            if len(texts.found) > MOST_TEXTS or texts.size > LARGEST_TEXTS:
-                raise RejectedError(
-                    "damaged", f"more than {MOST_TEXTS:,} texts, or {LARGEST_TEXTS >> 20} MiB of text, beyond ASCII"
-                )
+            texts.refuse_too_many()
         elif not tag & 0xFFFF and element.length == 4:
-            texts.group_lengths[item, tag >> 16] = element
+            texts.group_lengths[item][tag >> 16] = element.value
         elif tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF:
-            texts.creators[item, tag] = element
+            texts.creators[item][tag] = element
         return element
 
     def _item(self, position: int, end: int, depth: int, fragments: bool, elements: list[Element] | None = None) -> int:
-        step, _ = self._texts.open[-1]
+        texts = self._texts
+        step, _ = texts.open[-1]
         step[1], step[2] = step[1] + 1, position
-        self._texts.encodings[position] = self._encoding
-        return super()._item(position, end, depth, fragments, elements)
+        texts.encodings[position] = self._encoding
+        before = texts.count
+        end = super()._item(position, end, depth, fragments, elements)
+        if texts.count == before:
+            texts.forget(position)
+        return end
 
 
 def _refuse_twice(tags: "array[int]") -> None:

@@ -16,6 +16,7 @@ import re
 import struct
 import tempfile
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from hashlib import md5
 from pathlib import Path
@@ -122,11 +123,10 @@ def _stamped(instance: Instance, clinic_id: str, scratch: Path, correction: Corr
     if history:
         items = lambda used: b"".join(item(used) for item in history)  # noqa: E731
         edits += _append(instance, ORIGINAL_ATTRIBUTES, items, grown.pop(ORIGINAL_ATTRIBUTES, 0))
-    for tag, by in grown.items():
-        sequence = instance.find(tag)
-        if sequence and sequence.length != UNDEFINED_LENGTH:
-            length = struct.pack(instance.encoding.order + "L", sequence.length + by)
-            edits.append(Edit(sequence.value - 4, 4, length, tag))
+    for sequence in instance.elements:
+        if sequence.tag in grown and sequence.length != UNDEFINED_LENGTH:
+            length = struct.pack(instance.encoding.order + "L", sequence.length + grown[sequence.tag])
+            edits.append(Edit(sequence.value - 4, 4, length, sequence.tag))
     # What is put in before an element comes before what replaces it.
     edits = sorted(edits + _group_lengths(instance, edits), key=lambda edit: (edit.position, edit.removed))
     if not instance.deflated:
@@ -144,13 +144,16 @@ def _is_stamped(instance: Instance, clinic_id: str) -> bool:
         return False
     if instance.raw(institution).strip(b"\0 ") != clinic_id.encode():
         return False
-    if equipment is None or equipment.vr not in (b"", b"SQ"):
+    if equipment is None or equipment.vr not in (b"", b"SQ", b"UN"):
         return False
-    item = _equipment_item(instance.encoding)
-    return any(
-        found.end - found.start == len(item) and instance.walker.read(found.start, found.end) == item
-        for found in instance.walker.items(equipment)
-    )
+    item = _equipment_item(IMPLICIT_LITTLE if equipment.vr == b"UN" else instance.encoding)
+    try:
+        return any(
+            found.end - found.start == len(item) and instance.walker.read(found.start, found.end) == item
+            for found in instance.walker.items(equipment)
+        )
+    except RejectedError:  # in UN of defined length anything may stand
+        return False
 
 
 def _true_vrs(instance: Instance) -> list[Edit]:
@@ -271,14 +274,16 @@ def _coercion_date(instance: Instance) -> str:
 
 def _group_lengths(instance: Instance, edits: list[Edit]) -> list[Edit]:
     """Retired group lengths (PS3.5 7.2) describe how the group is written, so they follow what was added to it."""
+    grown: defaultdict[int, int] = defaultdict(int)
+    for edit in edits:
+        grown[edit.tag & 0xFFFF0000] += len(edit.data) - edit.removed
     lengths = []
-    for group in {edit.tag >> 16 for edit in edits}:
-        element = instance.find(group << 16)
-        if element and element.length == 4:
-            grown = sum(len(edit.data) - edit.removed for edit in edits if edit.tag >> 16 == group)
+    for element in instance.elements:
+        if element.tag in grown and element.length == 4:
             format_ = instance.encoding.order + "L"
             (old,) = struct.unpack(format_, instance.raw(element))
-            lengths.append(Edit(element.value, 4, struct.pack(format_, (old + grown) % (1 << 32)), element.tag))
+            new = struct.pack(format_, (old + grown[element.tag]) % (1 << 32))
+            lengths.append(Edit(element.value, 4, new, element.tag))
     return lengths
 
 
