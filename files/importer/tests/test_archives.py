@@ -162,10 +162,15 @@ def test_a_dicom_file_that_is_also_a_zip_is_dicom(tmp_path: Path) -> None:
     assert bodies["a.zip"][:132] == polyglot[:132]
 
 
-@pytest.mark.parametrize("name", ["[Content_Types].xml", "META-INF/manifest.xml"])
-def test_an_office_document_is_no_archive(tmp_path: Path, name: str) -> None:
-    document = zipped({name: b"<xml/>", "word/document.xml": b"<xml/>"})
-    assert read(tmp_path / "folder", {"report.docx": document})[0] == {"report.docx": "not-dicom"}
+def test_an_office_document_is_a_zip_too_and_images_with_its_marks_do_not_stay_behind(tmp_path: Path) -> None:
+    document = zipped({"[Content_Types].xml": b"<xml/>", "word/document.xml": b"<xml/>", "word/media/a.dcm": IMAGE})
+    ends, _ = read(tmp_path / "folder", {"report.docx": document})
+    assert ends == {
+        "report.docx": "archive",
+        "report.docx/[Content_Types].xml": "not-dicom",
+        "report.docx/word/document.xml": "not-dicom",
+        "report.docx/word/media/a.dcm": "sent",
+    }
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

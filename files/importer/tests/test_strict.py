@@ -415,6 +415,8 @@ def test_a_deflated_data_set_is_treated_alike() -> None:
     assert sent(exact) == exact
     assert sent(exact + bytes(2)) == exact
     assert refusal(part10(deflated(data_set(el(0x00091001, "ZZ", length=0xFFFF))), meta(DEFLATED))).reason == "damaged"
+    fragments = el(0x7FE00010, "OB", item(b"") + item(b"ab") + END_OF_SEQUENCE, UNDEFINED)
+    assert "fragments" in refusal(part10(deflated(data_set() + fragments), meta(DEFLATED))).detail
     assert refusal(exact + bytes(100)).reason == "damaged"
 
 

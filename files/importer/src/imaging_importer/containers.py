@@ -19,7 +19,7 @@ from imaging_importer import dress, tree
 from imaging_importer.instance import HARMLESS, INFLATING, MIB, MOST_GROWTH, Limits, admit
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.printable import printable
-from imaging_importer.reasons import NOT_DICOM, CompanionError, RejectedError
+from imaging_importer.reasons import RejectedError
 from imaging_importer.snapshot import IN_MEMORY, private_file
 
 # A study has some thousand images, an export of a medium some ten thousand. Together they may be as large as no medium.
@@ -41,8 +41,6 @@ ENCRYPTED = 0x2041  # any of the flags: traditional, strong, directory masked
 UTF_8 = 0x800
 STORED, DEFLATED = 0, 8
 UNIX, SYMBOLIC_LINK = 3, 0o120000
-# Office documents are zip files (OPC, ODF) and no exports of images.
-OF_DOCUMENTS = ("[Content_Types].xml", "META-INF/manifest.xml")
 LOCATOR = 20  # bytes between the end record of zip64 and the old one
 
 
@@ -153,8 +151,6 @@ class Archives:
         if file.archive and file.path not in self._open[0].content.members:
             raise RejectedError("archive-kind", "an archive in an archive in an archive")
         inside = kind(content, file.path).members
-        if any(f"{file.path}/{name}" in inside for name in OF_DOCUMENTS):
-            raise CompanionError(NOT_DICOM)
         self._listed += len(inside)
         if self._listed > tree.MOST_ENTRIES:
             raise RejectedError("archive-too-large", "with what the others of the delivery have, it is too many files")

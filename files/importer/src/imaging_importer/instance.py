@@ -217,7 +217,9 @@ def read_instance(file: BinaryIO, scratch: Path, limits: Limits = Limits()) -> I
         data, end = _inflate(file, meta.end, size, scratch, limits)
         try:
             head = preamble + meta.written()
-            return _instance(file, head, data, 0, EXPLICIT_LITTLE, scratch, compressed=(meta.end, end))
+            instance = _instance(file, head, data, 0, EXPLICIT_LITTLE, scratch, compressed=(meta.end, end))
+            _refuse_fragments(instance)
+            return instance
         except BaseException:
             data.close()
             raise
@@ -231,10 +233,15 @@ def read_instance(file: BinaryIO, scratch: Path, limits: Limits = Limits()) -> I
     if syntax not in NATIVE and instance.elements[0].tag >> 16 < 0x0008:
         # A parser that does not know the transfer syntax guesses the encoding from the first element.
         raise RejectedError("damaged", f"{name(instance.elements[0].tag)} has no business in a data set")
-    pixels = instance.find(PIXEL_DATA)
-    if syntax in NATIVE and pixels is not None and pixels.length == UNDEFINED_LENGTH:
-        raise RejectedError("damaged", "pixel data in fragments, but a transfer syntax that has none")
+    if syntax in NATIVE:
+        _refuse_fragments(instance)
     return instance
+
+
+def _refuse_fragments(instance: Instance) -> None:
+    pixels = instance.find(PIXEL_DATA)
+    if pixels is not None and pixels.length == UNDEFINED_LENGTH:
+        raise RejectedError("damaged", "pixel data in fragments, but a transfer syntax that has none")
 
 
 def _native_uid(encoding: Encoding) -> str:
