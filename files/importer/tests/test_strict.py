@@ -398,6 +398,13 @@ def test_anything_else_behind_it_is_refused(rest: bytes) -> None:
     assert refusal(part10(data_set()) + rest).reason in ("damaged", "truncated")
 
 
+@pytest.mark.parametrize("rest", [b"\r\n", b"\x1a", b" " * 10, b"END OF FILE.", b"\xff" * 9])
+def test_what_a_program_adds_behind_the_pixels_is_not_taken_for_a_copy_that_broke_off(rest: bytes) -> None:
+    pixels = el(0x7FE00010, "OW", bytes(32))
+    assert refusal(part10(data_set() + pixels) + rest).reason == "damaged"
+    assert refusal(part10(data_set() + pixels) + el(0xFFFCFFFC, "OB", bytes(8))[:-2]).reason == "truncated"
+
+
 @pytest.mark.parametrize("length", [struct.pack("<L", 7), struct.pack("<L", 0), b"", b"1234"])
 def test_a_group_length_that_is_not_true_is_dropped(length: bytes) -> None:
     assert sent(part10(data_set(el(0x00080000, "UL", length)))) == STAMPED

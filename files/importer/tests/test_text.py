@@ -263,6 +263,12 @@ def test_a_text_that_was_cut_in_a_character_keeps_what_is_whole(charset: bytes |
 
 
 # --- PatientID ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("size", [258, 3000])
+def test_one_that_is_too_long_is_refused_in_words(size: int) -> None:
+    with pytest.raises(RejectedError, match=f"{size} bytes"):
+        corrected(made(None, PatientID=b"P" * size))
+
+
 @pytest.mark.parametrize(
     ("charset", "value", "read"),
     [

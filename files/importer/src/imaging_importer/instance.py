@@ -452,7 +452,10 @@ def _identify(instance: Instance) -> None:
             continue
         # Behind a zero byte, some parsers read on; the PatientID is written so that they all do.
         plain = tag == PATIENT_ID or b"\0" not in instance.raw(element).rstrip(b"\0 ")
-        if element.vr not in TEXT_VRS or len(instance.raw(element).strip(b"\0 ")) > LONGEST_VALUE_OF[tag] or not plain:
+        size = len(instance.raw(element).strip(b"\0 "))
+        if size > LONGEST_VALUE_OF[tag]:
+            raise RejectedError("damaged", f"{name(tag)} has {size} bytes; at most {LONGEST_VALUE_OF[tag]} are taken")
+        if element.vr not in TEXT_VRS or not plain:
             raise RejectedError("damaged", f"{name(tag)} is not the text that it has to be")
 
 
