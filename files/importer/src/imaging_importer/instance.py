@@ -76,6 +76,8 @@ IDENTIFIERS = {
 }
 TEXT_VRS = frozenset({b"", b"CS", b"LO", b"LT", b"PN", b"SH", b"ST", b"UC", b"UN", b"UT"})  # "": implicit VR
 
+# Orthanc unpacks whatever begins so (tried).
+ZIP_MAGIC = b"PK\3\4"
 # The preamble may hold anything (PS3.10 7.1) and is what makes a file both image and program (CVE-2019-11687).
 EXECUTABLES = (
     b"MZ", b"\x7fELF", b"#!", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe",
@@ -201,7 +203,7 @@ def read_instance(file: BinaryIO, scratch: Path, limits: Limits = Limits()) -> I
         return _bare_instance(file, found.start, found.encoding, scratch)
     size = os.fstat(file.fileno()).st_size
     preamble = os.pread(file.fileno(), 132, 0)
-    if preamble[128:] != b"DICM" or found.start != len(preamble):
+    if preamble[128:] != b"DICM" or found.start != len(preamble) or preamble.startswith(ZIP_MAGIC):
         preamble = bytes(128) + b"DICM"
 
     meta = _read_meta(Walker(file, size, found.encoding), found.encoding, size, found.start)
