@@ -398,6 +398,16 @@ def test_anything_else_behind_it_is_refused(rest: bytes) -> None:
     assert refusal(part10(data_set()) + rest).reason in ("damaged", "truncated")
 
 
+@pytest.mark.parametrize("size", [1, 2, 6])
+def test_half_a_tag_is_refused_before_orthanc_refuses_it_without_a_word(size: int) -> None:
+    odd, whole = el(0x00280009, "AT", bytes(size)), el(0x00280009, "AT", bytes(8))
+    assert refusal(part10(data_set() + odd)).reason == "damaged"
+    assert refusal(part10(data_set() + el(0x0040A730, "SQ", item(odd)))).reason == "damaged"
+    implicit_odd = implicit(0x00280009, bytes(size))
+    assert refusal(part10(implicit_data_set() + implicit_odd, meta(IMPLICIT))).reason == "damaged"
+    assert whole in sent(part10(data_set() + whole))
+
+
 @pytest.mark.parametrize("rest", [b"\r\n", b"\x1a", b" " * 10, b"END OF FILE.", b"\xff" * 9])
 def test_what_a_program_adds_behind_the_pixels_is_not_taken_for_a_copy_that_broke_off(rest: bytes) -> None:
     pixels = el(0x7FE00010, "OW", bytes(32))

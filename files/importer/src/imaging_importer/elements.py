@@ -240,6 +240,9 @@ class _Reader:
                 raise self._broken_off(position, end, tag, stop)
             if vr == b"SQ" or (not vr and self._may_be_sequence(tag, value)):
                 self.sequence(value, stop, depth + 1, False)
+            elif length % 4 and (vr or known_vr(tag)) == b"AT":
+                # Orthanc reads it, does not store it, and does not say that this is why (tried).
+                raise RejectedError("damaged", f"{name(tag)} at byte {position} has {length} bytes, a tag has four")
             elif not self._odd and (vr or known_vr(tag)) in SPOKEN_VRS and self._is_odd(value, stop):
                 self._odd.append(position)
         return Element(tag, vr, position, value, length, stop)
