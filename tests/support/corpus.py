@@ -90,6 +90,7 @@ IDS = {
 SLICES = 60
 """More than the importer sends in one batch."""
 
+LONG = "Новокаменская" * 4 + "Константинов"
 NAMES = {
     "code extensions, Cyrillic": (
         b"ISO 2022 IR 6\\ISO 2022 IR 144",
@@ -105,6 +106,8 @@ NAMES = {
     "cp1251 called UTF-8": (b"ISO_IR 192", "Иванова^Асель".encode("cp1251"), "Иванова^Асель"),
     "KOI8-R without a charset": (None, "Иванова^Мария".encode("koi8-r"), "Иванова^Мария"),
     "UTF-8 without a charset": (None, "Иванова^Асель".encode(), "Иванова^Асель"),
+    # Three components of 64 characters, more than Orthanc's database has room for.
+    "cp1251, long": (None, f"{LONG}^{LONG}^{LONG}".encode("cp1251"), f"{LONG}^{LONG}^{LONG}"),
     "Kazakh in UTF-8": (b"ISO_IR 192", "Қайрат^Әсель".encode(), "Қайрат^Әсель"),
     "Kazakh in RK1048 without a charset": (None, "Қайрат^Әсель".encode("kz1048"), "Қайрат^Әсель"),
     "Latin": (b"ISO_IR 100", "Müller^Jörg".encode("latin-1"), "Müller^Jörg"),

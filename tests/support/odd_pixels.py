@@ -9,9 +9,10 @@ from functools import partial
 
 import numpy as np
 from PIL import Image
+from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.encaps import encapsulate, encapsulate_extended
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRBigEndian
 from strange_files import image
 
 JPEG, JPEG_2000, RLE, JPEG_LS = (
@@ -153,6 +154,15 @@ def segmentation(frames: int = 3) -> bytes:
     return encoded(dataset)
 
 
+def big_endian(bits: int) -> bytes:
+    """Pixels of so many bits, in the order that goes out of use."""
+    dataset = image(BitsAllocated=bits, BitsStored=bits, HighBit=bits - 1, PixelData=bytes(range(256)) * (bits // 8))
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    target = io.BytesIO()
+    dcmwrite(target, dataset, implicit_vr=False, little_endian=False)
+    return target.getvalue()
+
+
 J2K = partial(pictures, kind="JPEG2000")
 """Raw code streams, as DICOM has them, come of the option no_jp2."""
 RAW: dict[str, object] = {"no_jp2": True}
@@ -201,7 +211,9 @@ CASES: dict[str, tuple[Maker, str | None]] = {
     "32 bits signed": (partial(native, BitsAllocated=32, BitsStored=32, HighBit=31, PixelRepresentation=1), None),
     "one frame, a table": (partial(retabled, pictures(1, "JPEG"), 3, [0]), None),
     "a frame each, a wrong table": (partial(retabled, pictures(2, "JPEG"), 1, [7, 3]), None),
+    "big endian": (partial(big_endian, 16), None),
     # What cannot.
+    "32 bits in big endian": (partial(big_endian, 32), "bits"),
     "a table that points beside": (partial(retabled, pictures(2, "JPEG"), 3, [0, 10]), "fragments"),
     "a table of fragments": (partial(retabled, pictures(2, "JPEG"), 2, [0, 1, 2, 3]), "fragments"),
     "one frame, a table that points beside": (partial(retabled, pictures(1, "JPEG"), 3, [5]), "fragments"),

@@ -173,6 +173,7 @@ class Platform:
             {
                 "0020000D": {"vr": "UI", "Value": [study_uid]},
                 "00080080": {"vr": "LO", "Value": [self.institution(study_uid)]},
+                **self.names(study_uid, 256),
                 "00100020": {"vr": "LO", "Value": [patient]},
                 "00201208": {
                     "vr": "IS",
@@ -181,6 +182,13 @@ class Platform:
             }
             for patient in sorted(patients)
         ]
+
+    def names(self, study_uid: str, longest: int) -> Attributes:
+        """The patient's name as DICOM JSON; Orthanc's database has none that is longer than 256 bytes."""
+        data = next(self.instances[key] for key, identity in self.identity.items() if identity[1] == study_uid)
+        found = pydicom.dcmread(io.BytesIO(data), specific_tags=["SpecificCharacterSet", "PatientName"])
+        name = str(found.get("PatientName", ""))
+        return {} if len(name.encode()) > longest else {"00100010": {"vr": "PN", "Value": [{"Alphabetic": name}]}}
 
     def contents(self, question: dict[str, Any]) -> list[dict[str, object]]:
         """A study's instances, as Orthanc finds them."""
@@ -301,6 +309,12 @@ class _Handler(BaseHTTPRequestHandler):
             return 400, b""
         if path == "/dicom-web/studies":
             return 200, json.dumps(platform.study(fields["StudyInstanceUID"])).encode()
+        if path.startswith("/dicom-web/studies/"):
+            identity = next(found for found in platform.identity.values() if found[1] == path.split("/")[3])
+            if path.endswith("/metadata"):
+                return 200, json.dumps([platform.names(identity[1], 1 << 16)]).encode()
+            uids = dict(zip(("0020000D", "0020000E", "00080018"), identity[1:], strict=True))
+            return 200, json.dumps([{tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}]).encode()
         if path == "/studies":
             uids = sorted({identity[:2] for identity in platform.identity.values()})
             page = uids[int(fields["since"]) :][: int(fields["limit"])]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pydicom
 import pytest
 from deliveries import instance, uid
 from imaging_importer import recorder as module
@@ -74,6 +76,20 @@ def test_a_study_is_recorded_with_its_contents_in_dicom_json(
     one = platform.contents_told[STUDY]["instances"][0]
     assert one["00080016"] == {"vr": "UI", "Value": [MRImageStorage]}
     assert {series["00201209"]["Value"][0] for series in platform.contents_told[STUDY]["series"]} == {1}
+
+
+def test_a_name_that_is_too_long_for_orthancs_database_is_shown(
+    platform: Platform, journal: Journal, orthanc: OrthancClient
+) -> None:
+    name = "Kenesary " * 40
+    draw = random.Random(1)
+    data = pydicom.dcmread(io.BytesIO(instance(draw, STUDY, uid(draw))))
+    data.PatientName = name.strip()
+    target = io.BytesIO()
+    data.save_as(target)
+    platform.store(target.getvalue())
+    Recorder(journal, HttpRegistry(platform.url)).refresh(orthanc, STUDY, "north")
+    assert platform.recorded[STUDY]["00100010"]["Value"] == [{"Alphabetic": name.strip()}]
 
 
 def test_what_is_deleted_in_orthanc_goes(platform: Platform, journal: Journal, orthanc: OrthancClient) -> None:

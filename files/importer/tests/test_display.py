@@ -23,6 +23,8 @@ REAL = {
     "charset_files/chrKoreanMulti.dcm": "no-pixels",
     **dict.fromkeys(("test_files/SC_rgb_rle_32bit.dcm", "test_files/SC_rgb_rle_32bit_2frame.dcm"), "bits"),
     **dict.fromkeys(("test_files/rtdose_rle.dcm", "test_files/rtdose_rle_1frame.dcm"), "bits"),
+    **dict.fromkeys(("test_files/rtdose_expb.dcm", "test_files/rtdose_expb_1frame.dcm"), "bits"),
+    **dict.fromkeys(("data/SC_rgb_expb_32bit.dcm", "data/SC_rgb_expb_32bit_2frame.dcm"), "bits"),
     "test_files/SC_ybr_full_422_uncompressed.dcm": "colours",
     "test_files/badVR.dcm": "frame-count",
 }

@@ -154,6 +154,9 @@ def stays(data: bytes) -> bool:
         (b"WINDOWS-1251", "Иванова^Асель".encode(), "Иванова^Асель"),
         (b"ISO_IR 100", "O’Brien^Zoë".encode("cp1252"), "O’Brien^Zoë"),
         (b"ISO_IR 203", "Žižek^Œ".encode("iso8859-15"), "Žižek^Œ"),
+        (b"GB18030", "Иванова^Мария".encode("cp1251"), "Иванова^Мария"),
+        (b"GBK", "Кузнецов^Пётр".encode("koi8-r"), "Кузнецов^Пётр"),
+        (b"GB18030", "Иванова^Мария".encode(), "Иванова^Мария"),
     ],
 )  # fmt: skip
 def test_a_name_is_read_wherever_its_bytes_allow(charset: bytes | None, name: bytes, read: str) -> None:
@@ -188,6 +191,8 @@ def test_a_name_is_read_wherever_its_bytes_allow(charset: bytes | None, name: by
         (b"ISO_IR 13", "ﾔﾏﾀﾞ^ﾀﾛｳ".encode("shift-jis")),
         (b"GB18030", "王^小东".encode("gb18030")),
         (b"GBK", "王^小东".encode("gbk")),
+        (b"GB18030", "李^婷婷".encode("gb18030")),
+        (b"GB18030", "罗艳^梓涵".encode("gb18030")),
     ],
 )
 def test_a_name_that_says_truly_how_it_is_written_stays_as_it_is(charset: bytes | None, name: bytes) -> None:
@@ -298,6 +303,12 @@ def test_a_text_that_was_cut_in_a_character_keeps_what_is_whole(charset: bytes |
 
 
 # --- PatientID ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("size", [258, 3000])
+def test_one_that_is_too_long_is_refused_in_words(size: int) -> None:
+    with pytest.raises(RejectedError, match=f"{size} bytes"):
+        corrected(made(None, PatientID=b"P" * size))
+
+
 @pytest.mark.parametrize(
     ("charset", "value", "read"),
     [

@@ -24,6 +24,7 @@ UPPER = {
 BARE = re.compile(r"ISO(?:_IR| 2022 IR) (?!203|149|58)([0-9]+)")
 LATIN = frozenset({"latin_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_9", "iso8859_15"})
 LATIN_OF_WINDOWS = frozenset({"cp1250", "cp1252", "cp1254", "cp1257"})
+HANZI = frozenset({"gb18030", "gbk"})
 WHOLE = {"ISOIR192": "utf_8", "UTF8": "utf_8", "UNICODE": "utf_8", "GB18030": "gb18030", "GBK": "gbk"}
 
 # Names that are no defined terms, but mean something. Letters and digits of them; what a clinic may be said to write.
@@ -208,7 +209,8 @@ class Reader:
             except UnicodeError:
                 pass
         for attempt in (_strict, _broken_off):
-            for codec in dict.fromkeys([charset.codec if attempt is _broken_off else "", "utf_8"]):
+            is_declared = attempt is _broken_off and charset not in self._untrue
+            for codec in dict.fromkeys([charset.codec if is_declared else "", "utf_8"]):
                 try:
                     return Text(attempt(value, codec), "UTF-8" if codec == "utf_8" else charset.name)
                 except (UnicodeError, LookupError):
@@ -245,12 +247,15 @@ def _some(values: list[Declared]) -> list[Declared]:
 
 
 def _is_untrue(evidence: list[Declared], charset: Charset, own: str) -> bool:
-    """Whether bytes that decode under a single-byte set are another's: Èâàíîâà is Иванова in windows-1251.
+    """Whether bytes that decode under a set are another's: Èâàíîâà is Иванова in windows-1251, and so is 肉囗钼.
 
     Real Latin names have their accented letters among others, and are never UTF-8 by chance. `own`: the codec that the
     clinic is known to write, in whose letters even a short name says enough.
     """
     values = [value.rstrip(PADDING) for value, declared_ in evidence if declared_ == charset]
+    if charset.codec in HANZI:
+        is_usual = all(map(_is_usual_chinese, values))
+        return not is_usual and any(_makes_cyrillic(values, codec) for codec in filter(None, ("utf_8", guess(values))))
     try:
         texts = [decode(value, charset) for value in values]
     except UnicodeError:
@@ -263,7 +268,7 @@ def _is_untrue(evidence: list[Declared], charset: Charset, own: str) -> bool:
             if any(map(_has_ascii, words)):
                 return False
             longest = max(map(len, words), default=0)
-            if longest >= 2 and own and own not in LATIN_OF_WINDOWS | LATIN and _makes_words(values, own):
+            if longest >= 2 and own and own not in LATIN_OF_WINDOWS | LATIN and _are_letters(values, own):
                 return True
             best = guess(values) if longest >= 3 else ""
             return bool(best) and plausibility(_all(values, best)) > sum(map(len, words)) / 2
@@ -279,11 +284,27 @@ def _is_untrue(evidence: list[Declared], charset: Charset, own: str) -> bool:
     return False
 
 
-def _makes_words(values: list[bytes], codec: str) -> bool:
+def _are_letters(values: list[bytes], codec: str) -> bool:
+    """Whether all of them are letters, or signs that go with letters."""
     try:
         return all(sign.isascii() or sign.isalpha() or sign in HARMLESS for sign in "".join(_all(values, codec)))
     except UnicodeError:
         return False
+
+
+def _makes_cyrillic(values: list[bytes], codec: str) -> bool:
+    """Whether these are Cyrillic words in it, too many letters to be so by chance."""
+    try:
+        texts = _all(values, codec)
+    except UnicodeError:
+        return False
+    words = [word for text in texts for word in _words(text)]
+    return max(map(len, words), default=0) >= 5 and plausibility(texts) >= sum(map(len, words))
+
+
+def _is_usual_chinese(value: bytes) -> bool:
+    """Whether all characters are among the 3,755 usual ones (GB 2312 level 1), as a text of another set never is."""
+    return bool(re.fullmatch(rb"([\0-\x7f]|[\xa1-\xd7][\xa1-\xfe])*", value))
 
 
 def guess(values: list[bytes], are_names: bool = True) -> str:

@@ -116,6 +116,8 @@ def undisplayable(instance: Instance) -> str:
     stored = _number(instance, BITS_STORED, bits)
     if bits not in ((8, 16, 32) if is_native else (8, 16)) or stored == 1 or stored > bits:
         return "bits"
+    if bits == 32 and not instance.encoding.little_endian:  # which of its two words comes first is read both ways
+        return "bits"
     samples = _number(instance, SAMPLES_PER_PIXEL, 1)
     if not samples or (samples > 1 and _number(instance, PLANAR_CONFIGURATION) > 1):
         return "colours"

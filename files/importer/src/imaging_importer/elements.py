@@ -178,6 +178,7 @@ class _Reader:
             if depth == 0 and self._is_padding(position):
                 break
             if position + 8 > end:
+                self._refuse_remains(position, depth, previous)
                 raise self._broken_off(position, end)
             group, number = self._tag(self._data, position)
             tag = group << 16 | number
@@ -193,6 +194,10 @@ class _Reader:
                 if depth or error.position != position:
                     raise
                 element = self._only_reading(position, end)
+            except RejectedError as error:
+                if error.reason == "truncated":
+                    self._refuse_remains(position, depth, previous)
+                raise
             if tag <= previous:
                 ascending = False
             previous = tag
@@ -237,6 +242,9 @@ class _Reader:
                 raise self._broken_off(position, end, tag, stop)
             if vr == b"SQ" or (not vr and self._may_be_sequence(tag, value)):
                 self.sequence(value, stop, depth + 1, False)
+            elif length % 4 and (vr or known_vr(tag)) == b"AT":
+                # Orthanc reads it, does not store it, and does not say that this is why (tried).
+                raise RejectedError("damaged", f"{name(tag)} at byte {position} has {length} bytes, a tag has four")
             elif not self._odd and (vr or known_vr(tag)) in SPOKEN_VRS and self._is_odd(value, stop):
                 self._odd.append(position)
         return Element(tag, vr, position, value, length, stop)
@@ -383,6 +391,12 @@ class _Reader:
         return all(
             not self._data[start : start + (1 << 16)].strip(b"\0") for start in range(position, self._size, 1 << 16)
         )
+
+    def _refuse_remains(self, position: int, depth: int, previous: int) -> None:
+        """Behind the pixels come no elements of smaller tags: what cannot be read there is none that broke off."""
+        rest = self._data[position : position + 2]
+        if depth == 0 and previous == PIXEL_DATA and (len(rest) < 2 or self._tag(rest + b"\0\0")[0] < PIXEL_DATA >> 16):
+            raise RejectedError("damaged", f"what follows the pixels from byte {position} on is no DICOM")
 
     def _broken_off(self, position: int, end: int, tag: int | None = None, needed: int = 0) -> RejectedError:
         """The file ends too early, or only what the element stands in."""

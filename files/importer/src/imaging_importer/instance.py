@@ -76,6 +76,8 @@ IDENTIFIERS = {
 }
 TEXT_VRS = frozenset({b"", b"CS", b"LO", b"LT", b"PN", b"SH", b"ST", b"UC", b"UN", b"UT"})  # "": implicit VR
 
+# Orthanc unpacks whatever begins so (tried).
+ZIP_MAGIC = b"PK\3\4"
 # The preamble may hold anything (PS3.10 7.1) and is what makes a file both image and program (CVE-2019-11687).
 EXECUTABLES = (
     b"MZ", b"\x7fELF", b"#!", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe",
@@ -201,7 +203,7 @@ def read_instance(file: BinaryIO, scratch: Path, limits: Limits = Limits()) -> I
         return _bare_instance(file, found.start, found.encoding, scratch)
     size = os.fstat(file.fileno()).st_size
     preamble = os.pread(file.fileno(), 132, 0)
-    if preamble[128:] != b"DICM" or found.start != len(preamble):
+    if preamble[128:] != b"DICM" or found.start != len(preamble) or preamble.startswith(ZIP_MAGIC):
         preamble = bytes(128) + b"DICM"
 
     meta = _read_meta(Walker(file, size, found.encoding), found.encoding, size, found.start)
@@ -219,10 +221,10 @@ def read_instance(file: BinaryIO, scratch: Path, limits: Limits = Limits()) -> I
             head = preamble + meta.written()
             instance = _instance(file, head, data, 0, EXPLICIT_LITTLE, scratch, compressed=(meta.end, end))
             _refuse_fragments(instance)
-            return instance
         except BaseException:
             data.close()
             raise
+        return instance
     if syntax not in NATIVE and not ENCAPSULATED.fullmatch(syntax):
         raise RejectedError("unknown-transfer-syntax", syntax)
     encoding = NATIVE.get(syntax, EXPLICIT_LITTLE)
@@ -459,7 +461,10 @@ def _identify(instance: Instance) -> None:
             continue
         # Behind a zero byte, some parsers read on; the PatientID is written so that they all do.
         plain = tag == PATIENT_ID or b"\0" not in instance.raw(element).rstrip(b"\0 ")
-        if element.vr not in TEXT_VRS or len(instance.raw(element).strip(b"\0 ")) > LONGEST_VALUE_OF[tag] or not plain:
+        size = len(instance.raw(element).strip(b"\0 "))
+        if size > LONGEST_VALUE_OF[tag]:
+            raise RejectedError("damaged", f"{name(tag)} has {size} bytes; at most {LONGEST_VALUE_OF[tag]} are taken")
+        if element.vr not in TEXT_VRS or not plain:
             raise RejectedError("damaged", f"{name(tag)} is not the text that it has to be")
 
 

@@ -43,6 +43,9 @@ STUDY_ATTRIBUTES = (
     "00100030", "00100040", "0020000D", "00200010", "00201206", "00201208",
 )  # fmt: skip
 
+# Names that Orthanc leaves out of its database, and of its answers, when they are longer than 256 bytes (tried).
+PATIENT_NAME, REFERRING_PHYSICIAN_NAME = "00100010", "00080090"
+
 # What is shown and searched of series and instances of all studies (PS3.18 tables 10.6.1-5, 10.6.3-4, 10.6.3-5): as
 # Orthanc calls it, tag and VR. Only what Orthanc has in its database; for the rest it would open each file.
 SERIES_ATTRIBUTES = {
@@ -275,7 +278,20 @@ class OrthancClient:
             raise RejectedError("not-listable", "Orthanc cannot read an attribute of the study")
         with _understanding():
             found = _list(_content(response))
-            return dict(found[0]) if found else None
+            if not found:
+                return None
+            attributes = dict(found[0])
+            # An empty name is there, too: what is not there is missing in the file, or too long.
+            return attributes if PATIENT_NAME in attributes else attributes | self._long_names(study_uid)
+
+    def _long_names(self, study_uid: str) -> Attributes:
+        """The names that a file of the study has; for Orthanc's database they may be too long."""
+        first = _list(self._get(f"/dicom-web/studies/{study_uid}/instances", limit=1))[:1]
+        for instance in first:
+            response = self._request("GET", f"/dicom-web{_path(instance)}/metadata", headers=JSON)
+            told = _list(_content(response))[0] if response.status_code == 200 else {}
+            return {tag: told[tag] for tag in (PATIENT_NAME, REFERRING_PHYSICIAN_NAME) if tag in told}
+        return {}
 
     def contents(self, study_uid: str) -> Contents:
         """All series and instances of a study: one question, since each costs as much as naming many instances."""
@@ -372,6 +388,12 @@ def _list(answer: Any) -> list[Any]:  # noqa: ANN401 - JSON
 def _referenced(answer: dict[str, Any], sequence: str) -> frozenset[str]:
     items = answer.get(sequence, {}).get("Value", [])
     return frozenset(item[REFERENCED_SOP_INSTANCE_UID]["Value"][0] for item in items)
+
+
+def _path(instance: Attributes) -> str:
+    """Where Orthanc has an instance, below its DICOMweb root."""
+    study, series, sop = (instance[tag]["Value"][0] for tag in ("0020000D", "0020000E", "00080018"))
+    return f"/studies/{study}/series/{series}/instances/{sop}"
 
 
 def _dicom_json(told: dict[str, Any], attributes: dict[str, tuple[str, str]]) -> Attributes:
