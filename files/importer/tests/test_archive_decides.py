@@ -20,6 +20,7 @@ from campaign import stamped
 from deliveries import changed, deliver, instance, report, sop_uid, uid
 from imaging_importer import cli
 from imaging_importer.journal import Journal, Outcome
+from imaging_importer.quarantine import HOPELESS
 from imaging_importer.reasons import UNTOLD
 from imaging_importer.spool import CALLER, Spool, lock
 from importer_fakes import Faults, HttpRegistry
@@ -366,15 +367,22 @@ def test_trouble_of_orthancs_own_is_never_the_files_fault_and_holds_up_no_other_
     assert sop_uid(heavy) in house.platform.md5s()
 
 
-def test_what_can_never_be_stored_ends_once_others_are(house: House) -> None:
+def test_what_can_never_be_stored_ends_though_nobody_else_delivers(house: House) -> None:
+    """Whether Orthanc stores anything is asked with an image of the importer's own, of which nothing stays."""
     house.platform.faults.unstorable = b"HEAVY"
-    begin(house, "north", "folder", [image(house, marker="HEAVY")])
-    for number in range(30):
-        if any(row["folder"] == house.prefix + "folder" for row in finished(house)):
-            break
-        assert send(house, "south", f"good {number}", [image(house)]) == {}
-    assert end(house, "north", "folder") == {"000.dcm": "not-accepted"}
+    assert send(house, "north", "folder", [image(house, marker="HEAVY")]) == {"000.dcm": "not-accepted"}
     assert truth(house, "folder") == {"refused-by-archive": 1}
+    assert not house.platform.instances
+
+
+def test_while_orthanc_stores_nothing_at_all_no_image_is_given_up(house: House) -> None:
+    house.platform.faults.unstorable = b"DICM"
+    good = image(house)
+    begin(house, "north", "folder", [good])
+    assert wait_until(lambda: any(row["attempts"] > HOPELESS + 1 for row in status(house)["importing"]), 60)
+    house.platform.faults.unstorable = b""
+    assert end(house, "north", "folder") == {}
+    assert sop_uid(good) in house.platform.md5s()
 
 
 def test_a_study_that_the_registry_never_takes_ends_and_holds_up_no_other(house: House) -> None:

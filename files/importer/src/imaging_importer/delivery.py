@@ -410,6 +410,8 @@ class Carrier:
                 raise RejectedError("misread", "Orthanc reads another StudyInstanceUID")
         if answer.understood and not answer.failed:
             raise RejectedError("refused-by-archive", f"HTTP {answer.status}")
+        if self._orthanc.can_store():
+            self._quarantine.stored(1)
         if self._quarantine.is_hopeless(prepared):
             raise RejectedError("refused-by-archive", f"HTTP {answer.status}: it reads the image and cannot store it")
         return None

@@ -2,7 +2,9 @@
 
 import contextlib
 import http.client
+import io
 import json
+import os
 import re
 import threading
 import uuid
@@ -10,12 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import md5
+from pathlib import Path
 from typing import Any
 
 import requests
+from pydicom import Dataset, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from urllib3.exceptions import HTTPError, NewConnectionError
 
 from imaging_importer import failpoints
+from imaging_importer.instance import orthanc_id
 from imaging_importer.reasons import BrokenOffError, RejectedError, UnavailableError
 from imaging_importer.registry import Attributes, Contents
 from imaging_importer.stamp import Body
@@ -24,6 +31,9 @@ from imaging_importer.stamp import Body
 # at no less than so many bytes a second.
 TIMEOUT = (5.0, 60.0)
 SLOWEST = 1 << 20
+
+# Whose image it is that shows whether Orthanc can store anything.
+PROBE_PATIENT = "IMAGING-IMPORTER-PROBE"
 
 JSON = {"Accept": "application/dicom+json, application/json"}
 
@@ -216,6 +226,18 @@ class OrthancClient:
             stored, failed, understood = frozenset(), frozenset(), False
         return Stow(response.status_code, stored, failed, understood, upload.digests)
 
+    def can_store(self) -> bool:
+        """Whether it stores an image of our own just now, which is taken out again at once.
+
+        So it is known whether trouble is Orthanc's, or of the one image that it did not store.
+        """
+        study, series, instance = (f"2.25.{uuid.uuid4().int}" for _ in range(3))
+        with Path(os.devnull).open("rb") as nothing:
+            answer = self.store(study, [Body(nothing, [_probe(study, series, instance)])])
+        if instance in answer.stored:
+            self.take_out(orthanc_id(PROBE_PATIENT, study, series, instance))
+        return instance in answer.stored
+
     def instances(self, sop_instance_uids: set[str]) -> list[Held]:
         """Every instance that Orthanc holds under these SOPInstanceUIDs, of whichever study."""
         question = {
@@ -383,6 +405,22 @@ def _list(answer: Any) -> list[Any]:  # noqa: ANN401 - JSON
     if not isinstance(answer, list):
         raise TypeError("no list")
     return answer
+
+
+def _probe(study_uid: str, series_uid: str, sop_instance_uid: str) -> bytes:
+    """An image without pixels, which Orthanc stores as any other."""
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.PatientID = SecondaryCaptureImageStorage, PROBE_PATIENT
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID = (
+        study_uid,
+        series_uid,
+        sop_instance_uid,
+    )
+    file = io.BytesIO()
+    dcmwrite(file, dataset, enforce_file_format=True)
+    return file.getvalue()
 
 
 def _referenced(answer: dict[str, Any], sequence: str) -> frozenset[str]:
