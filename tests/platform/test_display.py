@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from array import array
 from email.parser import BytesParser
 
 import pytest
@@ -12,6 +13,7 @@ from platform_client import Platform
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
+from pydicom.uid import ExplicitVRBigEndian
 from stow import send
 
 CLINIC, FOREIGNER = "denscan-central", "denscan-almaty"
@@ -28,7 +30,12 @@ def frames_of(image: Dataset) -> list[bytes]:
         extended = (table, image.ExtendedOffsetTableLengths) if table else None
         return list(generate_frames(image.PixelData, number_of_frames=count, extended_offsets=extended))
     size = image.Rows * image.Columns * image.get("SamplesPerPixel", 1) * image.BitsAllocated // 8
-    return [image.PixelData[number * size : (number + 1) * size] for number in range(count)]
+    pixels = image.PixelData
+    if image.file_meta.TransferSyntaxUID == ExplicitVRBigEndian:  # frames without compression come in little endian
+        words = array("H", pixels)
+        words.byteswap()
+        pixels = words.tobytes()
+    return [pixels[number * size : (number + 1) * size] for number in range(count)]
 
 
 def given(answer: requests.Response) -> bytes:

@@ -14,6 +14,7 @@ from platform_client import Platform
 from pydicom.uid import generate_uid
 from stow import send
 from strange_files import encoded, image
+from time_lapse import wait_for
 
 NAME, PATIENT = "Иванова^Асель", "Иванов"
 WRITTEN = {
@@ -33,7 +34,10 @@ WRITTEN = {
 
 @pytest.fixture(scope="module")
 def technician(platform: Platform) -> requests.Session:
-    return platform.api(platform.user("technician", "denscan-central"))
+    session = platform.api(platform.user("technician", "denscan-central"))
+    # A test before may have stopped Orthanc: the importer finds out a little later that it is back.
+    wait_for("uploads are taken", lambda: send(platform, session, [encoded(image())]).status_code == 200, 90)
+    return session
 
 
 def written(charset: bytes, name: bytes, patient_id: bytes, **more: object) -> bytes:
