@@ -29,6 +29,7 @@ FAILURE_REASONS = {
     "too-large-inflated": OUT_OF_RESOURCES,
     "truncated": CANNOT_UNDERSTAND,
     "unknown-transfer-syntax": CANNOT_UNDERSTAND,
+    "unknown-vr": CANNOT_UNDERSTAND,
 }
 
 
