@@ -33,13 +33,6 @@ def platform() -> Iterator[Platform]:
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    made = Journal(tmp_path / "journal.sqlite")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def orthanc(platform: Platform) -> OrthancClient:
     return OrthancClient(platform.url, "u", "p")
 

@@ -74,13 +74,6 @@ class Carrier:
             self.running.remove(job.id)
 
 
-@pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    made = Journal(tmp_path / "journal.sqlite")
-    yield made
-    made.close()
-
-
 class Lanes:
     """A worker whose lanes run for as long as `until` is not true."""
 

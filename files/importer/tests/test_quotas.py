@@ -27,13 +27,6 @@ from uploads import upload
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    made = Journal(tmp_path / "journal.sqlite")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def platform() -> Iterator[Platform]:
     made = Platform()
     yield made

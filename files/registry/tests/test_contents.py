@@ -154,23 +154,6 @@ def test_no_value_reaches_beyond_its_condition(gateway):
     assert "3.5" not in gateway.find("instances", "north", everything)
 
 
-@pytest.mark.parametrize(
-    ("role", "statement"),
-    [
-        ("registry_gateway", "SELECT * FROM registry.series"),
-        ("registry_gateway", "SELECT * FROM registry.instance"),
-        ("registry_gateway", "SELECT * FROM registry.search('study', '{}', 1, 0)"),
-        ("registry_gateway", "SELECT registry.record_contents('1.1', 'north', '[]', '[]')"),
-        ("registry_importer", "SELECT * FROM registry.instance"),
-        ("registry_importer", "SELECT * FROM registry.search_series('{}', 1, 0)"),
-        ("registry_operator", "SELECT * FROM registry.search_instances('{}', 1, 0)"),
-    ],
-)
-def test_each_role_may_do_only_its_own(registry, role, statement):
-    with registry.connect(role) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
-        connection.execute(statement)
-
-
 def test_contents_are_recorded_by_the_owner_alone(importer):
     importer.add("1.1", "north")
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):

@@ -154,6 +154,13 @@ def test_what_is_only_claimed_tells_nothing_of_its_display(importer, gateway):
         ("registry_operator", "SELECT * FROM registry.study"),
         ("registry_operator", "SELECT registry.claim_study('1.1', 'north')"),
         ("registry_operator", "SELECT * FROM registry.locate_study('1.1')"),
+        ("registry_gateway", "SELECT * FROM registry.series"),
+        ("registry_gateway", "SELECT * FROM registry.instance"),
+        ("registry_gateway", "SELECT * FROM registry.search('study', '{}', 1, 0)"),
+        ("registry_gateway", "SELECT registry.record_contents('1.1', 'north', '[]', '[]')"),
+        ("registry_importer", "SELECT * FROM registry.instance"),
+        ("registry_importer", "SELECT * FROM registry.search_series('{}', 1, 0)"),
+        ("registry_operator", "SELECT * FROM registry.search_instances('{}', 1, 0)"),
     ],
 )
 def test_each_role_may_do_only_its_own(registry, role, statement):
