@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pydicom.uid import UID
 
-from imaging_importer.elements import LONG_VRS, PIXEL_DATA, UNDEFINED_LENGTH, Element
+from imaging_importer.elements import PIXEL_DATA, UNDEFINED_LENGTH, Element
 from imaging_importer.instance import DEFLATED_UID, NATIVE, Instance
 
 # Codes travel; who tells them has the words. They end the sentence "It cannot be displayed: …".
@@ -95,7 +95,7 @@ def undisplayable(instance: Instance) -> str:
     is_image = "Image Storage" in UID(instance.sop_class_uid).name
     if instance.sop_class_uid in FETCHED_WHOLE or not (pixels or is_float or is_image):
         return ""
-    syntax = _transfer_syntax(instance.head)
+    syntax = instance.syntax
     if VIDEO.fullmatch(syntax):
         is_long = _frames(instance) >= FRAMES_OF_A_VIDEO and _interpretation(instance) == b"YBR_PARTIAL_420"
         is_capture = instance.sop_class_uid in SECONDARY_CAPTURES and is_long
@@ -196,18 +196,3 @@ def _number(instance: Instance, tag: int, default: int = 0) -> int:
     """A value of VR US."""
     value = instance.value(tag, 2)
     return int(struct.unpack(instance.encoding.order + "H", value)[0]) if len(value) == 2 else default
-
-
-def _transfer_syntax(head: bytes) -> str:
-    """The transfer syntax in file meta information that is well-formed (PS3.10 7.1)."""
-    position = 132
-    while position < len(head):
-        group, number, vr, length = struct.unpack_from("<HH2sH", head, position)
-        value = position + 8
-        if vr in LONG_VRS:
-            (length,) = struct.unpack_from("<L", head, value)
-            value += 4
-        if (group, number) == (0x0002, 0x0010):
-            return head[value : value + length].rstrip(b"\0 ").decode("ascii", "replace")
-        position = value + length
-    return ""

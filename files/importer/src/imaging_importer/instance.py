@@ -115,6 +115,7 @@ class Instance:
     """One delivered DICOM instance: where its elements stand and who it is."""
 
     file: BinaryIO  # as delivered
+    syntax: str  # the transfer syntax that its data set really has
     head: bytes  # preamble and file meta information as they are sent
     data: BinaryIO  # where the data set is: the file itself, its inflated copy, or one in which it was put in order
     data_start: int
@@ -219,7 +220,7 @@ def read_instance(file: BinaryIO, scratch: Path, limits: Limits = Limits()) -> I
         data, end = _inflate(file, meta.end, size, scratch, limits)
         try:
             head = preamble + meta.written()
-            instance = _instance(file, head, data, 0, EXPLICIT_LITTLE, scratch, compressed=(meta.end, end))
+            instance = _instance(file, syntax, head, data, 0, EXPLICIT_LITTLE, scratch, compressed=(meta.end, end))
             _refuse_fragments(instance)
         except BaseException:
             data.close()
@@ -231,7 +232,7 @@ def read_instance(file: BinaryIO, scratch: Path, limits: Limits = Limits()) -> I
     if syntax in NATIVE:
         encoding = _true_encoding(encoding, os.pread(file.fileno(), 8, meta.end))
         syntax = _native_uid(encoding) if encoding != NATIVE[syntax] else syntax
-    instance = _instance(file, preamble + meta.written(syntax), file, meta.end, encoding, scratch)
+    instance = _instance(file, syntax, preamble + meta.written(syntax), file, meta.end, encoding, scratch)
     if syntax not in NATIVE and instance.elements[0].tag >> 16 < 0x0008:
         # A parser that does not know the transfer syntax guesses the encoding from the first element.
         raise RejectedError("damaged", f"{name(instance.elements[0].tag)} has no business in a data set")
@@ -275,7 +276,7 @@ def _bare_instance(file: BinaryIO, start: int, encoding: Encoding, scratch: Path
     """
     if encoding == IMPLICIT_BIG:
         raise RejectedError("unknown-transfer-syntax", "implicit VR big endian, which DICOM does not have")
-    instance = _instance(file, b"", file, start, encoding, scratch)
+    instance = _instance(file, _native_uid(encoding), b"", file, start, encoding, scratch)
     pixels = instance.find(PIXEL_DATA)
     if pixels is not None and pixels.length == UNDEFINED_LENGTH:
         raise RejectedError("missing-transfer-syntax")
@@ -285,7 +286,7 @@ def _bare_instance(file: BinaryIO, start: int, encoding: Encoding, scratch: Path
             (0x00020001, b"OB", b"\0\1"),
             (MEDIA_STORAGE_SOP_CLASS_UID, b"UI", _encoded_uid(instance.sop_class_uid)),
             (0x00020003, b"UI", _encoded_uid(instance.sop_instance_uid)),
-            (TRANSFER_SYNTAX_UID, b"UI", _encoded_uid(_native_uid(encoding))),
+            (TRANSFER_SYNTAX_UID, b"UI", _encoded_uid(instance.syntax)),
             (0x00020012, b"UI", _encoded_uid(IMPLEMENTATION_CLASS_UID)),
             (0x00020013, b"SH", text("IMAGING-IMPORTER")),
         )
@@ -414,6 +415,7 @@ def _inflated(file: BinaryIO, inflater: "zlib._Decompress") -> Iterator[bytes]:
 
 def _instance(
     file: BinaryIO,
+    syntax: str,
     head: bytes,
     data: BinaryIO,
     start: int,
@@ -431,7 +433,7 @@ def _instance(
         raise CompanionError(reasons.DICOMDIR)
     if end < size:
         compressed = None
-    instance = Instance(file, head, data, start, end, data is not file, compressed, encoding, elements, walker)
+    instance = Instance(file, syntax, head, data, start, end, data is not file, compressed, encoding, elements, walker)
     instance.has_odd_text = walker.has_odd_text
     _identify(instance)
     ordered = _ordered(instance)

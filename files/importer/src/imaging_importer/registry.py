@@ -45,7 +45,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Displayed:
-    """Why an image cannot be displayed (a key of display.SENTENCES); None: it can."""
+    """Why an image cannot be displayed (a key of display.WHY); None: it can."""
 
     study_uid: str
     sop_instance_uid: str
