@@ -21,7 +21,7 @@ import pytest
 from deliveries import deliver, instance, sop_uid, uid
 from imaging_importer import containers, tree
 from imaging_importer.archive import put_back
-from imaging_importer.batch import read_batch
+from imaging_importer.batch import Source, read_batch
 from imaging_importer.containers import Archives
 from imaging_importer.instance import Limits
 from imaging_importer.journal import FileOutcome, Journal, Outcome
@@ -58,8 +58,9 @@ def read_folder(
     ends: dict[str, str] = {}
     bodies: dict[str, bytes] = {}
     with closing(Archives(folder, scratch, limits)) as archives:
+        source = Source(folder, "north", scratch, limits, archives=archives)
         while waiting:
-            batch = read_batch(folder, iter(waiting), "north", scratch, 16 << 20, 50, limits, archives=archives)
+            batch = read_batch(source, iter(waiting), 16 << 20, 50)
             with closing(batch):
                 ends |= {outcome.path: outcome.reason for outcome in batch.outcomes}
                 ends |= {file.path: file.reason for file in batch.listed if file.outcome is Outcome.FAILED}
@@ -320,7 +321,7 @@ def test_without_unpacking_an_archive_is_refused(tmp_path: Path) -> None:
     """As a part of an upload."""
     deliver(tmp_path, {"a.gz": gzip.compress(IMAGE), "b.zip": stored()})
     files = iter([FileOutcome("a.gz", Outcome.PENDING), FileOutcome("b.zip", Outcome.PENDING)])
-    with closing(read_batch(tmp_path, files, "north", tmp_path, 1 << 20, 9, LIMITS)) as batch:
+    with closing(read_batch(Source(tmp_path, "north", tmp_path, LIMITS), files, 1 << 20, 9)) as batch:
         assert [outcome.reason for outcome in batch.outcomes] == ["archive-kind", "archive-kind"]
 
 

@@ -15,7 +15,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from imaging_importer.batch import read_batch
+from imaging_importer.batch import Source, read_batch
 from imaging_importer.instance import Limits, read_instance
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import SENTENCES, CompanionError, RejectedError
@@ -159,9 +159,8 @@ def test_a_file_swapped_for_a_link_is_not_followed(tmp_path: Path, swapped: str)
     else:
         (folder / "deep").rmdir()
         (folder / "deep").symlink_to(outside)
-    batch = read_batch(
-        folder, iter([FileOutcome("deep/a.dcm", Outcome.PENDING)]), "north", tmp_path, 1 << 20, 9, Limits()
-    )
+    source = Source(folder, "north", tmp_path, Limits())
+    batch = read_batch(source, iter([FileOutcome("deep/a.dcm", Outcome.PENDING)]), 1 << 20, 9)
     assert not batch.instances
     assert [outcome.reason for outcome in batch.outcomes] == ["unreadable"]
     batch.close()

@@ -19,7 +19,7 @@ import pydicom
 import pytest
 import yaml
 from imaging_importer import config
-from imaging_importer.batch import Batch, read_batch
+from imaging_importer.batch import Batch, Source, read_batch
 from imaging_importer.instance import Limits, read_instance
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import CompanionError, RejectedError
@@ -510,7 +510,7 @@ def test_an_institution_name_that_is_no_text_is_refused(name: bytes) -> None:
 @contextmanager
 def batch_of(folder: Path, *names: str, limits: Limits | None = None) -> Iterator[Batch]:
     files = iter([FileOutcome(name, Outcome.PENDING) for name in names])
-    batch = read_batch(folder, files, "north", folder, 16 << 20, 50, limits or Limits())
+    batch = read_batch(Source(folder, "north", folder, limits or Limits()), files, 16 << 20, 50)
     try:
         yield batch
     finally:
@@ -655,10 +655,11 @@ def test_a_batch_is_as_large_as_what_orthanc_unpacks(tmp_path: Path) -> None:
         deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
         data = deflater.compress(dataset) + deflater.flush()
         (tmp_path / str(number)).write_bytes(bytes(128) + b"DICM" + el(0x00020010, "UI", DEFLATED.encode()) + data)
+    source = Source(tmp_path, "north", tmp_path, Limits())
     files = (FileOutcome(str(number), Outcome.PENDING) for number in range(5))
-    with closing(read_batch(tmp_path, files, "north", tmp_path, 2 * largest, 100, Limits())) as batch:
+    with closing(read_batch(source, files, 2 * largest, 100)) as batch:
         assert (len(batch.instances), batch.outcomes) == (2, [])
     # All five: of some, the end of a mebibyte of output is the end of the input.
     files = (FileOutcome(str(number), Outcome.PENDING) for number in range(5))
-    with closing(read_batch(tmp_path, files, "north", tmp_path, 9 * largest, 100, Limits())) as batch:
+    with closing(read_batch(source, files, 9 * largest, 100)) as batch:
         assert (len(batch.instances), batch.outcomes) == (5, [])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from imaging_importer import display, reasons, tree
+from imaging_importer import correction, display, reasons, tree
 from imaging_importer.containers import Archives
 from imaging_importer.instance import Instance, Limits, admit, read_instance, too_large
 from imaging_importer.journal import FileOutcome, Outcome
@@ -44,7 +44,19 @@ class Prepared:
         """Send it as earlier releases did: only Orthanc knows how it reads the PatientID in that."""
         if self.former:
             self.body, self.former, self.instance.patient_id = self.former, None, None
-            self.instance.notes.pop("text-corrected")
+            self.instance.notes.pop(correction.NOTE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The folder of a delivery, and how its files are read."""
+
+    folder: Path
+    clinic: str
+    scratch: Path  # a directory for copies
+    limits: Limits
+    charset: str = ""  # what the clinic writes where an image does not say so
+    archives: Archives | None = None  # of the whole delivery; without them none is unpacked
 
 
 @dataclass
@@ -63,39 +75,30 @@ class Batch:
         """Close the files."""
         self._open.close()
 
-    def read(
-        self,
-        folder: Path,
-        file: FileOutcome,
-        clinic: str,
-        scratch: Path,
-        limits: Limits,
-        charset: str = "",
-        archives: Archives | None = None,
-    ) -> int:
-        """Read and stamp one more file; its weight. `scratch` is a directory for copies, `charset` what the clinic
-        writes where an image does not say so.
+    def read(self, source: Source, file: FileOutcome) -> int:
+        """Read and stamp one more file; its weight.
 
         What is read, checked and sent is a copy of it: its sender may still write into it. Of an archive, what is in it
-        is listed, to be read in its turn; without `archives` none is unpacked.
+        is listed, to be read in its turn.
 
         Raises TransientError or OSError for what may pass.
         """
+        limits, scratch, archives = source.limits, source.scratch, source.archives
         try:
             with _read_errors(), ExitStack() as opened:  # what is refused is closed at once
                 if file.archive and archives:
                     copy = opened.enter_context(archives.open(file))
                     self._list(file, copy, archives)
                 else:
-                    with tree.open_file(folder, file.path) as delivered:
+                    with tree.open_file(source.folder, file.path) as delivered:
                         self._list(file, delivered, archives)
                         admit(delivered, limits)
                         copy = opened.enter_context(snapshot(delivered, scratch))
                 instance = read_instance(copy, scratch, limits)
                 opened.callback(instance.close)
                 instance.notes |= display.note_of(instance)
-                body = stamp(instance, clinic, scratch, charset)
-                before = former(instance, clinic, scratch) if "text-corrected" in instance.notes else None
+                body = stamp(instance, source.clinic, scratch, source.charset)
+                before = former(instance, source.clinic, scratch) if correction.NOTE in instance.notes else None
                 instance.forget()
                 if body.size > limits.instance:
                     raise too_large(body.size, limits)
@@ -121,25 +124,13 @@ class Batch:
             self.listed.append(replace(file, size=size))
 
 
-def read_batch(
-    folder: Path,
-    files: Iterator[FileOutcome],
-    clinic: str,
-    scratch: Path,
-    max_bytes: int,
-    max_count: int,
-    limits: Limits,
-    charset: str = "",
-    archives: Archives | None = None,
-) -> Batch:
-    """Read the next files until a batch is full; empty when there are no more. Archives are unpacked by `archives`, of
-    which one is used for all batches of a delivery.
-    """
+def read_batch(source: Source, files: Iterator[FileOutcome], max_bytes: int, max_count: int) -> Batch:
+    """Read the next files until a batch is full; empty when there are no more."""
     batch = Batch()
     size = 0
     try:
         for file in files:
-            size += batch.read(folder, file, clinic, scratch, limits, charset, archives)
+            size += batch.read(source, file)
             if size >= max_bytes or len(batch) >= max_count:
                 break
     except BaseException:

@@ -12,12 +12,11 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
-from hashlib import md5
 from itertools import islice
 
-from imaging_importer import display, failpoints, tree
+from imaging_importer import correction, display, failpoints, tree
 from imaging_importer.archive import Archive
-from imaging_importer.batch import Batch, Prepared, read_batch
+from imaging_importer.batch import Batch, Prepared, Source, read_batch
 from imaging_importer.config import Config
 from imaging_importer.containers import Archives
 from imaging_importer.instance import Instance, orthanc_id
@@ -167,20 +166,19 @@ class Carrier:
 
     def _upload(self, job: Job, crowded: Callable[[], bool]) -> Generator[Step, None, bool]:
         """Send every pending file, in batches, in the order of their paths; whether more were found in archives."""
-        folder, unpacked = self._spool.folder(job), False
-        archives = Archives(folder, self._spool.scratch, self._config.limits)
+        unpacked = False
+        folder, scratch, limits = self._spool.folder(job), self._spool.scratch, self._config.limits
+        archives = Archives(folder, scratch, limits)
+        # A part of an upload is one DICOM file (PS3.18 10.5.1): there, nothing is unpacked.
+        unpack = None if job.caller else archives
+        source = Source(folder, job.clinic, scratch, limits, self._config.charsets.get(job.clinic, ""), unpack)
         with closing(archives), ThreadPoolExecutor(1, "read-ahead") as reader:
             files = self._journal.files(job.id, Outcome.PENDING)
 
             def read_next() -> Future[Batch]:
                 share = CROWDED if crowded() else 1
-                sizes = (self._config.batch_bytes // share, -(-self._config.batch_count // share), self._config.limits)
-                charset = self._config.charsets.get(job.clinic, "")
-                # A part of an upload is one DICOM file (PS3.18 10.5.1): there, nothing is unpacked.
-                unpack = None if job.caller else archives
-                return reader.submit(
-                    read_batch, folder, files, job.clinic, self._spool.scratch, *sizes, charset, unpack
-                )
+                sizes = (self._config.batch_bytes // share, -(-self._config.batch_count // share))
+                return reader.submit(read_batch, source, files, *sizes)
 
             coming = read_next()
             try:
@@ -292,7 +290,7 @@ class Carrier:
         outcomes: list[FileOutcome] = []
         for study_uid, of_study in studies.items():
             for of_turn in _turns(of_study):
-                conflicting = self._conflicting(study_uid, of_turn)
+                conflicting = self._conflicting(job, study_uid, of_turn)
                 outcomes += conflicting.values()
                 instances = [prepared for prepared in of_turn if prepared.path not in conflicting]
                 clean = [prepared for prepared in instances if prepared.path not in strikes]
@@ -317,12 +315,13 @@ class Carrier:
                 ]
             )
 
-    def _conflicting(self, study_uid: str, batch: list[Prepared]) -> dict[str, FileOutcome]:
+    def _conflicting(self, job: Job, study_uid: str, batch: list[Prepared]) -> dict[str, FileOutcome]:
         """Of a batch, what the study holds another image of, in another series, under the same SOPInstanceUID.
 
         Asked before anything is sent: afterwards, and after a kill, nobody could tell which of the two came first.
         """
-        if not self._orthanc.study_ids(study_uid):
+        attempt = self._journal.attempt(job.id, study_uid)
+        if attempt and not attempt.orthanc_id:  # Orthanc does not have the study yet
             return {}
         held: dict[str, list[Held]] = {}
         for found in self._orthanc.instances({prepared.instance.sop_instance_uid for prepared in batch}):
@@ -335,7 +334,8 @@ class Carrier:
             if not others or instance.series_uid in {found.series_uid for found in others}:
                 continue
             # The very bytes: what a kill left of an image that Orthanc misreads. It is found out below.
-            if any(_md5(prepared) in found.digests for found in others):
+            digest = prepared.body.digest()
+            if any(digest in found.digests for found in others):
                 continue
             detail = f"{instance.sop_instance_uid} is in another series of the study"
             conflicting[prepared.path] = _failed(prepared, RejectedError("conflicting-bytes", detail))
@@ -439,7 +439,7 @@ class Carrier:
             copies = of_digest.get(digest, [])
             if not copies and instance.sop_instance_uid in known and prepared.former:
                 copies = of_digest.get(prepared.former.digest(), [])
-                instance.notes.pop("text-corrected", None)  # it was stored before text was corrected
+                instance.notes.pop(correction.NOTE, None)  # it was stored before text was corrected
             if not copies and instance.sop_instance_uid in known:
                 outcomes.append(_failed(prepared, RejectedError("conflicting-bytes", instance.sop_instance_uid)))
                 continue
@@ -522,14 +522,6 @@ def _turns(batch: list[Prepared]) -> Iterator[list[Prepared]]:
             (turn if mine else later).append(prepared)
         yield turn
         batch = later
-
-
-def _md5(prepared: Prepared) -> str:
-    """As Orthanc knows it."""
-    digest = md5(usedforsecurity=False)
-    for chunk in prepared.body.chunks():
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _plain_place(instance: Instance) -> str:
