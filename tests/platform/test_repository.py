@@ -133,11 +133,19 @@ def written(platform: Platform, *arguments: str) -> str:
     return str(json.loads(said.splitlines()[-1])["snapshot_id"])
 
 
+def push_is_over(platform: Platform) -> bool:
+    state = platform.on_host("systemctl", "is-active", "imaging-backup-push", check=False).strip()
+    return state in {"inactive", "failed"}
+
+
 def test_what_somebody_with_the_password_wrote_is_not_restored(platform, pushed):
     """Neither with a copy of a signature nor with none. Without one it does not even hide what is signed."""
     key = platform.on_host("imaging-backup", "key").strip()
     (signed, *_) = json.loads(platform.on_host("sh", "-c", f"{RESTIC} snapshots --json --tag imaging-signature"))
     copied = ",".join(tag for tag in signed["tags"] if not tag.startswith("of="))
+    # A push by the timer would be newer than the forged snapshots, and signed: the host would restore that one.
+    platform.on_host("systemctl", "stop", "imaging-backup-push.timer")
+    wait_for("no push runs", lambda: push_is_over(platform), seconds=120)
     forged = written(platform, "--tag=imaging", "/etc/imaging")
     names = [forged]
     try:
@@ -151,6 +159,7 @@ def test_what_somebody_with_the_password_wrote_is_not_restored(platform, pushed)
                 assert "is loaded" not in refused
     finally:
         platform.on_host("sh", "-c", f"{RESTIC} forget {' '.join(names)}")
+        platform.on_host("systemctl", "start", "imaging-backup-push.timer")
     assert f"signed with the key {key}\n" in platform.on_host("imaging-backup", "check", "repository")
 
 
