@@ -214,9 +214,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests files/updates/tests
-	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore --ignore=tests/upgrade \
-	  --ignore=tests/certificates --ignore=tests/hardening --ignore=tests/ssh --ignore=tests/reboot --ignore=tests/uninstall \
-	  --ignore=tests/repository --ignore=tests/front
+	pytest tests/unit
 
 # A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
 .PHONY: test-recovery
@@ -234,65 +232,65 @@ test-readers: .venv/test ## let DCMTK read what the importer's reader lets throu
 .PHONY: test-platform
 test-platform: export SANDBOX := test
 test-platform: .venv/test ## follow the README on a fresh host, then test that host from inside and from outside
-	pytest -s tests/readme
+	pytest -s tests/host/readme
 	pytest --hosts=docker://imaging-test molecule/default/tests
-	pytest tests/platform tests/browser
+	pytest tests/host/platform tests/host/browser
 	python3 sandbox/sandbox.py down --name imaging-test
 
 .PHONY: test-alerts
-test-alerts: .venv/test ## cause every fault of tests/faults on the sandbox host and see that it is told (SANDBOX=)
-	pytest tests/platform/test_monitoring.py tests/faults
+test-alerts: .venv/test ## cause every fault of tests/host/faults on the sandbox host and see that it is told (SANDBOX=)
+	pytest tests/host/platform/test_monitoring.py tests/host/faults
 
 # Not part of `make test`: it deploys your sandbox several times, with other certificates each time.
 .PHONY: test-certs
 test-certs: .venv/test ## issue, renew and fail to renew certificates by a real ACME server on the sandbox host (SANDBOX=)
-	pytest -s tests/certificates
+	pytest -s tests/host/certificates
 
 .PHONY: test-hardening
 test-hardening: .venv/test ## let testssl.sh and lynis judge the sandbox host (SANDBOX=)
-	pytest tests/hardening
+	pytest tests/host/hardening
 
 # Not part of `make test`: it takes ten minutes and an image of 600 MB.
 .PHONY: test-front
 test-front: .venv/test ## ask the front door of the sandbox host oddly for ten minutes, and upload the largest image (SANDBOX=)
-	ODD_REQUESTS_SECONDS=600 pytest -s tests/platform/test_odd_requests.py tests/front
+	ODD_REQUESTS_SECONDS=600 pytest -s tests/host/platform/test_odd_requests.py tests/host/front
 
 # Not part of `make test`: it takes two deployments.
 .PHONY: test-restore
 test-restore: export SANDBOX := restore
 test-restore: .check .venv/test ## lose host and controller's secrets, restore a backup onto a fresh host, log in, compare an image; a drill
-	pytest -s tests/restore
+	pytest -s tests/host/restore
 	python3 sandbox/sandbox.py down --name imaging-restore
 
 # Not part of `make test`: it makes servers on your sandbox, and restores it.
 .PHONY: test-repository
 test-repository: .venv/test ## fill a repository by SFTP and by S3 on the sandbox host, and restore the host from each (SANDBOX=)
-	pytest -s tests/repository
+	pytest -s tests/host/repository
 
 # Not part of `make test`: it takes two deployments, and the history of this repository.
 .PHONY: test-upgrade
 test-upgrade: export SANDBOX := upgrade
 test-upgrade: .check .venv/test ## deploy the previous release, use it, deploy this one over it: nothing is lost
-	pytest -s tests/upgrade
+	pytest -s tests/host/upgrade
 	python3 sandbox/sandbox.py down --name imaging-upgrade
 
 # Not part of `make test`: it takes a deployment.
 .PHONY: test-ssh
 test-ssh: export SANDBOX := ssh
 test-ssh: .check .venv/test ## the production inventory on a fresh host: by ssh, as a user who may sudo
-	pytest -s tests/ssh
+	pytest -s tests/host/ssh
 
 # Not part of `make test`: it takes two deployments.
 .PHONY: test-uninstall
 test-uninstall: export SANDBOX := uninstall
 test-uninstall: .check .venv/test ## take the platform off a host in use, bring it back with its data, take it and its data off
-	pytest -s tests/uninstall
+	pytest -s tests/host/uninstall
 	python3 sandbox/sandbox.py down --name imaging-uninstall
 
 # Not part of `make test`: it reboots your sandbox.
 .PHONY: test-reboot
 test-reboot: .venv/test ## reboot the sandbox host during an import: everything is back within two minutes, nothing is lost (SANDBOX=)
-	pytest -s tests/reboot
+	pytest -s tests/host/reboot
 
 # Not part of `make test`, whose host has been through the same: deployed, once more without a change, looked at inside.
 .PHONY: test-molecule

@@ -22,8 +22,8 @@ HEAD = """\
 # Who may ask for what
 
 The gateway's allow-list, written by `make docs` from `files/gateway/src/imaging_gateway/allowlist.py`: a test fails
-when the two differ. What no row names does not exist. A live test (`tests/platform/test_matrix.py`) asks for every row
-as every role, and for every other route that Orthanc offers.
+when the two differ. What no row names does not exist. A live test (`tests/host/platform/test_matrix.py`) asks for
+every row as every role, and for every other route that Orthanc offers.
 
 A row opens a path to a role; which **studies** it opens is another question, answered by the registry: those of the
 clinics in the token.

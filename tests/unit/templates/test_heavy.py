@@ -18,7 +18,7 @@ import jinja2
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROLE = ROOT / "roles" / "nginx"
 NGINX = ROOT / ".cache" / "nginx" / "usr" / "sbin" / "nginx"  # tests/packages.sh
 

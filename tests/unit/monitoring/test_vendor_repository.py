@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from loading import load
 
-SOURCE = Path(__file__).parents[2] / "library/vendor_repository.py"
+SOURCE = Path(__file__).parents[3] / "library/vendor_repository.py"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Real faults beyond those of tests/platform: each is told and nothing else is, and told again when it is over."""
+"""Real faults beyond those of tests/host/platform: each is told and nothing else is, and told again when it is over."""
 
 from __future__ import annotations
 

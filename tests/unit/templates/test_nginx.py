@@ -10,7 +10,7 @@ import pytest
 import yaml
 from nginx_conf import Directive, parse
 
-ROLE = Path(__file__).parents[2] / "roles" / "nginx"
+ROLE = Path(__file__).parents[3] / "roles" / "nginx"
 
 
 @pytest.fixture(scope="module")

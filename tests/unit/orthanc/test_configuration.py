@@ -10,7 +10,7 @@ import jinja2
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEMPLATES = ROOT / "roles/orthanc/templates"
 OWN_PLUGIN = "/opt/imaging/orthanc/plugins/libOrthancPostgreSQLIndex.so"
 VARIABLES = {

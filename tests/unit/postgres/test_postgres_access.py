@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from loading import load
 
-SOURCE = Path(__file__).parents[2] / "roles/postgres/library/postgres_access.py"
+SOURCE = Path(__file__).parents[3] / "roles/postgres/library/postgres_access.py"
 PASSWORD = "specification"
 # As PostgreSQL 17 stored it after ALTER ROLE … PASSWORD 'specification'.
 VERIFIER = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
 TEXTS = {path: path.read_text() for path in DOCUMENTS}
 ADMIN = TEXTS[PROJECT / "docs/ADMIN.md"]

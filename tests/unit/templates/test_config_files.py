@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 VALIDATE = "grep -q good %s"
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PLUGIN = b"\x7fELF the plugin that the operator chose"
 DAMAGED = PLUGIN.replace(b"chose", b"chosE")
 SHA256 = hashlib.sha256(PLUGIN).hexdigest()

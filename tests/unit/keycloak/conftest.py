@@ -22,7 +22,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tests/unit/modules"))
 pytest.register_assert_rewrite("specification", "desk")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 OUR_MODULES = {path.stem for path in (*PROJECT.glob("library/*.py"), *PROJECT.glob("roles/*/library/*.py"))}
 
 
