@@ -6,13 +6,12 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
+from project import ROOT as PROJECT
 
-PROJECT = Path(__file__).parents[2]
 ROLE = PROJECT / "roles" / "monitoring"
 TOOLS = PROJECT / ".cache/monitoring-tools/usr/bin"  # put there by tests/packages.sh
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from loading import load
+from project import ROOT
 
-ROOT = Path(__file__).parents[2]
 JINJA = {
     "id": "GHSA-jjjj",
     "aliases": ["CVE-2099-1"],

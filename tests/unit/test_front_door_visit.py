@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from loading import load
-from platform_client import ROOT
+from project import ROOT
 
 front_door_visit = load(ROOT / "library/front_door_visit.py")
 URL = "https://imaging.example.org"

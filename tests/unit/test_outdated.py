@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 import yaml
 from loading import load
+from project import ROOT
 
-ROOT = Path(__file__).parents[2]
 PINNED = yaml.safe_load((ROOT / "vars/versions.yml").read_text())
 POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><parent><version>{}</version></parent></project>"""
 APT = """hospital | CHANGED | rc=0 >>

@@ -7,12 +7,11 @@ import os
 import random
 import unicodedata
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from loading import load
+from project import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROGRAMS = {
     name: load(ROOT / path)
     for name, path in {

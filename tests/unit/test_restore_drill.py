@@ -12,7 +12,7 @@ import pytest
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
 from loading import load
-from platform_client import ROOT
+from project import ROOT
 
 drill = load(ROOT / "sandbox/restore_drill.py")
 

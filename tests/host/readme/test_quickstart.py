@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[3]
+from project import ROOT
 
 
 def quickstart() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from access_document import render
-from platform_client import ROOT
+from project import ROOT
 
 
 def test_the_access_page_is_written_from_the_present_allow_list() -> None:

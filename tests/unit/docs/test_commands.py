@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ansible.cli.playbook import PlaybookCLI
 from loading import load
-from platform_client import ROOT
+from project import ROOT
 
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/ADMIN.md", "docs/USER.md", "docs/TROUBLESHOOTING.md")
 FENCED = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)

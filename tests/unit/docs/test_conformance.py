@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conformance_document import render
-from platform_client import ROOT
+from project import ROOT
 
 
 def test_the_conformance_statement_is_written_from_the_present_code() -> None:

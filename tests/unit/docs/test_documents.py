@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from project import ROOT as PROJECT
 
-PROJECT = Path(__file__).parents[3]
 DOCUMENTS = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
 TEXTS = {path: path.read_text() for path in DOCUMENTS}
 ADMIN = TEXTS[PROJECT / "docs/ADMIN.md"]

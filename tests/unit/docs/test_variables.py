@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from platform_client import ROOT
+from project import ROOT
 from variables_document import render
 
 

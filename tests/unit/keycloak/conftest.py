@@ -21,8 +21,8 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+from project import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tests/unit/modules"))
 pytest.register_assert_rewrite("specification", "desk")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import subprocess
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 from loading import load
+from project import ROOT
 
-SOURCE = Path(__file__).parents[3] / "library/vendor_repository.py"
+SOURCE = ROOT / "library/vendor_repository.py"
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import jinja2
 import pytest
 import yaml
+from project import ROOT
 
-ROOT = Path(__file__).parents[3]
 TEMPLATES = ROOT / "roles/orthanc/templates"
 OWN_PLUGIN = "/opt/imaging/orthanc/plugins/libOrthancPostgreSQLIndex.so"
 VARIABLES = {

@@ -17,8 +17,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from project import ROOT
 
-ROOT = Path(__file__).parents[3]
 PLUGIN = b"\x7fELF the plugin that the operator chose"
 DAMAGED = PLUGIN.replace(b"chose", b"chosE")
 SHA256 = hashlib.sha256(PLUGIN).hexdigest()

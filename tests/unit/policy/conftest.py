@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from project import ROOT as PROJECT
 
-PROJECT = Path(__file__).parents[3]
 OUR_MODULES = {path.stem for path in (*PROJECT.glob("library/*.py"), *PROJECT.glob("roles/*/library/*.py"))}
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from loading import load
+from project import ROOT
 
-SOURCE = Path(__file__).parents[3] / "roles/postgres/library/postgres_access.py"
+SOURCE = ROOT / "roles/postgres/library/postgres_access.py"
 PASSWORD = "specification"
 # As PostgreSQL 17 stored it after ALTER ROLE … PASSWORD 'specification'.
 VERIFIER = (

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from platform_client import ROOT
+from project import ROOT
 
 DOMAIN = "imaging.example.org"
 PLAYBOOK = """

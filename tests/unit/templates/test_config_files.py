@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+from project import ROOT as PROJECT
 
-PROJECT = Path(__file__).parents[3]
 VALIDATE = "grep -q good %s"
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import jinja2
 import pytest
 import yaml
+from project import ROOT
 
-ROOT = Path(__file__).parents[3]
 ROLE = ROOT / "roles" / "nginx"
 NGINX = ROOT / ".cache" / "nginx" / "usr" / "sbin" / "nginx"  # tests/packages.sh
 

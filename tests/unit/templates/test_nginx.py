@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import jinja2
 import pytest
 import yaml
 from nginx_conf import Directive, parse
+from project import ROOT
 
-ROLE = Path(__file__).parents[3] / "roles" / "nginx"
+ROLE = ROOT / "roles" / "nginx"
 
 
 @pytest.fixture(scope="module")

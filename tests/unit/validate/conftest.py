@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 from loading import load
-from platform_client import ROOT
+from project import ROOT
 
 
 @pytest.fixture(scope="session")

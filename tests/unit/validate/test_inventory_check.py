@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 from cryptography.x509.oid import NameOID
-from platform_client import ROOT
+from project import ROOT
 
 Find = Callable[..., dict[str, str]]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from platform_client import ROOT
+from project import ROOT
 
 
 class Inventory:
