@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from loading import load
 
-people = load(Path(__file__).parents[2] / "playbooks/list_people.py")
+people = load(Path(__file__).parents[2] / "tools/list_people.py")
 
 PEOPLE: dict[str, list[dict[str, Any]]] = {
     "clinics": [{"id": "north"}, {"id": "south"}],
