@@ -9,7 +9,7 @@ import pytest
 from loading import load
 from project import ROOT
 
-people = load(ROOT / "playbooks/list_people.py")
+people = load(ROOT / "tools/list_people.py")
 
 PEOPLE: dict[str, list[dict[str, Any]]] = {
     "clinics": [{"id": "north"}, {"id": "south"}],

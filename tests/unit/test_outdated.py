@@ -22,7 +22,7 @@ nginx/stable-security 1.26.3-3+deb13u2 amd64 [upgradable from: 1.26.3-3+deb13u1]
 
 @pytest.fixture
 def outdated(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = load(ROOT / "vars/outdated.py")
+    module = load(ROOT / "tools/outdated.py")
     monkeypatch.setattr(sys, "argv", ["outdated", "inventories/production"])
     return module
 

@@ -19,7 +19,7 @@ PROGRAMS = {
         "gateway": "files/gateway/src/imaging_gateway/printable.py",
         "backup": "files/backup/src/imaging_backup/printable.py",
         "status": "files/status/imaging_status.py",
-        "list_people": "playbooks/list_people.py",
+        "list_people": "tools/list_people.py",
     }.items()
 }
 HARMFUL = (

@@ -14,7 +14,7 @@ from ansible.parsing.vault import VaultLib, VaultSecret
 from loading import load
 from project import ROOT
 
-drill = load(ROOT / "sandbox/restore_drill.py")
+drill = load(ROOT / "tools/restore_drill.py")
 
 HOSTS = {"hosts": {"pacs": {"ansible_user": "ops"}}}
 

@@ -163,7 +163,7 @@ def host(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def bare() -> Iterator[str]:
     """A host on which nothing was ever deployed, as the name of a sandbox."""
     name = f"{os.environ.get('SANDBOX', 'sandbox')}-bare"
-    sandbox = [sys.executable, str(ROOT / "sandbox/sandbox.py")]
+    sandbox = [sys.executable, str(ROOT / "tools/sandbox.py")]
     subprocess.run([*sandbox, "up", "--name", f"imaging-{name}"], check=True)
     yield name
     subprocess.run([*sandbox, "down", "--name", f"imaging-{name}"], check=True)

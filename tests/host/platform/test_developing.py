@@ -36,7 +36,7 @@ def port() -> int:
 @pytest.fixture
 def watcher(platform: Platform, source: Path, port: int) -> Iterator[subprocess.Popen[str]]:
     options = ["--name", platform.container, "--source", str(source), "--port", str(port)]
-    command = [sys.executable, str(ROOT / "sandbox/develop.py"), "run", *options]
+    command = [sys.executable, str(ROOT / "tools/develop.py"), "run", *options]
     watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert watcher.stdout is not None
     try:

@@ -60,7 +60,7 @@ def seconds(platform: Platform, studies: list[Study]) -> float:
     begun = time.monotonic()
     subprocess.run(["docker", "restart", platform.container], check=True, capture_output=True)
     # Its address may be another one now. It starts nothing: a host that runs is only named.
-    subprocess.run(["python3", "sandbox/sandbox.py", "up", "--name", platform.container], cwd=ROOT, check=True)
+    subprocess.run(["python3", "tools/sandbox.py", "up", "--name", platform.container], cwd=ROOT, check=True)
     wait_for("every service is healthy", lambda: healthy(platform), 2 * LIMIT_SECONDS)
     took = time.monotonic() - begun
     print(f"healthy {took:.0f} s after the order to reboot, with {len(before)} of {STUDIES} deliveries under way")

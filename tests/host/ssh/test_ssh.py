@@ -35,7 +35,7 @@ def on_host(*command: str) -> str:
 
 
 def sandbox(action: str) -> None:
-    subprocess.run([sys.executable, str(ROOT / "sandbox/sandbox.py"), action, "--name", NAME], check=True)
+    subprocess.run([sys.executable, str(ROOT / "tools/sandbox.py"), action, "--name", NAME], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Before:
     assert SANDBOX != "sandbox", "this test removes its host: give it a name in SANDBOX"
     make("down")
     subprocess.run(["rm", "-rf", str(state_path())], check=True)
-    subprocess.run(["python3", "sandbox/sandbox.py", "up", "--name", HOST], cwd=ROOT, check=True)
+    subprocess.run(["python3", "tools/sandbox.py", "up", "--name", HOST], cwd=ROOT, check=True)
     bare = look()
     deployed = make("up")
     assert deployed.returncode == 0, deployed.stdout[-3000:]

@@ -28,7 +28,7 @@ IN_THE_ENVIRONMENT = {"SANDBOX"}
 # Where each is run as a person runs it: the file, and the words in it that run it.
 RUN = {
     "make up": ("tests/host/readme/test_quickstart.py", 'run("make up")'),
-    "make up-dev": ("tests/host/platform/test_developing.py", '"sandbox/develop.py"), "run"'),
+    "make up-dev": ("tests/host/platform/test_developing.py", '"tools/develop.py"), "run"'),
     "make demo": ("tests/host/readme/test_quickstart.py", '"make demo"'),
     "make down": ("tests/host/readme/test_quickstart.py", 'run("make down")'),
     "make info": ("tests/support/platform_client.py", '["make", "-s", "info"]'),

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs/ARCHITECTURE.md"
+PAGE = Path(__file__).parents[1] / "docs/ARCHITECTURE.md"
 BEGIN = "<!-- Written by `make docs-exposure`: changes here are overwritten. -->\n"
 END = "<!-- The end of what it writes. -->\n"
 # Their packages come from a vendor's repository: a host that cannot reach it has none of these.

@@ -12,7 +12,8 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-PLAYBOOK = Path(__file__).with_name("list-people.yml")
+ROOT = Path(__file__).resolve().parents[1]
+PLAYBOOK = ROOT / "playbooks/list-people.yml"
 COLUMNS = {
     "clinics": ["id", "name", "studies", "last_received", "users", "clients", "removed"],
     "users": ["username", "name", "email", "clinics", "roles", "enabled", "second_factor"],
@@ -28,9 +29,9 @@ def ask(inventory: str) -> dict[str, list[dict[str, Any]]]:
     with tempfile.NamedTemporaryFile(suffix=".json") as answer:
         command = [Path(sys.executable).with_name("ansible-playbook"), PLAYBOOK]
         where = ["-i", inventory, "-e", json.dumps({"people_file": answer.name})]
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [*map(str, command), *where],
-            cwd=PLAYBOOK.parents[1], check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+            cwd=ROOT, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         if done.returncode:
             raise NothingToShowError(done.stdout + done.stderr)

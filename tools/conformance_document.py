@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jinja2
+from pydicom._uid_dict import UID_dictionary
 from pydicom.datadict import keyword_for_tag
-from pydicom.uid import UID, UID_dictionary
+from pydicom.uid import UID
 
-FILES = Path(__file__).parents[2] / "files"
+FILES = Path(__file__).parents[1] / "files"
 sys.path[:0] = [str(FILES / "gateway/src"), str(FILES / "importer/src")]
 
 from imaging_gateway import allowlist, requests, search  # noqa: E402
@@ -86,7 +87,7 @@ def table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def render() -> str:
     """The document."""
     template = jinja2.Template(TEMPLATE.read_text(), undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    return template.render(
+    text: str = template.render(
         retrievals=table(("Resource", "Media types"), retrievals()),
         searches=table(("Resource", "Searches in"), searches()),
         keys=table(("Level", "Matching key", "Tag", "Matching (PS3.4 C.2.2.2)"), keys()),
@@ -100,6 +101,7 @@ def render() -> str:
         largest_page=search.LARGEST_PAGE,
         deepest_offset=search.DEEPEST_OFFSET,
     )
+    return text
 
 
 if __name__ == "__main__":

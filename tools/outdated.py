@@ -30,7 +30,7 @@ class UnknownError(Exception):
 def ask(*command: str) -> str:
     """What a client answers. Raises UnknownError."""
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)  # noqa: S603
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnknownError(str(error)) from error
     if done.returncode:

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAYBOOKS = ROOT / "playbooks/restore-drill"
-SANDBOX = [sys.executable, str(ROOT / "sandbox/sandbox.py")]
+SANDBOX = [sys.executable, str(ROOT / "tools/sandbox.py")]
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "vars"), str(ROOT / "files/viewer")]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "files/viewer")]
 
 from outdated import UnknownError  # noqa: E402
 from prepare import PACKAGE, PreparationError, fetch, npm  # noqa: E402
@@ -55,7 +55,7 @@ class Audit:
 def answer_of(command: list[str], directory: Path) -> dict[str, Any]:
     """The JSON that a client prints, whether it found anything or not. Raises UnknownError."""
     try:
-        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=600)  # noqa: S603
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=600)
         answer: dict[str, Any] = json.loads(done.stdout)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnknownError(str(error)) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "files/gateway/src"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "files/gateway/src"))
 
 from imaging_gateway import allowlist, audit, search
 
