@@ -15,7 +15,8 @@ FILES = Path(__file__).parents[1] / "files"
 sys.path[:0] = [str(FILES / "gateway/src"), str(FILES / "importer/src")]
 
 from imaging_gateway import allowlist, requests, search  # noqa: E402
-from imaging_importer import display, instance, reasons  # noqa: E402
+from imaging_importer import reasons  # noqa: E402
+from imaging_importer.dicom import display, instance  # noqa: E402
 
 TEMPLATE = Path(__file__).with_name("conformance.md.j2")
 # Level -> its matching keys beside those of the levels above it, and what is returned always.

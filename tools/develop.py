@@ -40,8 +40,8 @@ def on_host(name: str, script: str, given: bytes = b"") -> None:
 
 
 def read(package: Path) -> dict[str, bytes]:
-    """The package's modules, by name."""
-    return {path.name: path.read_bytes() for path in sorted(package.glob("*.py"))}
+    """The package's modules, by their path in it."""
+    return {str(path.relative_to(package)): path.read_bytes() for path in sorted(package.rglob("*.py"))}
 
 
 def packed(modules: dict[str, bytes]) -> bytes:

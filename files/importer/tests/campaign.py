@@ -18,9 +18,9 @@ from typing import Any
 import pydicom
 from deliveries import TEMPLATES, changed, contents, deliver, instance, uid
 from imaging_importer import failpoints
-from imaging_importer.instance import read_instance
+from imaging_importer.dicom.instance import read_instance
+from imaging_importer.dicom.stamp import stamp
 from imaging_importer.reasons import SENTENCES
-from imaging_importer.stamp import stamp
 from importer_fakes import Platform
 
 CLINICS = ("north", "south")

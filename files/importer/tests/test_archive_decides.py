@@ -25,7 +25,7 @@ from imaging_importer.reasons import UNTOLD
 from imaging_importer.spool import CALLER, Spool, lock
 from importer_fakes import Faults, HttpRegistry
 from importer_process import DOOR_SECRET, wait_until
-from test_door import House
+from test_uploads import House
 from uploads import CALLER as WHO
 from uploads import upload
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from deliveries import deliver
 from imaging_importer import tree
-from imaging_importer.archive import Archive
 from imaging_importer.journal import FileOutcome, Journal, Outcome, State
 from imaging_importer.reasons import TransientError
 from imaging_importer.reconcile import Reconciler
 from imaging_importer.recorder import Recorder
+from imaging_importer.settle import Archive
 from imaging_importer.spool import Spool, lock
 
 

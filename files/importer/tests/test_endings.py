@@ -34,7 +34,6 @@ import requests
 import urllib3.exceptions
 from deliveries import contents, deliver, instance, sop_uid, uid
 from imaging_importer import delivery, reasons, status, worker
-from imaging_importer.archive import Archive, put_back
 from imaging_importer.delivery import Carrier
 from imaging_importer.journal import SAME_TROUBLE, Journal
 from imaging_importer.metrics import Metrics
@@ -43,8 +42,9 @@ from imaging_importer.quarantine import Quarantine
 from imaging_importer.reasons import RejectedError, TransientError
 from imaging_importer.recorder import Recorder
 from imaging_importer.registry import PostgresRegistry
+from imaging_importer.settle import Archive, put_back
 from imaging_importer.spool import Spool, lock
-from imaging_importer.tickets import Tickets
+from imaging_importer.ways_in.tickets import Tickets
 from imaging_importer.worker import Worker
 from importer_fakes import Platform, _Handler, is_stow
 from importer_process import config_for

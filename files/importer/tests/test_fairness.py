@@ -16,12 +16,12 @@ from types import SimpleNamespace
 
 import pytest
 from deliveries import deliver, instance, uid
-from imaging_importer.door import UPLOADS_AT_ONCE, Places
-from imaging_importer.inbox import Inbox
 from imaging_importer.journal import Journal, State
 from imaging_importer.metrics import Metrics
 from imaging_importer.recorder import Recorder
-from imaging_importer.tickets import Tickets
+from imaging_importer.ways_in.folders import Inbox
+from imaging_importer.ways_in.tickets import Tickets
+from imaging_importer.ways_in.uploads import UPLOADS_AT_ONCE, Places
 from imaging_importer.web import MOST_CONNECTIONS
 from imaging_importer.worker import LANES, MOST_BEGUN, Worker
 from importer_fakes import Platform
@@ -271,7 +271,7 @@ def test_a_clinic_with_very_much_in_its_inbox_does_not_keep_the_scanner(tmp_path
 
 
 def test_what_is_remembered_of_the_inbox_is_bounded_and_the_rest_is_counted(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("imaging_importer.inbox.MOST_WAITING", 100)
+    monkeypatch.setattr("imaging_importer.ways_in.folders.MOST_WAITING", 100)
     for clinic, count in (("greedy", 200), ("modest", 5)):
         for number in range(count):
             (tmp_path / clinic / f"{number}").mkdir(parents=True)

@@ -198,7 +198,7 @@ def test_an_overflow_of_inotify_is_made_up_for_by_a_scan(campaign: Campaign, nur
 
 
 def test_one_clinics_unreadable_folder_does_not_stop_the_others(tmp_path: Path, monkeypatch) -> None:
-    from imaging_importer.inbox import Inbox
+    from imaging_importer.ways_in.folders import Inbox
 
     for clinic in ("north", "south"):
         (tmp_path / clinic / "study").mkdir(parents=True)
@@ -217,7 +217,7 @@ def test_one_clinics_unreadable_folder_does_not_stop_the_others(tmp_path: Path, 
 
 def test_ten_thousand_waiting_folders_cost_little(tmp_path: Path) -> None:
     """A scan takes under 2 s, an idle importer under 2 % of a processor."""
-    from imaging_importer.inbox import Inbox
+    from imaging_importer.ways_in.folders import Inbox
 
     for number in range(10_000):
         (tmp_path / "north" / f"{number}").mkdir(parents=True)

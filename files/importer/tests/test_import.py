@@ -297,7 +297,7 @@ def test_orthanc_being_away_delays_and_nothing_else(world: World) -> None:
 
 
 def test_a_failed_folder_can_be_delivered_again(world: World) -> None:
-    from imaging_importer.archive import put_back
+    from imaging_importer.settle import put_back
 
     deliver(world.inbox("north", "retried"), {"image.dcm": world.series(1)["0.dcm"][:-50]})
     folder = world.wait_for("failed", "north", "retried")

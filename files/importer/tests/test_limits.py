@@ -17,11 +17,11 @@ import pytest
 from campaign import Campaign
 from deliveries import deliver, instance, report, uid
 from imaging_importer import tree
-from imaging_importer.archive import Archive, put_back
 from imaging_importer.delivery import Carrier
 from imaging_importer.disk import Disk
 from imaging_importer.journal import FileOutcome, Journal, Outcome
 from imaging_importer.reasons import SENTENCES, TransientError
+from imaging_importer.settle import Archive, put_back
 from imaging_importer.spool import Spool, lock
 from imaging_importer.status import as_text, collect
 from importer_fakes import Platform
@@ -44,7 +44,7 @@ CARRY = """
 import os, sys
 from pathlib import Path
 from imaging_importer import tree
-from imaging_importer.archive import Archive
+from imaging_importer.settle import Archive
 from imaging_importer.delivery import Carrier
 from imaging_importer.journal import FileOutcome, Journal, Outcome
 from imaging_importer.spool import Spool, lock

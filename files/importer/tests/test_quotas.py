@@ -19,10 +19,10 @@ from imaging_importer.recorder import Recorder
 from importer_fakes import HttpRegistry, Platform
 from importer_process import wait_until
 from old_journal import rewind
-from test_door import House
 from test_fairness import Lanes
 from test_limits import get
 from test_strict import settings
+from test_uploads import House
 from uploads import upload
 
 

@@ -17,7 +17,7 @@ from pydicom.sequence import Sequence
 from real_files import EXCEPTIONS, real_files
 
 # Reached in test_fuzz.py: they take a bomb, and a sender that swaps a file while it is read; and in test_limits.py and
-# test_archives.py. Those of what Orthanc reads, dies of or does not list, and of operators, in test_archive_decides.py;
+# test_packed.py. Those of what Orthanc reads, dies of or does not list, and of operators, in test_archive_decides.py;
 # of what takes a mistake of our own or a folder that is taken away, in test_endings.py; of an unknown VR in
 # test_strict.py.
 ELSEWHERE = {

@@ -8,13 +8,10 @@ import threading
 import time
 
 from imaging_importer import status, systemd
-from imaging_importer.archive import Archive
 from imaging_importer.config import Config
 from imaging_importer.delivery import Carrier
 from imaging_importer.disk import Disk
-from imaging_importer.door import Door
 from imaging_importer.erase import RESOURCE, Eraser
-from imaging_importer.inbox import Inbox
 from imaging_importer.journal import Journal
 from imaging_importer.metrics import Metrics
 from imaging_importer.operate import DROP, RELEASE, Operator
@@ -25,8 +22,11 @@ from imaging_importer.reasons import TransientError, UnavailableError
 from imaging_importer.reconcile import Reconciler
 from imaging_importer.recorder import Recorder
 from imaging_importer.registry import Registry
+from imaging_importer.settle import Archive
 from imaging_importer.spool import Spool, lock
-from imaging_importer.tickets import Tickets
+from imaging_importer.ways_in.folders import Inbox
+from imaging_importer.ways_in.tickets import Tickets
+from imaging_importer.ways_in.uploads import Door
 from imaging_importer.web import Answer, Request, Route, as_json, as_text, serve
 from imaging_importer.worker import LANES, StoppingError, Worker
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from imaging_importer import correction, display, reasons, tree
-from imaging_importer.containers import Archives
-from imaging_importer.instance import Instance, Limits, admit, read_instance, too_large
+from imaging_importer import reasons, tree
+from imaging_importer.dicom import correction, display
+from imaging_importer.dicom.instance import Instance, Limits, admit, read_instance, too_large
+from imaging_importer.dicom.packed import Archives
+from imaging_importer.dicom.stamp import Body, former, stamp
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import CompanionError, RejectedError, TransientError
 from imaging_importer.snapshot import snapshot
-from imaging_importer.stamp import Body, former, stamp
 
 log = logging.getLogger(__name__)
 

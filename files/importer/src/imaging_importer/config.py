@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imaging_importer.charsets import FOREIGN
-from imaging_importer.instance import Limits
+from imaging_importer.dicom.charsets import FOREIGN
+from imaging_importer.dicom.instance import Limits
 
 # Where systemd takes the service's credentials from. Root's commands have no CREDENTIALS_DIRECTORY and read them there.
 HOST_CREDENTIALS = Path("/etc/imaging/credentials/importer")

@@ -14,20 +14,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from itertools import islice
 
-from imaging_importer import correction, display, failpoints, tree
-from imaging_importer.archive import Archive
+from imaging_importer import failpoints, tree
 from imaging_importer.batch import Batch, Prepared, Source, read_batch
 from imaging_importer.config import Config
-from imaging_importer.containers import Archives
-from imaging_importer.instance import Instance, orthanc_id
+from imaging_importer.dicom import correction, display
+from imaging_importer.dicom.instance import Instance, orthanc_id
+from imaging_importer.dicom.packed import Archives
 from imaging_importer.journal import FileOutcome, Job, Journal, Outcome, State
 from imaging_importer.orthanc import Held, OrthancClient, Stow
 from imaging_importer.quarantine import GUILTY, Quarantine
 from imaging_importer.reasons import UNTOLD, BrokenOffError, RejectedError, TransientError, UnavailableError
 from imaging_importer.recorder import Recorder
 from imaging_importer.registry import Displayed, Registry
+from imaging_importer.settle import Archive
 from imaging_importer.spool import Spool
-from imaging_importer.tickets import Tickets
+from imaging_importer.ways_in.tickets import Tickets
 
 log = logging.getLogger(__name__)
 

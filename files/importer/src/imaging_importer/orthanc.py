@@ -22,10 +22,10 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from urllib3.exceptions import HTTPError, NewConnectionError
 
 from imaging_importer import failpoints
-from imaging_importer.instance import orthanc_id
+from imaging_importer.dicom.instance import orthanc_id
+from imaging_importer.dicom.stamp import Body
 from imaging_importer.reasons import BrokenOffError, RejectedError, UnavailableError
 from imaging_importer.registry import Attributes, Contents
-from imaging_importer.stamp import Body
 
 # Seconds to connect and between two bytes of the answer. Orthanc answers a STOW-RS request when all of it is stored,
 # at no less than so many bytes a second.

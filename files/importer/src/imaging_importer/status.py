@@ -4,11 +4,11 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from imaging_importer.door import Reception
-from imaging_importer.inbox import Inbox
 from imaging_importer.journal import SAME_TROUBLE, Job, Journal, Outcome, Summary
 from imaging_importer.printable import printable
 from imaging_importer.reasons import SENTENCES, told
+from imaging_importer.ways_in.folders import Inbox
+from imaging_importer.ways_in.uploads import Reception
 
 # So many lines of each list are shown; the totals count all.
 LINES = 200

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase, BufferedReader, RawIOBase
 from typing import NamedTuple
 
-from imaging_importer.body import BrokenOffError, TooSlowError
+from imaging_importer.ways_in.body import BrokenOffError, TooSlowError
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from imaging_importer.delivery import Carrier, Step
 from imaging_importer.journal import SAME_TROUBLE, Job, Journal, Outcome, State
 from imaging_importer.metrics import Metrics
 from imaging_importer.reasons import TransientError, UnavailableError
-from imaging_importer.tickets import Tickets
+from imaging_importer.ways_in.tickets import Tickets
 
 log = logging.getLogger(__name__)
 

@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from imaging_importer import failpoints, stow, tree
-from imaging_importer.body import MalformedError, Parts, Source, TooLargeError, TooSlowError, open_body
-from imaging_importer.instance import Limits, read_instance
+from imaging_importer import failpoints, tree
+from imaging_importer.dicom.instance import Limits, read_instance
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import SENTENCES, CompanionError, RejectedError, told
 from imaging_importer.spool import Spool
-from imaging_importer.stow import Part
-from imaging_importer.tickets import Ticket, Tickets
+from imaging_importer.ways_in import stow
+from imaging_importer.ways_in.body import MalformedError, Parts, Source, TooLargeError, TooSlowError, open_body
+from imaging_importer.ways_in.stow import Part
+from imaging_importer.ways_in.tickets import Ticket, Tickets
 from imaging_importer.web import SLOWEST, Answer, Request, as_text
 
 log = logging.getLogger(__name__)

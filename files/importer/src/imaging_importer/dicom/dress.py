@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
-from imaging_importer.elements import (
+from imaging_importer.dicom.elements import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,

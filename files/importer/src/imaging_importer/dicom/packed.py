@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from imaging_importer import dress, tree
-from imaging_importer.instance import HARMLESS, INFLATING, MIB, MOST_GROWTH, Limits, admit
+from imaging_importer import tree
+from imaging_importer.dicom import dress
+from imaging_importer.dicom.instance import HARMLESS, INFLATING, MIB, MOST_GROWTH, Limits, admit
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.printable import printable
 from imaging_importer.reasons import RejectedError

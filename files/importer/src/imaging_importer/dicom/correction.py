@@ -12,8 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from imaging_importer.charsets import PADDING, Charset, Reader, declared
-from imaging_importer.elements import (
+from imaging_importer.dicom.charsets import PADDING, Charset, Reader, declared
+from imaging_importer.dicom.elements import (
     LONG_VRS,
     SPECIFIC_CHARACTER_SET,
     SPOKEN_VRS,
@@ -28,7 +28,7 @@ from imaging_importer.elements import (
     known_vr,
     text,
 )
-from imaging_importer.instance import PATIENT_ID, Instance
+from imaging_importer.dicom.instance import PATIENT_ID, Instance
 from imaging_importer.reasons import RejectedError
 
 INSTITUTION_NAME = 0x00080080

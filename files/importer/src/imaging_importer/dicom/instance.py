@@ -1,9 +1,9 @@
 """Reads what the importer must know of a delivered file, never its pixels, and has it written in one way.
 
-A file is an instance (Part 10 file, or a data set in another dress: imaging_importer.dress), a companion (text,
+A file is an instance (Part 10 file, or a data set in another dress: imaging_importer.dicom.dress), a companion (text,
 DICOMDIR: CompanionError) or cannot be imported (RejectedError).
 
-What Orthanc's parser could read otherwise is refused (imaging_importer.elements), or written anew so that it cannot:
+What Orthanc's parser could read otherwise is refused (the module elements), or written anew so that it cannot:
 file meta information, the order of elements, group lengths, what pads the file. A file that is well-formed stays as it
 is, byte for byte.
 """
@@ -23,9 +23,10 @@ from typing import BinaryIO
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
-from imaging_importer import dress, reasons
-from imaging_importer.dress import IMPLICIT_BIG, Dress
-from imaging_importer.elements import (
+from imaging_importer import reasons
+from imaging_importer.dicom import dress
+from imaging_importer.dicom.dress import IMPLICIT_BIG, Dress
+from imaging_importer.dicom.elements import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,

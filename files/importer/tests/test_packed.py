@@ -19,13 +19,14 @@ from pathlib import Path
 
 import pytest
 from deliveries import deliver, instance, sop_uid, uid
-from imaging_importer import containers, tree
-from imaging_importer.archive import put_back
+from imaging_importer import tree
 from imaging_importer.batch import Source, read_batch
-from imaging_importer.containers import Archives
-from imaging_importer.instance import Limits
+from imaging_importer.dicom import packed
+from imaging_importer.dicom.instance import Limits
+from imaging_importer.dicom.packed import Archives
 from imaging_importer.journal import FileOutcome, Journal, Outcome
 from imaging_importer.reasons import RejectedError
+from imaging_importer.settle import put_back
 from importer_fakes import Platform
 from importer_process import Nursery, wait_until
 from test_strict import data_set, part10, sent
@@ -222,11 +223,11 @@ def test_names_inside_are_shown_and_are_no_paths(tmp_path: Path) -> None:
 
 def test_many_members_of_one_name_are_told_apart_in_time(tmp_path: Path) -> None:
     began = time.process_time()
-    names = containers.Names("a.zip")
+    names = packed.Names("a.zip")
     assert len({names.free("im/" * 9 + "age") for _ in range(50_000)}) == 50_000
     assert len({names.free("\1" * 65_000) for _ in range(250)}) == 250
     # Names that are taken by others of the form in which they are told apart.
-    names = containers.Names("b.zip")
+    names = packed.Names("b.zip")
     shown = [*(f"{number}-a" for number in range(20_000, 40_000)), *["a"] * 20_000]
     assert len(set(map(names.free, shown))) == 40_000
     assert time.process_time() - began < 5
@@ -234,7 +235,7 @@ def test_many_members_of_one_name_are_told_apart_in_time(tmp_path: Path) -> None
 
 def test_long_names_do_not_exhaust_the_importer() -> None:
     """Each stands behind the path of the archive, has ten directories, and takes four bytes a letter."""
-    names = containers.Names("p" * 1_000)
+    names = packed.Names("p" * 1_000)
     shown = (f"{number:05}{'/xxxxxxxxxxxxxxxxxxxxxxxxx' * 9}/\U0001f600" for number in range(50_000))
     tracemalloc.start()
     with pytest.raises(RejectedError, match="the names of all files in it are too long"):
@@ -438,18 +439,18 @@ def test_what_is_no_image_in_an_archive_may_have_any_size_and_is_not_unpacked(tm
 
 
 def test_more_than_is_unpacked_of_one_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "MOST_MEMBERS", 3)
+    monkeypatch.setattr(packed, "MOST_MEMBERS", 3)
     data = zipped({str(number): IMAGE for number in range(4)})
     assert read(tmp_path / "number", {"a.zip": data})[0] == {"a.zip": "archive-too-large"}
-    monkeypatch.setattr(containers, "MOST_MEMBERS", 4)
-    monkeypatch.setattr(containers, "MOST_UNPACKED", 4 * len(IMAGE) - 1)
+    monkeypatch.setattr(packed, "MOST_MEMBERS", 4)
+    monkeypatch.setattr(packed, "MOST_UNPACKED", 4 * len(IMAGE) - 1)
     assert read(tmp_path / "size", {"a.zip": data})[0] == {"a.zip": "archive-too-large"}
 
 
 def test_what_grows_in_what_has_grown_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "HARMLESS_TOTAL", 4 << 20)
-    monkeypatch.setattr(containers, "MOST_GROWTH", 20)
-    monkeypatch.setattr(containers, "HARMLESS", 2 << 20)
+    monkeypatch.setattr(packed, "HARMLESS_TOTAL", 4 << 20)
+    monkeypatch.setattr(packed, "MOST_GROWTH", 20)
+    monkeypatch.setattr(packed, "HARMLESS", 2 << 20)
     inner = zipped({"image": IMAGE + bytes(1 << 20)})
     ends, bodies = read(tmp_path / "folder", {"a.zip": zipped({f"{number:03}.zip": inner for number in range(100)})})
     assert 1 <= len(bodies) <= 4
@@ -617,7 +618,7 @@ def test_a_delivery_with_archives_ends_the_same_whenever_it_is_killed(
 
 
 def test_notes_of_stored_images_are_told_in_the_report(tmp_path: Path, nursery: Nursery) -> None:
-    from imaging_importer.archive import Archive
+    from imaging_importer.settle import Archive
     from imaging_importer.spool import Spool
 
     place = Place(tmp_path, nursery)

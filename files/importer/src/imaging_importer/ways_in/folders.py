@@ -21,7 +21,7 @@ from pathlib import Path
 from imaging_importer import tree
 from imaging_importer.printable import printable
 from imaging_importer.spool import Spool
-from imaging_importer.watch import Watch
+from imaging_importer.ways_in.watch import Watch
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 InstitutionName (0008,0080) becomes the clinic id; what it replaced goes into a new item of Original Attributes
 Sequence (0400,0561), as PS3.3 C.12.1 asks for coerced values; an item of Contributing Equipment Sequence (0018,A001)
-names the importer. Text in an untrue character set is corrected (imaging_importer.correction). The new bytes are
+names the importer. Text in an untrue character set is corrected (imaging_importer.dicom.correction). The new bytes are
 spliced between the delivered ones, so pixel data and everything else stay as they are.
 
 The result depends on the file and the clinic (with its character set) alone: the same file delivered twice gives the
@@ -22,8 +22,8 @@ from hashlib import md5
 from pathlib import Path
 from typing import BinaryIO
 
-from imaging_importer.correction import Correction, Edit, correct, originals
-from imaging_importer.elements import (
+from imaging_importer.dicom.correction import Correction, Edit, correct, originals
+from imaging_importer.dicom.elements import (
     IMPLICIT_LITTLE,
     UNDEFINED_LENGTH,
     Encoding,
@@ -32,7 +32,7 @@ from imaging_importer.elements import (
     name,
     text,
 )
-from imaging_importer.instance import IDENTIFIERS, TEXT_VRS, Instance
+from imaging_importer.dicom.instance import IDENTIFIERS, TEXT_VRS, Instance
 from imaging_importer.reasons import RejectedError, TransientError
 
 INSTITUTION_NAME = 0x00080080

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from deliveries import changed, deliver, instance, sample, sop_uid, uid
-from imaging_importer import failpoints, stow
+from imaging_importer import failpoints
 from imaging_importer.journal import Journal
+from imaging_importer.ways_in import stow
 from importer_fakes import Platform
 from importer_process import DOOR_SECRET, start, wait_until
 from uploads import CALLER, multipart, upload

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from pydicom.uid import UID
 
-from imaging_importer.elements import PIXEL_DATA, UNDEFINED_LENGTH, Element
-from imaging_importer.instance import DEFLATED_UID, NATIVE, Instance
+from imaging_importer.dicom.elements import PIXEL_DATA, UNDEFINED_LENGTH, Element
+from imaging_importer.dicom.instance import DEFLATED_UID, NATIVE, Instance
 
 # Codes travel; who tells them has the words. They end the sentence "It cannot be displayed: …".
 WHY = {
