@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from imaging_gateway.allowlist import RULES, methods, permit
-from imaging_gateway.requests import RefusedError, parse
+from imaging_gateway.request_line import RefusedError, parse
 
 PHYSICIAN = frozenset({"physician"})
 ADMIN = frozenset({"admin"})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from imaging_gateway import search
 from imaging_gateway.accept import Form, choose
-from imaging_gateway.requests import UID, AcceptError, RefusedError, RepeatedFrameError, Request
+from imaging_gateway.request_line import UID, AcceptError, RefusedError, RepeatedFrameError, Request
 
 VIEWERS = frozenset({"physician", "technician", "admin"})
 UPLOADERS = frozenset({"technician", "admin"})

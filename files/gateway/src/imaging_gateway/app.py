@@ -19,7 +19,7 @@ from imaging_gateway.allowlist import ALL, FRAMES, JSON, Permit, methods, permit
 from imaging_gateway.config import Config
 from imaging_gateway.owners import Owners
 from imaging_gateway.registry import Registry, RegistryAwayError
-from imaging_gateway.requests import AcceptError, NoClinicError, RefusedError, UndisplayableError, parse
+from imaging_gateway.request_line import AcceptError, NoClinicError, RefusedError, UndisplayableError, parse
 from imaging_gateway.tokens import CLINIC, Caller, FetchKeys, NoKeysError, TokenError, TokenVerifier, fetch_jwks
 from imaging_gateway.warm import CacheWarmer
 

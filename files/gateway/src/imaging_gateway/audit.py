@@ -15,7 +15,7 @@ from typing import Any
 from imaging_gateway.config import Config
 from imaging_gateway.printable import printable
 from imaging_gateway.registry import Registry, RegistryAwayError
-from imaging_gateway.requests import UID
+from imaging_gateway.request_line import UID
 from imaging_gateway.search import QueryError
 from imaging_gateway.tokens import ALL_CLINICS
 
