@@ -48,7 +48,7 @@ of that study, or they are a 404.
 
 def parameters(rule: allowlist.Rule) -> str:
     """The names of a rule's parameters; the tags that stand for keywords are left out."""
-    names = READERS[rule.path] if rule.answered_here else list(rule.parameters)
+    names = READERS[rule.path] if rule.upstream is allowlist.Upstream.GATEWAY else list(rule.parameters)
     return ", ".join(f"`{name}`" for name in names if not name[0].isdigit()) or "-"
 
 

@@ -92,17 +92,15 @@ def expected(rule: allowlist.Rule, role: str, target: str) -> set[int]:
         return {401}
     if role not in rule.roles and role != "no clinic":
         return {404}
-    if rule.importer and rule.method == "POST":
+    if rule.upstream is allowlist.Upstream.IMPORTER_UPLOAD:
         return {415} if role in rule.roles else {404}  # what is sent is no image, whatever the study
-    if role in rule.roles and rule.action == "upload":
-        return {400, 415}  # what is sent here is no upload; whose a study is, the importer asks of each file
     if role == "admin" and target == "unknown":
         return {200, 404}  # Orthanc itself is asked, and answers searches with an empty list
     if "{study}" in rule.path and target != "own" and role != "admin":
         return {404}
     if role == "no clinic":
         # An empty list is what somebody without a clinic sees.
-        return {200} if rule.answered_here and rule.action == "list" else {404}
+        return {200} if rule.upstream is allowlist.Upstream.GATEWAY and rule.action == "list" else {404}
     if rule.method == "POST" or re.search(r"\{(id|job)\}", rule.path):
         return {200, 400, 404}  # open, and what is asked for is not there
     return {200}

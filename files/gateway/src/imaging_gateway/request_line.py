@@ -1,7 +1,7 @@
-"""A strict reading of a request's method and raw URI: one spelling per resource, everything else refused.
+"""A strict reading of a request's method and raw URI (RFC 9112 3): each resource has one spelling, others are refused.
 
-The proxy, this service and Orthanc could each read an unusual spelling differently; what is refused here cannot be read
-two ways. No template of the allow-list needs an escaped character in its path.
+nginx, this service and Orthanc could each read an unusual spelling differently. What is refused here cannot be read two
+ways. No path of the allow-list needs an escaped character.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+from imaging_gateway.refusals import RefusedError
+
 LONGEST_URI = 16000
 METHOD = re.compile(r"[A-Z]{3,7}")
 URI = re.compile(r"(?P<path>(?:/[A-Za-z0-9_.,-]+)+)(?:\?(?P<query>[!$&-:=?@A-Z_a-z~%\\*|^-]*))?")
@@ -17,42 +19,6 @@ DOTS = re.compile(r"\.+")
 PARAMETER = re.compile(r"[A-Za-z0-9-]{1,64}")
 ESCAPES = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# PS3.5 9.1: digits and dots, at most 64. Leading zeros are taken, since some scanners write them. Possessive, so that a
-# rule that does not fit gives up at once, instead of trying the UID again with every digit less.
-UID = r"(?=[0-9.]{1,64}(?![0-9.]))[0-9]++(?:\.[0-9]++)*+"
-
-
-class RefusedError(Exception):
-    """The request is not one that the platform knows: the caller gets the one 404."""
-
-    told = ""
-    """What a caller who may ask is told instead, in words of the proxy's."""
-
-
-class NoClinicError(RefusedError):
-    """An upload that could be for several clinics, or for none: the caller is told to name one."""
-
-    told = "clinic"
-
-
-class RepeatedFrameError(RefusedError):
-    """A frame is named twice in one request, which PS3.18 does not know; the answer could be larger than any image."""
-
-    told = "frames"
-
-
-class UndisplayableError(RefusedError):
-    """Frames of an image that the import found to be stored and not displayable; `told` ends in the code why."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__()
-        self.told = f"display-{code}"
-
-
-class AcceptError(RefusedError):
-    """The client takes nothing that there is on this route, or its Accept cannot be read."""
-
-    told = "accept"
 
 
 @dataclass(frozen=True)
