@@ -209,6 +209,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 	mypy files/status/imaging_status.py
 	mypy files/updates/imaging_updates.py
 	shellcheck .ci/run tests/packages.sh
+	proselint check --config tools/proselint.json *.md docs/*.md && python tools/prose.py
 
 .PHONY: test-unit
 test-unit: .venv/test ## tests that need no host
