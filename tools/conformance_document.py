@@ -14,7 +14,7 @@ from pydicom.uid import UID
 FILES = Path(__file__).parents[1] / "files"
 sys.path[:0] = [str(FILES / "gateway/src"), str(FILES / "importer/src")]
 
-from imaging_gateway import allowlist, requests, search  # noqa: E402
+from imaging_gateway import allowlist, request_line, search  # noqa: E402
 from imaging_importer import reasons  # noqa: E402
 from imaging_importer.dicom import display, instance  # noqa: E402
 
@@ -98,7 +98,7 @@ def render() -> str:
         notes=table(("Note", "Means"), sentences(reasons.NOTES)),
         neutral=reasons.NEUTRAL,
         untold=", ".join(f"`{code}`" for code in sorted(reasons.UNTOLD)),
-        longest_uri=requests.LONGEST_URI,
+        longest_uri=request_line.LONGEST_URI,
         largest_page=search.LARGEST_PAGE,
         deepest_offset=search.DEEPEST_OFFSET,
     )

@@ -6,7 +6,7 @@ import io
 import tarfile
 
 from loading import load
-from platform_client import ROOT
+from project import ROOT
 
 develop = load(ROOT / "sandbox/develop.py")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from loading import load
-from platform_client import ROOT
+from project import ROOT
 
 prose = load(ROOT / "tools/prose.py")
 

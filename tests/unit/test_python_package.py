@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from platform_client import ROOT
+from project import ROOT
 
 RELEASE = {"__init__.py": '"""A package."""', "carry.py": "A = 1", "ways/__init__.py": "", "ways/folders.py": "B = 2"}
 
