@@ -35,6 +35,7 @@ def report(platform: Platform) -> Iterator[dict[str, list[str]]]:
             name, _, value = line.partition("=")
             found.setdefault(name.removesuffix("[]"), []).append(value)
         found["sysctls"] = platform.on_host("grep", "-h", "^config-data=sysctl;", "/etc/lynis/default.prf").splitlines()
+        found["tests"] = platform.on_host("grep", "-rhoE", "[A-Z]+-[0-9]{4}", "/usr/share/lynis").splitlines()
         yield found
     finally:
         platform.on_host("apt-get", "purge", "-y", "-qq", "lynis")
@@ -51,11 +52,40 @@ def test_lynis_warns_of_nothing(report: dict[str, list[str]]) -> None:
     assert report.get("warning", []) == []
 
 
+def reasons(profile: str) -> dict[str, str]:
+    """The reason of each exception: the comment right above it, or above the exceptions right above it."""
+    found: dict[str, str] = {}
+    reason = ""
+    for line in profile.splitlines():
+        if line.startswith("skip-test="):
+            found[line.removeprefix("skip-test=")] = reason
+        else:
+            reason = line.removeprefix("# ") if line.startswith("# ") else ""
+    return found
+
+
+def is_a_sentence(text: str) -> bool:
+    """A heading is none, nor is a comment of two words."""
+    return len(text.split()) >= 5 and text.endswith(".") and not text.startswith("---")
+
+
 def test_every_exception_has_its_reason() -> None:
-    lines = PROFILE.read_text().splitlines()
-    for number, line in enumerate(lines):
-        before = lines[number - 1]
-        assert not line.startswith("skip-test=") or before.startswith(("# ", "skip-test=")), f"{line}: why?"
+    given = reasons(PROFILE.read_text())
+    assert given
+    assert {test: reason for test, reason in given.items() if not is_a_sentence(reason)} == {}
+
+
+@pytest.mark.parametrize(
+    "above", ["", "# --- somebody else decides ---\n", "# Not now.\n", "# The text of a notice is the hospital's.\n\n"]
+)
+def test_a_heading_or_a_comment_further_up_is_no_reason(above: str) -> None:
+    ((test, reason),) = reasons(f"{above}skip-test=BANN-7126\n").items()
+    assert test == "BANN-7126"
+    assert not is_a_sentence(reason)
+
+
+def test_every_exception_is_a_test_that_lynis_has(report: dict[str, list[str]]) -> None:
+    assert {test.partition(":")[0] for test in reasons(PROFILE.read_text())} <= set(report["tests"])
 
 
 def test_the_kernel_is_set_as_lynis_would_have_it(platform: Platform, report: dict[str, list[str]]) -> None:

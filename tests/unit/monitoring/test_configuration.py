@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -60,8 +61,29 @@ def test_prometheus_accepts_its_configuration(tmp_path: Path) -> None:
     run("promtool", "check", "config", "--syntax-only", str(path))
 
 
+def asked(job: dict[str, Any]) -> set[str]:
+    """Every host that a job asks, or has the blackbox exporter ask; relabelling may put another for its targets."""
+    replaced = [rule for rule in job.get("relabel_configs", []) if "replacement" in rule]
+    addresses = [rule["replacement"] for rule in replaced if rule["target_label"] == "__address__"]
+    addresses = addresses or [target for config in job.get("static_configs", []) for target in config["targets"]]
+    addresses += [rule["replacement"] for rule in replaced if rule["target_label"] == "__param_target"]
+    return {urlsplit(address if "//" in address else f"//{address}").hostname or address for address in addresses}
+
+
 def test_everything_is_asked_on_loopback() -> None:
-    for job in yaml.safe_load(render("prometheus.yml.j2"))["scrape_configs"]:
-        for config in job.get("static_configs", []):
-            for target in config["targets"]:
-                assert target.startswith("127.0.0.1:") or job["job_name"] == "probe"
+    configuration = yaml.safe_load(render("prometheus.yml.j2"))
+    hosts = {job["job_name"]: asked(job) for job in configuration["scrape_configs"]}
+    # Its addresses are in files that other roles write.
+    assert hosts.pop("others") == set()
+    assert {"orthanc", "probe"} < hosts.keys()
+    assert {name: found for name, found in hosts.items() if found != {"127.0.0.1"}} == {}
+    (alertmanager,) = configuration["alerting"]["alertmanagers"]
+    assert asked(alertmanager) == {"127.0.0.1"}
+
+
+def test_each_address_that_is_probed_has_a_url_to_ask() -> None:
+    (job,) = [
+        job for job in yaml.safe_load(render("prometheus.yml.j2"))["scrape_configs"] if job["job_name"] == "probe"
+    ]
+    given = {rule["regex"] for rule in job["relabel_configs"] if rule["target_label"] == "__param_target"}
+    assert given == {target for config in job["static_configs"] for target in config["targets"]}
