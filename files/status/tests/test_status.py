@@ -133,7 +133,7 @@ def test_pending_deliveries_are_counted_and_an_old_one_is_wrong(endpoint):
 
 def test_a_full_disk_and_a_missing_directory_are_wrong(monkeypatch, tmp_path):
     monkeypatch.setattr(status.shutil, "disk_usage", lambda _path: status.shutil._ntuple_diskusage(100, 85, 15))
-    facts = status.disk([str(tmp_path), str(tmp_path / "gone")])
+    facts = status.disk([tmp_path, tmp_path / "gone"])
     assert sorted(fact.trouble for fact in facts) == [
         f"{tmp_path}/gone is not there",
         f"the disk of {tmp_path} has 15% free",
