@@ -96,7 +96,7 @@ def output_of(*command: str) -> str:
         return ""
 
 
-class FrontDoor(http.client.HTTPSConnection):
+class OwnNginx(http.client.HTTPSConnection):
     """The platform by its public name, at this host's own nginx, whatever the name resolves to."""
 
     def connect(self) -> None:
@@ -115,7 +115,7 @@ def ask(url: str, ca_file: str = "") -> tuple[int, bytes]:
     parts = urlsplit(url)
     host = parts.hostname or ""
     connection = (
-        FrontDoor(host, ca_file)
+        OwnNginx(host, ca_file)
         if parts.scheme == "https"
         else http.client.HTTPConnection(host, parts.port, timeout=TIMEOUT)
     )
@@ -196,14 +196,14 @@ def look_at_services(services: list[Service], ca_file: str) -> list[ServiceState
 
 def certificate(domain: str, ca_file: str) -> Fact:
     """How long the certificate is good that browsers are shown."""
-    door = FrontDoor(domain, ca_file)
+    nginx = OwnNginx(domain, ca_file)
     try:
-        door.connect()
-        ends = ssl.cert_time_to_seconds(str((door.sock.getpeercert() or {})["notAfter"]))
+        nginx.connect()
+        ends = ssl.cert_time_to_seconds(str((nginx.sock.getpeercert() or {})["notAfter"]))
     except (OSError, KeyError) as error:
         return Fact("certificate", "not seen", {"days": None}, f"the certificate was not seen: {error}")
     finally:
-        door.close()
+        nginx.close()
     days = int((ends - time.time()) // 86400)
     trouble = f"the certificate ends in {days} days" if days < CERTIFICATE_DAYS else ""
     return Fact("certificate", f"good for {days} days", {"days": days}, trouble)

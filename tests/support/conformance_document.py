@@ -13,7 +13,7 @@ from pydicom.uid import UID, UID_dictionary
 FILES = Path(__file__).parents[2] / "files"
 sys.path[:0] = [str(FILES / "gateway/src"), str(FILES / "importer/src")]
 
-from imaging_gateway import allowlist, requests, search  # noqa: E402
+from imaging_gateway import allowlist, search  # noqa: E402
 from imaging_importer import display, instance, reasons  # noqa: E402
 
 TEMPLATE = Path(__file__).with_name("conformance.md.j2")
@@ -96,7 +96,7 @@ def render() -> str:
         notes=table(("Note", "Means"), sentences(reasons.NOTES)),
         neutral=reasons.NEUTRAL,
         untold=", ".join(f"`{code}`" for code in sorted(reasons.UNTOLD)),
-        longest_uri=requests.LONGEST_URI,
+        longest_uri=request_line.LONGEST_URI,
         largest_page=search.LARGEST_PAGE,
         deepest_offset=search.DEEPEST_OFFSET,
     )

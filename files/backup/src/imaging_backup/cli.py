@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     pushing.add_argument("--adopt", action="store_true", help="also into what another host has filled")
     commands.add_parser("tidy", help="forget what is too old in the repository, and prove what is there")
     checking = commands.add_parser("check", help="prove a backup file and say what it is; changes nothing")
+    checking.add_argument("--json", action="store_true", help="say it to a script")
     restoring = commands.add_parser("restore", help="put the platform back to what a backup file holds")
     restoring.add_argument("--verify-all", action="store_true", help="compare every image's MD5, not only a sample's")
     restoring.add_argument("--allow-missing", action="store_true", help="also when images are nowhere to be found")
@@ -56,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "tidy":
             repository.tidy(config)
         elif options.command == "check":
-            print(printable(restore.describe(restore.check(config, options.file, trust_of(config, options)))))
+            about = restore.check(config, options.file, trust_of(config, options))
+            print(restore.summary(about) if options.json else restore.describe(about))
         elif options.command == "restore":
             trust = trust_of(config, options)
             restore.restore(config, options.file, restore.Systemd(), trust, options.verify_all, options.allow_missing)

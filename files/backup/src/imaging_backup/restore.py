@@ -4,6 +4,7 @@ Until `_change_places` nothing that anybody uses is touched. Killed at any momen
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -112,6 +113,12 @@ def describe(about: backup_file.About) -> str:
     if about["missing images"]:
         lines.append(f"WARNING: {len(about['missing images'])} images were lost already when it was made")
     return printable("\n".join(lines))
+
+
+def summary(about: backup_file.About) -> str:
+    """The same as JSON, for scripts."""
+    told = {name: about.get(name) for name in ("environment", "domain", "created", "host", "key", "versions", "counts")}
+    return json.dumps({**told, "images": about["images"], "missing_images": len(about["missing images"])}, indent=2)
 
 
 def restore(
