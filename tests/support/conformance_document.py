@@ -13,7 +13,7 @@ from pydicom.uid import UID, UID_dictionary
 FILES = Path(__file__).parents[2] / "files"
 sys.path[:0] = [str(FILES / "gateway/src"), str(FILES / "importer/src")]
 
-from imaging_gateway import allowlist, search  # noqa: E402
+from imaging_gateway import allowlist, request_line, search  # noqa: E402
 from imaging_importer import display, instance, reasons  # noqa: E402
 
 TEMPLATE = Path(__file__).with_name("conformance.md.j2")
