@@ -158,12 +158,12 @@ update-testing: .venv/deploy ## take what Debian testing has newer of what comes
 	$(PLAYBOOK) playbooks/update-testing.yml -e '{"package": "$(PACKAGE)"}'
 
 .PHONY: backup
-backup: ## back the sandbox host up and print the archive's path there: [INCLUDE_DICOM=1]; or REPOSITORY=1
+backup: ## back the sandbox host up and print the backup file's path there: [INCLUDE_DICOM=1]; or REPOSITORY=1
 	@$(ON_HOST) imaging-backup $(if $(filter 1,$(REPOSITORY)),push,create $(if $(filter 1,$(INCLUDE_DICOM)),--include-images))
 
 .PHONY: restore
 restore: .venv/deploy ## BACKUP_FILE=…|repository[:ID]: put the platform back to what a backup holds; [YES=1] [VERIFY=all] [ALLOW_MISSING=1] [TRUST=key] [UNSIGNED=1]
-	$(PLAYBOOK) playbooks/restore.yml -e archive='$(BACKUP_FILE)' -e confirmed=$(filter 1,$(YES)) \
+	$(PLAYBOOK) playbooks/restore.yml -e backup_file='$(BACKUP_FILE)' -e confirmed=$(filter 1,$(YES)) \
 	  -e every_image=$(filter all,$(VERIFY)) -e allow_missing=$(filter 1,$(ALLOW_MISSING)) \
 	  -e trust='$(TRUST)' -e unsigned=$(filter 1,$(UNSIGNED))
 

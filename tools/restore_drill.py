@@ -106,22 +106,27 @@ def drill(state: Path, inventory: Path, name: str, domain: str, key: Path | None
     """Bring the newest backup back; its path on the platform. Raises DrillError."""
     play("fetch.yml", inventory, drill_path=str(state))
     platform = json.loads((state / "platform.json").read_text())
-    archive = state / Path(platform["archive"]).name
-    if archive.suffix == ".age":
+    backup_file = state / Path(platform["backup_file"]).name
+    if backup_file.suffix == ".age":
         if key is None:
-            raise DrillError(f"{archive.name} is encrypted: name the private key, KEY=FILE")
-        run("age", "--decrypt", "--identity", str(key), "--output", str(archive.with_suffix("")), str(archive))
-        archive.unlink()
-        archive = archive.with_suffix("")
+            raise DrillError(f"{backup_file.name} is encrypted: name the private key, KEY=FILE")
+        run("age", "--decrypt", "--identity", str(key), "--output", str(backup_file.with_suffix("")), str(backup_file))
+        backup_file.unlink()
+        backup_file = backup_file.with_suffix("")
     run(*SANDBOX, "up", "--name", name, "--domain", domain)
     own = write_inventory(state, variables_of(inventory, platform["host"]), name, domain)
-    on_host = Path(platform["backups"], archive.name)
-    variables = {"archive": str(on_host), "drill_archive": str(archive), "confirmed": "1", "every_image": "1"}
+    on_host = Path(platform["backups"], backup_file.name)
+    variables = {
+        "backup_file": str(on_host),
+        "drill_backup_file": str(backup_file),
+        "confirmed": "1",
+        "every_image": "1",
+    }
     # The throw-away host has a key of its own.
     variables["trust"] = str(platform["key"])
     play("deploy.yml", own)
     play("restore.yml", own, **variables)
-    return str(platform["archive"])
+    return str(platform["backup_file"])
 
 
 def main() -> int:

@@ -176,7 +176,7 @@ def test_the_page_says_how_exposed_each_service_is(host: Host) -> None:
 
 @pytest.mark.parametrize("unit", SERVICES)
 def test_no_service_runs_as_root(host: Host, unit: str) -> None:
-    """Except a master process that opens the door and hands it to workers."""
+    """Except a master process that opens the port and hands it to workers."""
     pid = show(host, unit, "MainPID")["MainPID"]
     user = host.check_output(f"ps -o user= -p {pid}").strip()
     assert (user == "root") == (unit == "nginx.service")

@@ -1,4 +1,4 @@
-"""The front door as it runs: TLS, redirects, refused names, headers, routes, and what a stranger must not find."""
+"""nginx as it runs: TLS, redirects, refused names, headers, routes, and what a stranger must not find."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from testinfra.host import Host
 
 from .conftest import environment_of, show
 
-# Asks the front door by whatever name is given, trusting the platform's own authority only.
+# Asks nginx by whatever name is given, trusting the platform's own authority only.
 ASK = """
 import http.client, json, socket, ssl, sys
 scheme, sni, name, path = sys.argv[1:5]

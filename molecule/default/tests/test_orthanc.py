@@ -1,4 +1,4 @@
-"""Orthanc as it runs: one door on loopback with a password, and everything dangerous closed."""
+"""Orthanc as it runs: one port on loopback with a password, and everything dangerous closed."""
 
 from __future__ import annotations
 

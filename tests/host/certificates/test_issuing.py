@@ -50,7 +50,7 @@ class Host:
         self.settings: dict[str, object] = {}
 
     def start_authority(self) -> None:
-        """Start pebble with a certificate for its own door; what it issues is by a root that it makes at its start."""
+        """Start pebble with a certificate for itself; what it issues is by a root that it makes at its start."""
         on_host = self.platform.on_host
         on_host("mkdir", "-p", PEBBLE)
         self.write(f"{PEBBLE}/pebble.json", json.dumps(SETTINGS))
@@ -65,7 +65,7 @@ class Host:
         )
         root = ("curl", "-sf", "--cacert", f"{PEBBLE}/server.pem", "https://localhost:15000/roots/0")
         wait_for("pebble answers", lambda: on_host(*root, check=False), 30)
-        self.trust("pebble-door", on_host("cat", f"{PEBBLE}/server.pem"))
+        self.trust("pebble-itself", on_host("cat", f"{PEBBLE}/server.pem"))
         self.trust("pebble-root", on_host(*root))
 
     def stop_authority(self) -> None:
@@ -90,7 +90,7 @@ class Host:
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
     def shown(self) -> x509.Certificate:
-        """The certificate that the front door shows now."""
+        """The certificate that nginx shows now."""
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         with (

@@ -14,7 +14,7 @@ CLINIC = "denscan-central"
 
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http2"])
-def test_it_passes_the_front_door(platform: Platform, tmp_path: Path, version: str) -> None:
+def test_it_passes_nginx(platform: Platform, tmp_path: Path, version: str) -> None:
     """It is stored, or the importer says in words that Orthanc's memory is too small for it; nobody is told to wait."""
     image = panoramic(frames=225)
     body = tmp_path / "body"

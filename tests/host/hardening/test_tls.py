@@ -1,4 +1,4 @@
-"""The front door as testssl.sh sees it (Debian's package, on the sandbox host)."""
+"""nginx as testssl.sh sees it (Debian's package, on the sandbox host)."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import requests
-from front_door import Life, store
 from platform_client import Platform
 from raw_http import exchange, statuses
 from real_sizes import panoramic
 from stored_kinds import encoded, images
+from through_nginx import Life, store
 
 CLINIC = "denscan-central"
 NOTHING_HERE = b"There is nothing here.\n"

@@ -42,7 +42,7 @@ def settings(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> It
     subprocess.run(["docker", "cp", directory, f"{platform.container}:{REPOSITORY}"], check=True, capture_output=True)
     variables = {"grafana_apt_repository": f"file://{REPOSITORY}", "grafana_apt_key_fingerprints": [fingerprint]}
     variables["grafana_required"] = True
-    play("playbooks/validate.yml", STAND_INS / "front_door.yml", "playbooks/dashboards.yml", **variables)
+    play("playbooks/validate.yml", STAND_INS / "nginx.yml", "playbooks/dashboards.yml", **variables)
     yield variables
     units = ("grafana-server", "loki", "syslog-ng")
     platform.on_host("systemctl", "stop", *units)
@@ -53,7 +53,7 @@ def settings(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> It
     left += ["/etc/apt/sources.list.d/grafana.sources", "/etc/apt/keyrings/grafana.asc", "/etc/grafana", "/etc/loki"]
     left += [REPOSITORY, "/var/lib/loki", "/var/lib/grafana", "/var/lib/private/imaging-log-shipping"]
     platform.on_host("rm", "-rf", *left)
-    # The next run of site.yml takes /grafana out of the front door.
+    # The next run of site.yml takes /grafana out of nginx.
     platform.on_host("systemctl", "daemon-reload")
 
 
@@ -96,9 +96,7 @@ def test_a_key_that_is_not_the_pinned_one_is_refused(platform: Platform, setting
     assert platform.on_host("ls", "/etc/apt/keyrings/").split() == ["grafana.asc"]
 
 
-def test_grafana_is_reached_through_the_front_door_with_its_configuration(
-    platform: Platform, settings: dict[str, Any]
-) -> None:
+def test_grafana_is_reached_through_nginx_with_its_configuration(platform: Platform, settings: dict[str, Any]) -> None:
     answer = platform.session().get(f"{platform.url}/grafana/d/overview?x=1", timeout=30)
     assert answer.status_code == 200
     told = answer.json()

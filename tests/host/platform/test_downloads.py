@@ -10,10 +10,10 @@ import pytest
 import requests
 from dicomweb_client.api import DICOMwebClient
 from downloads import digests, ids, mixed_study, parts, stored
-from front_door import store
 from platform_client import Platform
 from pydicom.dataset import Dataset
 from real_sizes import panoramic
+from through_nginx import store
 
 CLINIC = "denscan-central"
 DICOM = 'multipart/related; type="application/dicom"'

@@ -28,7 +28,7 @@ def victim(platform: Platform) -> Iterator[tuple[User, str]]:
 
 
 def outcome(platform: Platform, user: User) -> int:
-    """The status that the login ends with: 302 lets in, 200 is the form again, 429 the front door's refusal."""
+    """The status that the login ends with: 302 lets in, 200 is the form again, 429 nginx's refusal."""
     try:
         platform.login(user)
     except AssertionError as error:

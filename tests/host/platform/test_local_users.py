@@ -162,7 +162,7 @@ def well(platform: Platform) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def test_the_front_door_takes_no_answer_of_a_stranger(platform, stranger, central_study, central_physician):
+def test_nginx_takes_no_answer_of_a_stranger(platform, stranger, central_study, central_physician):
     technician = platform.api(platform.user("technician", "denscan-central"))
     # Studies as a whole are never in the cache.
     study = f"/dicom-web/studies/{central_study.study_uid}"

@@ -1,4 +1,4 @@
-"""A fuzzer of the front door: every route that there is for images, asked oddly, over images of every kind.
+"""A fuzzer of nginx: every route that there is for images, asked oddly, over images of every kind.
 
 However a physician or an administrator asks, Orthanc and the gateway live on, and each answer is one that somebody
 meant: no 500, and no 503, which would say that trying again helps. `make test-front` runs it for ten minutes.
@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from front_door import Life, store
 from odd_requests import Asker
 from platform_client import Platform
 from stored_kinds import images
+from through_nginx import Life, store
 
 CLINIC = "denscan-central"
 SECONDS = float(os.environ.get("ODD_REQUESTS_SECONDS", "20"))
@@ -76,6 +76,6 @@ def test_orthanc_outlives_whatever_is_asked(platform: Platform, stored: list[str
     print(dict(counted))
     assert [line for _, wrong in results for line in wrong] == []
     life.assert_unbroken()
-    # A quick machine asks more than the front door passes on.
+    # A quick machine asks more than nginx passes on.
     assert counted[200] > 0.2 * (counted.total() - counted[429]), "too few of them reach Orthanc"
     assert counted[406] > 0

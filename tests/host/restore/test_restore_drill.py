@@ -25,8 +25,8 @@ def platform() -> Platform:
 
 
 @pytest.fixture(scope="module")
-def front_door_visit() -> ModuleType:
-    return load(ROOT / "library/front_door_visit.py")
+def platform_visit() -> ModuleType:
+    return load(ROOT / "library/platform_visit.py")
 
 
 def drill(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -100,18 +100,18 @@ def test_a_drill_that_is_stopped_leaves_nothing_behind_and_tells_nothing(platfor
     assert platform.on_host("cat", MEASURED) == before
 
 
-def test_who_is_not_let_in_has_not_visited(platform, front_door_visit):
+def test_who_is_not_let_in_has_not_visited(platform, platform_visit):
     someone = platform.user("physician", "denscan-central")
-    with pytest.raises(front_door_visit.VisitError, match="was not let in"):
-        front_door_visit.visit(platform.url, platform.ca_file, someone.username, "wrong", image=True)
+    with pytest.raises(platform_visit.VisitError, match="was not let in"):
+        platform_visit.visit(platform.url, platform.ca_file, someone.username, "wrong", image=True)
 
 
-def test_a_visit_without_a_study_sees_none(platform, front_door_visit):
+def test_a_visit_without_a_study_sees_none(platform, platform_visit):
     someone = platform.user("physician", "partner-clinic").username
     # The restored accounts have the passwords that the backup knew, and this controller has lost them.
     password = secrets.token_urlsafe(24)
     (account,) = json.loads(ask_keycloak(platform, "GET", f"imaging/users?username={someone}&exact=true")[0])
     setting = {"type": "password", "value": password, "temporary": False}
     ask_keycloak(platform, "PUT", f"imaging/users/{account['id']}/reset-password", setting)
-    seen = front_door_visit.visit(platform.url, platform.ca_file, someone, password, image=True)
+    seen = platform_visit.visit(platform.url, platform.ca_file, someone, password, image=True)
     assert (seen.studies, seen.image_bytes) == (0, 0)

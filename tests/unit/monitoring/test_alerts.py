@@ -58,9 +58,9 @@ def slow(route: str) -> Case:
 CASES = {
     "HostDown": down("node"),
     "NginxDown": Case({"nginx_up": DOWN}, {"nginx_up": BLINKS}),
-    "FrontDoorDown": probe("front-door"),
+    "ViewerDown": probe("viewer"),
     "LoginPageDown": probe("login-page"),
-    "ArchiveDown": probe("archive"),
+    "StudyListDown": probe("study-list"),
     "OrthancDown": down("orthanc"),
     "KeycloakDown": down("keycloak"),
     "PostgreSQLDown": Case({"pg_up": DOWN}, {"pg_up": BLINKS}),
@@ -186,8 +186,8 @@ CASES = {
         },
     ),
     "CertificateExpiringSoon": Case(
-        {'probe_ssl_earliest_cert_expiry{probe="front-door"}': f"{10 * 86400}x60"},
-        {'probe_ssl_earliest_cert_expiry{probe="front-door"}': f"{30 * 86400}x60"},
+        {'probe_ssl_earliest_cert_expiry{probe="viewer"}': f"{10 * 86400}x60"},
+        {'probe_ssl_earliest_cert_expiry{probe="viewer"}': f"{30 * 86400}x60"},
     ),
     "CertificateNotRenewed": Case(
         {'node_systemd_unit_state{name="certbot.service", state="failed"}': "0x5 1x60"},

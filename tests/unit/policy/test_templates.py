@@ -75,7 +75,7 @@ def test_a_unit_is_confined(path: Path) -> None:
 
 
 @each_unit
-def test_only_the_front_door_and_who_asks_authority_or_mirror_talk_beyond_this_host(path: Path) -> None:
+def test_only_nginx_and_who_asks_authority_or_mirror_talk_beyond_this_host(path: Path) -> None:
     if path.name not in {"nginx.service.conf.j2", "certbot.service.conf.j2", "imaging-updates.service.j2"}:
         assert ("IPAddressDeny", "any") in settings(path)
 

@@ -1,4 +1,4 @@
-"""The front door's configuration as it is rendered: what must hold for every route, also for one added later."""
+"""nginx's configuration as it is rendered: what must hold for every route, also for one added later."""
 
 from __future__ import annotations
 

@@ -77,9 +77,9 @@ class Server:
     """The host's PostgreSQL, as its administrator."""
 
     def __init__(self, config: Config) -> None:
-        self._programs = config.postgresql_programs
-        self._socket = config.postgresql_socket
-        self._loader = config.postgresql_loader
+        self._programs = config.postgresql.programs
+        self._socket = config.postgresql.socket
+        self._loader = config.postgresql.loader
 
     def connect(self, database: str, autocommit: bool = False) -> Connection:
         """Raises BackupError."""
@@ -132,7 +132,7 @@ class Server:
         return Snapshot(connection, identifier)
 
     def dump(self, database: str, snapshot: Snapshot, target: Path) -> int:
-        """Write a dump; its size in bytes. Not compressed: the archive is. Raises BackupError."""
+        """Write a dump; its size in bytes. Not compressed: the backup file is. Raises BackupError."""
         arguments = ["--format=custom", "--compress=0", f"--snapshot={snapshot.identifier}", f"--file={target}"]
         program = str(self._programs / "pg_dump")
         self._run(program, *self._reached_by(ADMINISTRATOR), *arguments, f"--dbname={database}")

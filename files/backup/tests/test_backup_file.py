@@ -1,4 +1,4 @@
-"""An archive proves itself: whatever happened to it on the way is found before anything of it is used."""
+"""A backup file proves itself: whatever happened to it on the way is found before anything of it is used."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from backup_keys import KEY, OTHER_KEY, TRUST
-from imaging_backup import archive
+from imaging_backup import backup_file
 from imaging_backup.errors import BackupError
 from imaging_backup.signing import Trust
 
 
 def prove(path: Path, trust: Trust = TRUST) -> dict[str, bytes]:
-    """Prove an archive; the members that were read from it."""
+    """Prove a backup file; the members that were read from it."""
     found: dict[str, bytes] = {}
 
     class Member(io.BytesIO):
@@ -31,12 +32,12 @@ def prove(path: Path, trust: Trust = TRUST) -> dict[str, bytes]:
             found[self.member] = self.getvalue()
             super().close()
 
-    archive.prove(path, trust, lambda about: None, Member)
+    backup_file.prove(path, trust, lambda about: None, Member)
     return found
 
 
 def repack(path: Path, change: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]) -> None:
-    """Write an archive anew, as somebody would who does not know what the manifest is for."""
+    """Write a backup file anew, as somebody would who does not know what the manifest is for."""
     raw = subprocess.run(["zstd", "-dqc", str(path)], check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(raw)) as old:
         members = [(entry.name, old.extractfile(entry).read()) for entry in old]
@@ -49,45 +50,45 @@ def repack(path: Path, change: Callable[[list[tuple[str, bytes]]], list[tuple[st
     path.write_bytes(subprocess.run(["zstd", "-qc"], input=packed.getvalue(), check=True, capture_output=True).stdout)
 
 
-def test_what_was_written_is_read_again(archive_file):
-    found = prove(archive_file)
+def test_what_was_written_is_read_again(backup_path):
+    found = prove(backup_path)
     assert found["settings/tls/ca.pem"] == b"certificate"
     assert list(found) == ["realm.json", "settings/tls/ca.pem", "images/00000000-0000-0000-0000-000000000001"]
 
 
-def test_only_its_owner_may_read_it(archive_file):
-    assert archive_file.stat().st_mode & 0o777 == 0o600
+def test_only_its_owner_may_read_it(backup_path):
+    assert backup_path.stat().st_mode & 0o777 == 0o600
 
 
-def test_tools_that_everybody_has_prove_it_too(archive_file, tmp_path):
+def test_tools_that_everybody_has_prove_it_too(backup_path, tmp_path):
     directory = tmp_path / "unpacked"
     directory.mkdir()
     script = (
         "zstd -dqc \"$1\" | tar -x && sha256sum --check --quiet manifest.sha256 && sed 's/ [0-9]* /  /' manifest.txt"
     )
     script += " | sha256sum --check --quiet"
-    subprocess.run(["sh", "-c", script, "sh", str(archive_file)], cwd=directory, check=True)
+    subprocess.run(["sh", "-c", script, "sh", str(backup_path)], cwd=directory, check=True)
 
 
 @pytest.mark.parametrize("part", [0.0001, 0.1, 0.5, 0.9, 0.9999])
-def test_a_truncated_archive_is_refused(archive_file, part):
-    whole = archive_file.read_bytes()
-    archive_file.write_bytes(whole[: max(5, int(len(whole) * part))])
+def test_a_truncated_backup_file_is_refused(backup_path, part):
+    whole = backup_path.read_bytes()
+    backup_path.write_bytes(whole[: max(5, int(len(whole) * part))])
     with pytest.raises(BackupError, match="damaged"):
-        prove(archive_file)
+        prove(backup_path)
 
 
-def test_any_flipped_bit_is_found(archive_file):
+def test_any_flipped_bit_is_found(backup_path):
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     choice = random.Random(seed)
-    whole = bytearray(archive_file.read_bytes())
+    whole = bytearray(backup_path.read_bytes())
     for _ in range(100):
         position, bit = choice.randrange(len(whole)), 1 << choice.randrange(8)
         whole[position] ^= bit
-        archive_file.write_bytes(whole)
+        backup_path.write_bytes(whole)
         with pytest.raises(BackupError, match=r"damaged|not a backup|signed|has the format|names a key"):
-            prove(archive_file)
+            prove(backup_path)
         whole[position] ^= bit
 
 
@@ -105,17 +106,17 @@ def test_any_flipped_bit_is_found(archive_file):
         (lambda members: [(n, c.replace(b"north", b"south") if n == "about.json" else c) for n, c in members], "about"),
     ],
 )
-def test_what_somebody_changed_is_named(archive_file, change, told):
-    repack(archive_file, change)
+def test_what_somebody_changed_is_named(backup_path, change, told):
+    repack(backup_path, change)
     with pytest.raises(BackupError, match=told):
-        prove(archive_file)
+        prove(backup_path)
 
 
 @pytest.mark.parametrize("name", ["settings/../../etc/passwd", "/etc/passwd", "images/../x", "settings/..", "setup.sh"])
-def test_a_name_that_leads_elsewhere_is_refused(archive_file, name):
-    repack(archive_file, lambda members: [members[0], (name, b"x"), *members[1:]])
+def test_a_name_that_leads_elsewhere_is_refused(backup_path, name):
+    repack(backup_path, lambda members: [members[0], (name, b"x"), *members[1:]])
     with pytest.raises(BackupError, match="not a backup of this platform"):
-        prove(archive_file)
+        prove(backup_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x28\xb5\x2f\xfd"])
@@ -126,10 +127,10 @@ def test_another_file_is_refused(tmp_path, content):
         prove(path)
 
 
-def test_somebody_else_s_archive_is_refused(archive_file):
-    repack(archive_file, lambda members: [("realm.json", b"{}")])
+def test_somebody_else_s_file_is_refused(backup_path):
+    repack(backup_path, lambda members: [("realm.json", b"{}")])
     with pytest.raises(BackupError, match="not a backup of this platform"):
-        prove(archive_file)
+        prove(backup_path)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
@@ -137,23 +138,32 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
         prove(tmp_path / "none.tar.zst")
 
 
+@pytest.mark.parametrize("announced", [12, 20_000])
+def test_a_file_that_becomes_shorter_while_it_is_read_is_told(tmp_path, monkeypatch, announced):
+    (tmp_path / "ca.pem").write_bytes(b"certificate")
+    writer = backup_file.Writer(io.BytesIO(), {}, KEY)
+    monkeypatch.setattr(backup_file.os, "fstat", lambda _: SimpleNamespace(st_size=announced))
+    with pytest.raises(BackupError, match=r"settings/tls/ca\.pem became shorter while it was read"):
+        writer.add_file("settings/tls/ca.pem", tmp_path / "ca.pem")
+
+
 def test_a_full_disk_is_told():
     with (
         Path("/dev/full").open("wb", buffering=0) as full,
         pytest.raises(BackupError, match=r"(?i)no space left"),
-        archive.packed(full, []) as stream,
+        backup_file.packed(full, []) as stream,
     ):
         stream.write(random.randbytes(2_000_000))
 
 
-def test_an_archive_for_a_key_is_read_by_its_holder_alone(tmp_path):
+def test_a_backup_file_for_a_key_is_read_by_its_holder_alone(tmp_path):
     key = tmp_path / "key.txt"
     subprocess.run(["age-keygen", "-o", str(key)], check=True, capture_output=True)
     recipient = subprocess.run(
         ["age-keygen", "-y", str(key)], check=True, capture_output=True, text=True
     ).stdout.strip()
     path = tmp_path / "dicom-backup-2026-05-04T020000Z.tar.zst.age"
-    with archive.new_archive(path, {}, [recipient], KEY) as writer:
+    with backup_file.new_backup_file(path, {}, [recipient], KEY) as writer:
         writer.add_bytes("realm.json", b"{}")
     with pytest.raises(BackupError, match=r"is encrypted.* age --decrypt --identity KEY FILE \| ssh HOST"):
         prove(path)
@@ -165,7 +175,7 @@ def test_an_archive_for_a_key_is_read_by_its_holder_alone(tmp_path):
 def test_a_key_that_is_none_is_refused(tmp_path):
     with (
         pytest.raises(BackupError, match=r"(?i)recipient"),
-        archive.new_archive(tmp_path / "archive.tar.zst.age", {}, ["age1nonsense"], KEY),
+        backup_file.new_backup_file(tmp_path / "backup.tar.zst.age", {}, ["age1nonsense"], KEY),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -205,41 +215,41 @@ def plant(content: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("sign", [None, b"", b"short", bytes(64)], ids=["old", "another key", "short", "zeros"])
-def test_what_somebody_else_has_made_is_refused_at_its_end(archive_file, sign):
-    forge(archive_file, plant, sign)
+def test_what_somebody_else_has_made_is_refused_at_its_end(backup_path, sign):
+    forge(backup_path, plant, sign)
     with pytest.raises(BackupError, match="is FORGED or damaged: its signature is not by the key 248acb"):
-        prove(archive_file)
+        prove(backup_path)
 
 
-def test_another_platform_s_is_refused_before_it_is_read_and_taken_on_a_word(archive_file):
-    forge(archive_file, claim(key=OTHER_KEY.public), b"")
+def test_another_platform_s_is_refused_before_it_is_read_and_taken_on_a_word(backup_path):
+    forge(backup_path, claim(key=OTHER_KEY.public), b"")
     with pytest.raises(
         BackupError, match=f"the key {OTHER_KEY.public}.* this platform's is 248acb.* TRUST={OTHER_KEY.public}"
     ):
-        prove(archive_file)
-    found = prove(archive_file, Trust(KEY.public, also=OTHER_KEY.public))
+        prove(backup_path)
+    found = prove(backup_path, Trust(KEY.public, also=OTHER_KEY.public))
     assert found["settings/tls/ca.pem"] == b"certificate"
 
 
 @pytest.mark.parametrize("key", ["", "ab", "zz" * 32, 7, ["248acb"], {"a": 1}])
-def test_a_key_that_is_none_is_no_way_in(archive_file, key):
-    forge(archive_file, claim(key=key))
+def test_a_key_that_is_none_is_no_way_in(backup_path, key):
+    forge(backup_path, claim(key=key))
     with pytest.raises(BackupError, match="names a key that is none"):
-        prove(archive_file, Trust(KEY.public, unsigned=True))
+        prove(backup_path, Trust(KEY.public, unsigned=True))
 
 
 @pytest.mark.parametrize("stripped", [{"format": 1}, {"format": 2, "key": None}], ids=["old format", "no key"])
-def test_one_without_a_signature_is_taken_on_an_explicit_word_alone(archive_file, stripped):
-    forge(archive_file, claim(**stripped))
+def test_one_without_a_signature_is_taken_on_an_explicit_word_alone(backup_path, stripped):
+    forge(backup_path, claim(**stripped))
     with pytest.raises(BackupError, match=r"is not signed: .* UNSIGNED=1"):
-        prove(archive_file)
+        prove(backup_path)
     with pytest.raises(BackupError, match="is not signed"):
-        prove(archive_file, Trust(KEY.public, also=OTHER_KEY.public))
+        prove(backup_path, Trust(KEY.public, also=OTHER_KEY.public))
     if stripped["format"] == 1:  # what releases before this one have made
-        assert prove(archive_file, Trust(KEY.public, unsigned=True))["settings/tls/ca.pem"] == b"certificate"
+        assert prove(backup_path, Trust(KEY.public, unsigned=True))["settings/tls/ca.pem"] == b"certificate"
 
 
-def test_openssl_knows_the_signature(archive_file, tmp_path):
+def test_openssl_knows_the_signature(backup_path, tmp_path):
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -249,17 +259,17 @@ def test_openssl_knows_the_signature(archive_file, tmp_path):
         'zstd -dqc "$1" | tar -x manifest.sha256 manifest.sig && '
         "openssl pkeyutl -verify -pubin -inkey key.pem -rawin -in manifest.sha256 -sigfile manifest.sig"
     )
-    subprocess.run(["sh", "-c", script, "sh", str(archive_file)], cwd=tmp_path, check=True)
+    subprocess.run(["sh", "-c", script, "sh", str(backup_path)], cwd=tmp_path, check=True)
 
 
-def test_a_list_tells_what_each_says_of_itself(archive_file, tmp_path):
-    assert archive.says(archive_file) == f"signed with the key {KEY.public}"
-    forge(archive_file, claim(format=1))
-    assert archive.says(archive_file) == "not signed"
+def test_a_list_tells_what_each_says_of_itself(backup_path, tmp_path):
+    assert backup_file.says(backup_path) == f"signed with the key {KEY.public}"
+    forge(backup_path, claim(format=1))
+    assert backup_file.says(backup_path) == "not signed"
     for name in ("empty.tar.zst", "other.tar.zst.age"):
         (tmp_path / name).touch()
-    assert archive.says(tmp_path / "empty.tar.zst") == "cannot be read"
-    assert archive.says(tmp_path / "other.tar.zst.age") == "encrypted"
+    assert backup_file.says(tmp_path / "empty.tar.zst") == "cannot be read"
+    assert backup_file.says(tmp_path / "other.tar.zst.age") == "encrypted"
 
 
 # --- traps -----------------------------------------------------------------------------------------------------------
@@ -316,9 +326,9 @@ TRAPS = {
 
 
 @pytest.mark.parametrize("trap", TRAPS.values(), ids=TRAPS.keys())
-def test_whatever_a_backup_never_holds_is_refused(archive_file, trap):
+def test_whatever_a_backup_never_holds_is_refused(backup_path, trap):
     """Also of a file without signature that somebody takes at its word."""
-    raw = subprocess.run(["zstd", "-dqc", str(archive_file)], check=True, capture_output=True).stdout
+    raw = subprocess.run(["zstd", "-dqc", str(backup_path)], check=True, capture_output=True).stdout
     packed = io.BytesIO()
     with tarfile.open(fileobj=io.BytesIO(raw)) as old, tarfile.open(fileobj=packed, mode="w") as new:
         for number, member in enumerate(old):
@@ -330,42 +340,42 @@ def test_whatever_a_backup_never_holds_is_refused(archive_file, trap):
                 content = content.replace(b'"format": 2', b'"format": 1')
             member.size, new.offset = len(content), packed.tell()
             new.addfile(member, io.BytesIO(content))
-    archive_file.write_bytes(
+    backup_path.write_bytes(
         subprocess.run(["zstd", "-qc"], input=packed.getvalue(), check=True, capture_output=True).stdout
     )
     with pytest.raises(BackupError, match="not a backup of this platform"):
-        prove(archive_file, Trust(KEY.public, unsigned=True))
+        prove(backup_path, Trust(KEY.public, unsigned=True))
 
 
-def test_headers_without_end_take_no_memory_and_no_stack(archive_file):
+def test_headers_without_end_take_no_memory_and_no_stack(backup_path):
     block = extended(record("path", CA))
     repeated = block[0].tobuf(tarfile.USTAR_FORMAT) + block[1].ljust(512, b"\0")
-    about, _, _ = subprocess.run(["zstd", "-dqc", str(archive_file)], check=True, capture_output=True).stdout.partition(
+    about, _, _ = subprocess.run(["zstd", "-dqc", str(backup_path)], check=True, capture_output=True).stdout.partition(
         b"realm.json"
     )
     bomb = about[: len(about) // 512 * 512] + repeated * 100_000
-    archive_file.write_bytes(subprocess.run(["zstd", "-qc"], input=bomb, check=True, capture_output=True).stdout)
+    backup_path.write_bytes(subprocess.run(["zstd", "-qc"], input=bomb, check=True, capture_output=True).stdout)
     with pytest.raises(BackupError, match="not a backup of this platform"):
-        prove(archive_file)
+        prove(backup_path)
 
 
-def test_more_files_than_fit_into_such_a_file_are_refused(archive_file):
+def test_more_files_than_fit_into_such_a_file_are_refused(backup_path):
     """A few kilobytes that unpack to millions of files would fill the disk with their names alone."""
     made, content = entry("settings/x")
-    about, _, _ = subprocess.run(["zstd", "-dqc", str(archive_file)], check=True, capture_output=True).stdout.partition(
+    about, _, _ = subprocess.run(["zstd", "-dqc", str(backup_path)], check=True, capture_output=True).stdout.partition(
         b"realm.json"
     )
     made.name = "images/" + "0" * 36
     member = made.tobuf(tarfile.USTAR_FORMAT) + content.ljust(512, b"\0")
     bomb = about[: len(about) // 512 * 512] + member * 400_000
-    archive_file.write_bytes(subprocess.run(["zstd", "-qc"], input=bomb, check=True, capture_output=True).stdout)
+    backup_path.write_bytes(subprocess.run(["zstd", "-qc"], input=bomb, check=True, capture_output=True).stdout)
     with pytest.raises(BackupError, match="more files than such a file can"):
-        prove(archive_file)
+        prove(backup_path)
 
 
-def test_what_somebody_else_wrote_does_not_steer_the_terminal(archive_file):
-    forge(archive_file, lambda content: content.update({"settings/\x1b]0;owned\x07": b"x", "settings/\u202egpj": b"x"}))
-    repack(archive_file, lambda members: [(n, b"other" if n.startswith("settings/") else c) for n, c in members])
+def test_what_somebody_else_wrote_does_not_steer_the_terminal(backup_path):
+    forge(backup_path, lambda content: content.update({"settings/\x1b]0;owned\x07": b"x", "settings/\u202egpj": b"x"}))
+    repack(backup_path, lambda members: [(n, b"other" if n.startswith("settings/") else c) for n, c in members])
     with pytest.raises(BackupError) as refused:
-        prove(archive_file)
+        prove(backup_path)
     assert str(refused.value).isprintable()

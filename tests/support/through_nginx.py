@@ -1,4 +1,4 @@
-"""What tests of the front door have in common: images through it, and the lives of what is behind it."""
+"""What tests of nginx have in common: images through it, and whether what is behind it lives on."""
 
 from __future__ import annotations
 

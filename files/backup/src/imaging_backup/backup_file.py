@@ -1,4 +1,4 @@
-"""The format of an archive: a tar, compressed by zstd, encrypted by age when a key is given.
+"""The format of a backup file: a tar, compressed by zstd, encrypted by age when a key is given.
 
     about.json        what it is: of which installation, when, which versions, how many of everything
     …                 databases, settings, images
@@ -6,7 +6,7 @@
     manifest.sha256   the SHA-256 of manifest.txt, as sha256sum writes it
     manifest.sig      the signature (Ed25519) of manifest.sha256
 
-The manifest comes last, so that an archive is written and proven in one pass, whatever its size, and one that ends
+The manifest comes last, so that a backup file is written and proven in one pass, whatever its size, and one that ends
 early has none. Everything can be read without this program: `zstd -dc FILE | tar -x`, `sha256sum -c manifest.sha256`,
 `openssl pkeyutl -verify`.
 """
@@ -33,7 +33,7 @@ from imaging_backup.signing import SigningKey, Trust, is_signed
 FORMAT = 2
 UNSIGNED = 1  # the format of the releases that did not sign
 ABOUT, MANIFEST, MANIFEST_SUM, SIGNATURE = "about.json", "manifest.txt", "manifest.sha256", "manifest.sig"
-# A name of an archive is never a way out of the directory into which it is unpacked.
+# A name of a backup file is never a way out of the directory into which it is unpacked.
 MEMBER = re.compile(
     r"about\.json|realm\.json|images\.tsv|manifest\.(txt|sha256|sig)"
     r"|databases/(orthanc|keycloak|registry)\.dump"
@@ -45,7 +45,6 @@ RECORD = tarfile.BLOCKSIZE
 # Of what stands before a member whose name or size is long. A name has at most 4,096 bytes.
 EXTENDED_BYTES = 16 * 1024
 ABOUT_BYTES = 64 * BLOCK
-NO_SPACE = os.strerror(errno.ENOSPC).lower()
 
 About = dict[str, Any]
 Accept = Callable[[About], None]
@@ -91,25 +90,22 @@ class Writer:
         self._manifest.close()
 
     def _add(self, name: str, size: int, content: BinaryIO) -> None:
-        hashed = _Hashed(content)
-        try:
-            self._tar.addfile(_entry(name, size), hashed)
-        except OSError as error:
-            if str(error) == "unexpected end of data":  # tarfile's own: there is less than was announced
-                raise BackupError(f"{name} became shorter while it was read") from error
-            raise
+        hashed = _Hashed(name, content)
+        self._tar.addfile(_entry(name, size), hashed)
         self._manifest.write(_line(hashed.sha256.hexdigest(), size, name))
 
 
 class _Hashed(io.RawIOBase):
-    """What is read through it is hashed."""
+    """What is read through it is hashed. Raises BackupError when there is less than was announced."""
 
-    def __init__(self, content: BinaryIO) -> None:
-        self._content = content
+    def __init__(self, name: str, content: BinaryIO) -> None:
+        self._name, self._content = name, content
         self.sha256 = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
         block = self._content.read(size)
+        if len(block) < size:  # tarfile asks for no more than was announced
+            raise BackupError(f"{self._name} became shorter while it was read")
         self.sha256.update(block)
         return block
 
@@ -164,8 +160,8 @@ def packed(output: IO[bytes], recipients: list[str]) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def new_archive(path: Path, about: About, recipients: list[str], key: SigningKey) -> Iterator[Writer]:
-    """Write an archive; it has its name only once it is whole and on disk. Raises BackupError."""
+def new_backup_file(path: Path, about: About, recipients: list[str], key: SigningKey) -> Iterator[Writer]:
+    """Write a backup file; it has its name only once it is whole and on disk. Raises BackupError."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("xb") as file:
@@ -180,28 +176,41 @@ def new_archive(path: Path, about: About, recipients: list[str], key: SigningKey
         os.fsync(directory)
         os.close(directory)
     except BackupError as error:
-        if NO_SPACE in str(error).lower():  # age's and zstd's words
-            raise BackupError(disk_full(path.parent)) from error
+        # Before the unfinished file goes, whose place is free then.
+        if is_full(path.parent):
+            raise DiskFullError(path.parent) from error
         raise
     finally:
         partial.unlink(missing_ok=True)
 
 
-def disk_full(directory: Path) -> str:
-    """What to say of a full disk."""
-    free = shutil.disk_usage(directory).free // 2**20
-    return (
-        f"the disk of {directory} is full ({free} MB are free). No backup was made; older ones are as they were. "
-        "Make room, keep fewer (imaging_backup_keep_count, imaging_backup_keep_days), or set imaging_backup_path to a "
-        "larger disk"
-    )
+class DiskFullError(BackupError):
+    """A directory's disk is full."""
+
+    def __init__(self, directory: Path) -> None:
+        free = shutil.disk_usage(directory).free // 2**20
+        super().__init__(
+            f"the disk of {directory} is full ({free} MB are free). No backup was made; older ones are as they were. "
+            "Make room, keep fewer (imaging_backup_keep_count, imaging_backup_keep_days), or set imaging_backup_path "
+            "to a larger disk"
+        )
+
+
+def is_full(directory: Path) -> bool:
+    """Whether a directory's disk has no room for another block. zstd, age and pg_dump tell it in words alone."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            os.posix_fallocate(probe.fileno(), 0, BLOCK)
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
 def prove(path: Path, trust: Trust, accept: Accept, sink: Sink = lambda _: None) -> About:
-    """Read an archive to its end and compare every byte of it with its manifest, and that with its signature.
+    """Read a backup file to its end and compare every byte of it with its manifest, and that with its signature.
 
     What it says about itself; its "key" is the one that has signed it, and missing where none has and `trust` allows
     it. `accept` is given that before anything else is read, and may refuse it. What `sink` was given is only to be
@@ -216,7 +225,7 @@ def prove(path: Path, trust: Trust, accept: Accept, sink: Sink = lambda _: None)
 
 
 def says(path: Path) -> str:
-    """What an archive says of its signature, in words; only `prove` knows whether it is so."""
+    """What a backup file says of its signature, in words; only `prove` knows whether it is so."""
     if path.suffix == ".age":
         return "encrypted"
     try:

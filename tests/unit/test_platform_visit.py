@@ -8,7 +8,7 @@ import pytest
 from loading import load
 from project import ROOT
 
-front_door_visit = load(ROOT / "library/front_door_visit.py")
+platform_visit = load(ROOT / "library/platform_visit.py")
 URL = "https://imaging.example.org"
 
 
@@ -30,5 +30,5 @@ class Session:
 
 @pytest.mark.parametrize(("with_image", "size"), [(0, 1234), (57, 1234), (None, 0)])
 def test_the_newest_study_with_an_image_is_read(with_image, size):
-    studies = [{"0020000D": {"Value": [f"1.2.{number}"]}} for number in range(front_door_visit.STUDIES)]
-    assert front_door_visit.read_image(Session(with_image), URL, studies) == size
+    studies = [{"0020000D": {"Value": [f"1.2.{number}"]}} for number in range(platform_visit.STUDIES)]
+    assert platform_visit.read_image(Session(with_image), URL, studies) == size

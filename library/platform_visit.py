@@ -1,11 +1,11 @@
 #!/usr/bin/python
-"""Ansible module: log in through the front door as a person does, and look at a study."""
+"""Ansible module: log in through nginx as a person does, and look at a study."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: front_door_visit
-short_description: Logs in through the front door as the viewer does, and looks at the newest studies
+module: platform_visit
+short_description: Logs in through nginx as the viewer does, and looks at the newest studies
 description:
   - Goes the way of a browser - login page, authorisation code with PKCE, token, study list and, if wished, one image.
   - Fails with what was answered where that way ends. Changes nothing but the platform's own record of who saw what.
@@ -23,7 +23,7 @@ author: [The imaging platform's authors]
 
 EXAMPLES = r"""
 - name: Log in and look at an image
-  front_door_visit:
+  platform_visit:
     url: https://imaging.example.org
     ca_file: /etc/imaging/tls/ca.pem
     username: restore-drill
