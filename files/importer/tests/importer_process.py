@@ -19,7 +19,7 @@ from typing import Any
 
 TESTS = Path(__file__).parent
 COOLDOWN = 0.2
-DOOR_SECRET = "the-door-s-secret"
+UPLOAD_SECRET = "the-upload-secret"
 
 
 def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, patience: float = 1.5, **more: Any):
@@ -44,7 +44,7 @@ def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, 
         "registry": {},
         "http_host": "127.0.0.1",
         "http_port": port,
-        "door_secret": DOOR_SECRET,
+        "upload_secret": UPLOAD_SECRET,
         "public_url": "https://imaging.test/dicom-web",
         "upload_bytes": 64 << 20,
         "disk_reserve": 1,

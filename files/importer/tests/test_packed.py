@@ -1,4 +1,4 @@
-"""Archives in delivered folders are unpacked: what is in them ends like files of their own, and none does harm."""
+"""PackedFiles in delivered folders are unpacked: what is in them ends like files of their own, and none does harm."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from imaging_importer import tree
 from imaging_importer.batch import Source, read_batch
 from imaging_importer.dicom import packed
 from imaging_importer.dicom.instance import Limits
-from imaging_importer.dicom.packed import Archives
+from imaging_importer.dicom.packed import PackedFiles
 from imaging_importer.journal import FileOutcome, Journal, Outcome
 from imaging_importer.reasons import RejectedError
 from imaging_importer.settle import put_back
@@ -58,8 +58,8 @@ def read_folder(
     waiting = [FileOutcome(name, Outcome.PENDING) for name in names]
     ends: dict[str, str] = {}
     bodies: dict[str, bytes] = {}
-    with closing(Archives(folder, scratch, limits)) as archives:
-        source = Source(folder, "north", scratch, limits, archives=archives)
+    with closing(PackedFiles(folder, scratch, limits)) as packed_files:
+        source = Source(folder, "north", scratch, limits, packed_files=packed_files)
         while waiting:
             batch = read_batch(source, iter(waiting), 16 << 20, 50)
             with closing(batch):
@@ -80,7 +80,7 @@ def test_what_is_in_a_zip_ends_like_files_of_its_own(tmp_path: Path, method: int
     inside = {"b/image.dcm": IMAGE, "cut.dcm": IMAGE[:-9], "notes.txt": b"notes", "empty": b"", "directory/": b""}
     ends, bodies = read(tmp_path / "folder", {"deep/export.zip": zipped(inside, method)})
     assert ends == {
-        "deep/export.zip": "archive",
+        "deep/export.zip": "packed",
         "deep/export.zip/b/image.dcm": "sent",
         "deep/export.zip/cut.dcm": "truncated",
         "deep/export.zip/empty": "empty-file",
@@ -108,26 +108,26 @@ WITH_ALL_FIELDS = HEADER + struct.pack("<H", zlib.crc32(HEADER) & 0xFFFF) + gzip
 def test_a_gzip_file_is_the_image_in_it(tmp_path: Path, data: bytes) -> None:
     ends, bodies = read(tmp_path / "folder", {"image.dcm.gz": data, "of no name": data})
     assert ends == {
-        "image.dcm.gz": "archive",
+        "image.dcm.gz": "packed",
         "image.dcm.gz/image.dcm": "sent",
-        "of no name": "archive",
+        "of no name": "packed",
         "of no name/file": "sent",
     }
     assert set(bodies.values()) == {sent(IMAGE)}
 
 
-def test_an_archive_in_an_archive_is_unpacked_and_no_third(tmp_path: Path) -> None:
+def test_a_packed_file_in_a_packed_file_is_unpacked_and_no_third(tmp_path: Path) -> None:
     inner = zipped({"image.dcm": IMAGE, "more.gz": gzip.compress(IMAGE), "more.zip": zipped({"c": IMAGE})})
     files = {"a.zip": zipped({"a.dcm.gz": gzip.compress(IMAGE), "b.zip": inner, "z.dcm": IMAGE})}
     ends, _ = read(tmp_path / "folder", files)
     assert ends == {
-        "a.zip": "archive",
-        "a.zip/a.dcm.gz": "archive",
+        "a.zip": "packed",
+        "a.zip/a.dcm.gz": "packed",
         "a.zip/a.dcm.gz/a.dcm": "sent",
-        "a.zip/b.zip": "archive",
+        "a.zip/b.zip": "packed",
         "a.zip/b.zip/image.dcm": "sent",
-        "a.zip/b.zip/more.gz": "archive-kind",
-        "a.zip/b.zip/more.zip": "archive-kind",
+        "a.zip/b.zip/more.gz": "packed-kind",
+        "a.zip/b.zip/more.zip": "packed-kind",
         "a.zip/z.dcm": "sent",
     }
 
@@ -142,9 +142,9 @@ def test_a_zip_is_known_by_its_content_and_may_begin_with_something_else(tmp_pat
         "padded": whole + bytes(99),
     }
     ends, _ = read(tmp_path / "folder", files)
-    assert {name: ends[name] for name in files} == dict.fromkeys(files, "archive")
+    assert {name: ends[name] for name in files} == dict.fromkeys(files, "packed")
     assert {name: ends[f"{name}/a"] for name in files} == dict.fromkeys(files, "sent")
-    assert read(tmp_path / "empty", {"empty.zip": zipped({})})[0] == {"empty.zip": "archive"}
+    assert read(tmp_path / "empty", {"empty.zip": zipped({})})[0] == {"empty.zip": "packed"}
 
 
 def test_a_large_zip_in_the_form_of_zip64_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_a_large_zip_in_the_form_of_zip64_is_read(tmp_path: Path, monkeypatch: p
     data = zipped({"a": IMAGE, "b": IMAGE, "c": IMAGE})
     assert b"PK\6\6" in data
     ends, bodies = read(tmp_path / "folder", {"a.zip": data})
-    assert set(ends.values()) == {"archive", "sent"}
+    assert set(ends.values()) == {"packed", "sent"}
     assert len(bodies) == 3
 
 
@@ -168,7 +168,7 @@ def test_an_office_document_is_a_zip_too_and_images_with_its_marks_do_not_stay_b
     document = zipped({"[Content_Types].xml": b"<xml/>", "word/document.xml": b"<xml/>", "word/media/a.dcm": IMAGE})
     ends, _ = read(tmp_path / "folder", {"report.docx": document})
     assert ends == {
-        "report.docx": "archive",
+        "report.docx": "packed",
         "report.docx/[Content_Types].xml": "not-dicom",
         "report.docx/word/document.xml": "not-dicom",
         "report.docx/word/media/a.dcm": "sent",
@@ -253,8 +253,8 @@ def changed(data: bytes, signature: bytes, offset: int, value: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("flags_or_method", "value", "reason"),
-    [(6, b"\1\0", "archive-encrypted"), (6, b"\x41\0", "archive-encrypted")]
-    + [(8, bytes([method, 0]), "archive-kind") for method in (1, 6, 9, 12, 14, 93, 95, 97, 98, 99)],
+    [(6, b"\1\0", "packed-encrypted"), (6, b"\x41\0", "packed-encrypted")]
+    + [(8, bytes([method, 0]), "packed-kind") for method in (1, 6, 9, 12, 14, 93, 95, 97, 98, 99)],
 )
 def test_a_member_that_cannot_be_unpacked_fails_and_the_others_do_not(
     tmp_path: Path, flags_or_method: int, value: bytes, reason: str
@@ -262,7 +262,7 @@ def test_a_member_that_cannot_be_unpacked_fails_and_the_others_do_not(
     """The header of the first member in the directory."""
     data = changed(zipped({"a": IMAGE, "b": IMAGE}), b"PK\1\2", flags_or_method + 2, value)
     ends, _ = read(tmp_path / "folder", {"x.zip": data})
-    assert ends == {"x.zip": "archive", "x.zip/a": reason, "x.zip/b": "sent"}
+    assert ends == {"x.zip": "packed", "x.zip/a": reason, "x.zip/b": "sent"}
 
 
 def test_a_link_in_a_zip_is_not_followed(tmp_path: Path) -> None:
@@ -299,34 +299,34 @@ DAMAGED: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_archive_fails_as_such(tmp_path: Path, kind: str) -> None:
+def test_a_damaged_packed_file_fails_as_such(tmp_path: Path, kind: str) -> None:
     ends, bodies = read(tmp_path / "folder", {"x": DAMAGED[kind]()})
     assert ends in (
-        {"x": "archive-damaged"},
-        {"x": "archive", f"x/{'file' if 'gzip' in kind else 'a'}": "archive-damaged"},
-    ) or (kind == "zip64 that is none" and ends == {"x": "archive-too-large"})
+        {"x": "packed-damaged"},
+        {"x": "packed", f"x/{'file' if 'gzip' in kind else 'a'}": "packed-damaged"},
+    ) or (kind == "zip64 that is none" and ends == {"x": "packed-too-large"})
     assert not bodies
 
 
 def test_a_member_that_is_not_where_the_directory_says_fails_alone(tmp_path: Path) -> None:
     data = changed(zipped({"a": IMAGE, "b": IMAGE}), b"PK\1\2", 42, b"\1\0\0\0")
     ends, _ = read(tmp_path / "folder", {"x": data})
-    assert ends == {"x": "archive", "x/a": "archive-damaged", "x/b": "sent"}
+    assert ends == {"x": "packed", "x/a": "packed-damaged", "x/b": "sent"}
 
 
 def test_one_of_several_volumes_fails(tmp_path: Path) -> None:
-    assert read(tmp_path / "folder", {"x": changed(stored(), b"PK\5\6", 4, b"\1\0")})[0] == {"x": "archive-kind"}
+    assert read(tmp_path / "folder", {"x": changed(stored(), b"PK\5\6", 4, b"\1\0")})[0] == {"x": "packed-kind"}
 
 
-def test_without_unpacking_an_archive_is_refused(tmp_path: Path) -> None:
+def test_without_unpacking_a_packed_file_is_refused(tmp_path: Path) -> None:
     """As a part of an upload."""
     deliver(tmp_path, {"a.gz": gzip.compress(IMAGE), "b.zip": stored()})
     files = iter([FileOutcome("a.gz", Outcome.PENDING), FileOutcome("b.zip", Outcome.PENDING)])
     with closing(read_batch(Source(tmp_path, "north", tmp_path, LIMITS), files, 1 << 20, 9)) as batch:
-        assert [outcome.reason for outcome in batch.outcomes] == ["archive-kind", "archive-kind"]
+        assert [outcome.reason for outcome in batch.outcomes] == ["packed-kind", "packed-kind"]
 
 
-# --- archives made to exhaust ---------------------------------------------------------------------------------------
+# --- packed files made to exhaust ------------------------------------------------------------------------------------
 def overlapping(count: int) -> bytes:
     """All members share one block of deflated zeros."""
     whole = zipped({"a": bytes(1 << 20)})
@@ -413,7 +413,7 @@ def test_a_bomb_costs_little(tmp_path: Path, kind: str) -> None:
     assert time.process_time() - began < 10
     assert highest < 60 << 20
     assert not bodies
-    assert any(reason.startswith("archive-") or reason in ("too-large", "damaged") for reason in ends.values()), ends
+    assert any(reason.startswith("packed-") or reason in ("too-large", "damaged") for reason in ends.values()), ends
     assert len(ends) < 20
 
 
@@ -422,29 +422,29 @@ def test_what_grows_more_than_it_says_is_given_up(tmp_path: Path) -> None:
     growing = gzip.compress(IMAGE[:-40] + bytes(20 << 20), 1) + gzip.compress(b"")
     ends, _ = read(tmp_path / "folder", {"a.gz": growing, "b.zip": zipped({"c.gz": growing})})
     assert ends == {
-        "a.gz": "archive",
-        "a.gz/a": "archive-too-large",
-        "b.zip": "archive",
-        "b.zip/c.gz": "archive",
-        "b.zip/c.gz/c": "archive-too-large",
+        "a.gz": "packed",
+        "a.gz/a": "packed-too-large",
+        "b.zip": "packed",
+        "b.zip/c.gz": "packed",
+        "b.zip/c.gz/c": "packed-too-large",
     }
 
 
-def test_what_is_no_image_in_an_archive_may_have_any_size_and_is_not_unpacked(tmp_path: Path) -> None:
+def test_what_is_no_image_in_a_packed_file_may_have_any_size_and_is_not_unpacked(tmp_path: Path) -> None:
     ends, _ = read(tmp_path / "folder", {"a.zip": zipped({"video.mp4": b"\0\0\0\x18ftypmp42" + bytes(30 << 20)})})
-    assert ends == {"a.zip": "archive", "a.zip/video.mp4": "not-dicom"}
+    assert ends == {"a.zip": "packed", "a.zip/video.mp4": "not-dicom"}
     large = IMAGE[:-40] + os.urandom(9 << 20)
     ends, _ = read(tmp_path / "other", {"a.zip": zipped({"large.dcm": large})})
-    assert ends == {"a.zip": "archive", "a.zip/large.dcm": "too-large"}
+    assert ends == {"a.zip": "packed", "a.zip/large.dcm": "too-large"}
 
 
-def test_more_than_is_unpacked_of_one_archive_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_is_unpacked_of_one_packed_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "MOST_MEMBERS", 3)
     data = zipped({str(number): IMAGE for number in range(4)})
-    assert read(tmp_path / "number", {"a.zip": data})[0] == {"a.zip": "archive-too-large"}
+    assert read(tmp_path / "number", {"a.zip": data})[0] == {"a.zip": "packed-too-large"}
     monkeypatch.setattr(packed, "MOST_MEMBERS", 4)
     monkeypatch.setattr(packed, "MOST_UNPACKED", 4 * len(IMAGE) - 1)
-    assert read(tmp_path / "size", {"a.zip": data})[0] == {"a.zip": "archive-too-large"}
+    assert read(tmp_path / "size", {"a.zip": data})[0] == {"a.zip": "packed-too-large"}
 
 
 def test_what_grows_in_what_has_grown_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,17 +454,19 @@ def test_what_grows_in_what_has_grown_counts_too(tmp_path: Path, monkeypatch: py
     inner = zipped({"image": IMAGE + bytes(1 << 20)})
     ends, bodies = read(tmp_path / "folder", {"a.zip": zipped({f"{number:03}.zip": inner for number in range(100)})})
     assert 1 <= len(bodies) <= 4
-    assert list(ends.values()).count("archive-too-large") == 100 - len(bodies)
+    assert list(ends.values()).count("packed-too-large") == 100 - len(bodies)
 
 
-def test_archives_of_one_delivery_have_so_many_files_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packed_files_of_a_delivery_have_so_many_files_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tree, "MOST_ENTRIES", 5)
     files = {f"{number}.zip": zipped({"a": IMAGE, "b": IMAGE}) for number in range(3)}
     ends, bodies = read(tmp_path / "folder", files)
-    assert (ends["1.zip"], ends["2.zip"], len(bodies)) == ("archive", "archive-too-large", 4)
+    assert (ends["1.zip"], ends["2.zip"], len(bodies)) == ("packed", "packed-too-large", 4)
 
 
-def test_odd_archives_never_crash_the_reader(tmp_path: Path) -> None:
+def test_odd_packed_files_never_crash_the_reader(tmp_path: Path) -> None:
     print(f"IMAGING_SEED={SEED}")
     random_ = random.Random(SEED)
     originals = [
@@ -485,21 +487,22 @@ def test_odd_archives_never_crash_the_reader(tmp_path: Path) -> None:
 
 
 KNOWN = {
-    "sent", "archive", "not-dicom", "archive-damaged", "archive-kind", "archive-encrypted", "archive-too-large",
+    "sent", "packed", "not-dicom", "packed-damaged", "packed-kind", "packed-encrypted", "packed-too-large",
     "symbolic-link", "damaged", "truncated", "empty-file", "invalid-identifiers", "missing-identifiers", "too-large",
 }  # fmt: skip
 
 
 # --- the journal ----------------------------------------------------------------------------------------------------
-def test_a_changed_archive_is_listed_anew(tmp_path: Path) -> None:
+def test_a_changed_packed_file_is_listed_anew(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     journal.add("job", "north", "folder")
     deliver(tmp_path / "folder", {"a.zip": b"1", "b.dcm": b"2"})
     assert journal.list_files("job", tree.entries(tmp_path / "folder")) == 2
-    inside = [FileOutcome(f"a.zip/{number}", Outcome.PENDING, size=9, archive="a.zip") for number in range(3)]
-    journal.settle("job", [FileOutcome("a.zip", Outcome.KEPT, "archive")], inside)
+    inside = [FileOutcome(f"a.zip/{number}", Outcome.PENDING, size=9, packed="a.zip") for number in range(3)]
+    journal.write_outcomes("job", [FileOutcome("a.zip", Outcome.KEPT, "packed")], inside)
     assert [file.path for file in journal.files("job", Outcome.PENDING)] == [*(file.path for file in inside), "b.dcm"]
-    journal.settle("job", [FileOutcome("a.zip/0", Outcome.STORED), FileOutcome("a.zip/1", Outcome.FAILED, "damaged")])
+    ends = [FileOutcome("a.zip/0", Outcome.STORED), FileOutcome("a.zip/1", Outcome.FAILED, "damaged")]
+    journal.write_outcomes("job", ends)
     assert journal.list_files("job", tree.entries(tmp_path / "folder")) == 0
     assert journal.counts("job")[Outcome.STORED] == 1
     (tmp_path / "folder" / "b.dcm").write_bytes(b"other")
@@ -552,13 +555,13 @@ class Place:
         "batch-sent",
         "batch-journalled",
         "files-verified",
-        "archive-chosen",
+        "places-chosen",
         "failed-file-moved",
         "folder-moved",
         "report-written",
     ],
 )
-def test_a_delivery_with_archives_ends_the_same_whenever_it_is_killed(
+def test_a_delivery_with_packed_files_ends_the_same_whenever_it_is_killed(
     tmp_path: Path, nursery: Nursery, failpoint: str
 ) -> None:
     place, random_ = Place(tmp_path, nursery), random.Random(failpoint)
@@ -586,14 +589,14 @@ def test_a_delivery_with_archives_ends_the_same_whenever_it_is_killed(
     for told in (place.report("processed", "study"), place.report("failed", "study")):
         assert told["files"] == {"stored": 12, "kept": 5, "failed": 2}
         assert {failure["path"]: failure["reason"] for failure in told["failures"]} == {
-            "a.7z": "archive-kind",
+            "a.7z": "packed-kind",
             "deep/bad.zip/cut.dcm": "truncated",
         }
         assert {kept["path"]: kept["reason"] for kept in told["kept"]} == {
-            "12.dcm.gz": "archive",
-            "deep/bad.zip": "archive",
-            "deep/bad.zip/11.dcm.gz": "archive",
-            "good.zip": "archive",
+            "12.dcm.gz": "packed",
+            "deep/bad.zip": "packed",
+            "deep/bad.zip/11.dcm.gz": "packed",
+            "good.zip": "packed",
             "good.zip/read.me": "not-dicom",
         }
     assert "is in this folder as a whole" in (failed / "REASON.txt").read_text()
@@ -618,7 +621,7 @@ def test_a_delivery_with_archives_ends_the_same_whenever_it_is_killed(
 
 
 def test_notes_of_stored_images_are_told_in_the_report(tmp_path: Path, nursery: Nursery) -> None:
-    from imaging_importer.settle import Archive
+    from imaging_importer.settle import Settler
     from imaging_importer.spool import Spool
 
     place = Place(tmp_path, nursery)
@@ -627,15 +630,15 @@ def test_notes_of_stored_images_are_told_in_the_report(tmp_path: Path, nursery: 
     deliver(tmp_path / "inbox" / "north" / "study", {"a.dcm": b"1", "b.dcm": b"2"})
     with closing(Journal(tmp_path / "journal")) as journal:
         spool = Spool(tmp_path / "inbox" / ".spool", journal)
-        job_id = spool.claim_folder("north", tmp_path / "inbox" / "north" / "study")
+        job_id = spool.take_folder("north", tmp_path / "inbox" / "north" / "study")
         journal.list_files(job_id, tree.entries(spool.folder(journal.job(job_id))))
         notes = {"not-displayable": "a transfer syntax that is retired", "text-corrected": ""}
-        journal.settle(
+        journal.write_outcomes(
             job_id, [FileOutcome("a.dcm", Outcome.STORED, notes=notes), FileOutcome("b.dcm", Outcome.STORED)]
         )
-        archive = Archive(tmp_path / "processed", tmp_path / "failed", journal, spool)
-        archive.choose(journal.job(job_id))
-        for _ in archive.move(journal.job(job_id)):
+        settler = Settler(tmp_path / "processed", tmp_path / "failed", journal, spool)
+        settler.choose(journal.job(job_id))
+        for _ in settler.move(journal.job(job_id)):
             pass
     told = place.report("processed", "study")
     assert told["notes"] == [

@@ -633,7 +633,7 @@ def settings(limits: str) -> str:
 def test_the_limits_are_read_as_strictly_as_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: str, said: str
 ) -> None:
-    for secret in ("orthanc-password", "registry-password", "door-secret"):
+    for secret in ("orthanc-password", "registry-password", "upload-secret"):
         (tmp_path / secret).write_text("x")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     (tmp_path / "importer.toml").write_text(settings(limits))

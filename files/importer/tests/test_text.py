@@ -638,7 +638,7 @@ def test_code_extensions_are_read_as_pydicom_reads_them() -> None:
 def test_a_clinics_character_set_is_read_strictly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, charsets: str, said: str
 ) -> None:
-    for secret in ("orthanc-password", "registry-password", "door-secret"):
+    for secret in ("orthanc-password", "registry-password", "upload-secret"):
         (tmp_path / secret).write_text("x")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     toml = settings("instance_bytes = 5\ninflated_bytes = 6")

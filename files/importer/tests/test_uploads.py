@@ -1,4 +1,4 @@
-"""The second door: what STOW-RS stores, what it answers, and what is left behind when it breaks off."""
+"""Uploads: what STOW-RS stores, what it answers, and what is left behind when it breaks off."""
 
 import http.client
 import json
@@ -16,7 +16,7 @@ from imaging_importer import failpoints
 from imaging_importer.journal import Journal
 from imaging_importer.ways_in import stow
 from importer_fakes import Platform
-from importer_process import DOOR_SECRET, start, wait_until
+from importer_process import UPLOAD_SECRET, start, wait_until
 from uploads import CALLER, multipart, upload
 
 DUPLICATE, MISMATCH, FAILURE, UNREADABLE = 0x0111, 0xA900, 0x0110, 0xC000
@@ -61,7 +61,7 @@ class House:
         spool = self.root / "inbox" / ".spool"
         return [path for path in spool.rglob("*") if path.is_file() and path.name not in (".lock", ".caller.json")]
 
-    def archived(self, kind: str) -> list[Path]:
+    def settled(self, kind: str) -> list[Path]:
         return [path for path in (self.root / kind).rglob("*.dcm") if path.is_file()]
 
 
@@ -88,7 +88,7 @@ def test_when_the_answer_comes_the_images_are_stored_stamped_owned_visible_and_i
     (url,) = body["00081199"]["Value"][0]["00081190"]["Value"]
     assert url.startswith(f"https://imaging.test/dicom-web/studies/{study}/series/")
     assert url.endswith(f"/instances/{sop_uid(files[0])}")
-    assert wait_until(lambda: len(house.archived("processed")) >= 9, 120)
+    assert wait_until(lambda: len(house.settled("processed")) >= 9, 120)
     assert wait_until(lambda: not house.spooled(), 120)
 
 
@@ -187,11 +187,11 @@ def test_the_content_type_says_what_is_sent(house: House, content_type: str, sta
 
 def test_a_body_without_parts_or_without_its_end_is_refused_and_leaves_nothing(house: House) -> None:
     body = multipart(house.series(2), "b0")
-    before = len(house.archived("processed") + house.archived("failed"))
+    before = len(house.settled("processed") + house.settled("failed"))
     for broken in (b"", b"--b0--\r\n", body[:-5], body.replace(b"application/dicom", b"text/html")):
         assert upload(house.port, body=broken, boundary="b0").status in (400, 415)
         assert house.spooled() == []
-    assert len(house.archived("processed") + house.archived("failed")) == before
+    assert len(house.settled("processed") + house.settled("failed")) == before
 
 
 def test_what_is_too_large_is_refused_and_leaves_nothing(house: House) -> None:
@@ -209,7 +209,7 @@ def test_what_is_too_large_is_refused_and_leaves_nothing(house: House) -> None:
 def test_a_sender_that_goes_away_leaves_nothing(house: House) -> None:
     body = multipart(house.series(2), "b0")
     head = (
-        f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {DOOR_SECRET}\r\nX-Clinics: north\r\n"
+        f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {UPLOAD_SECRET}\r\nX-Clinics: north\r\n"
         f"Content-Type: multipart/related; type=application/dicom; boundary=b0\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     with socket.create_connection(("127.0.0.1", house.port)) as connection:
@@ -225,7 +225,7 @@ def test_exactly_one_known_clinic_is_needed(house: House, clinic: str) -> None:
 
 
 def test_who_has_not_the_secret_stores_nothing(house: House) -> None:
-    for secret in ("", "Bearer", "Bearer wrong", f"Basic {DOOR_SECRET}"):
+    for secret in ("", "Bearer", "Bearer wrong", f"Basic {UPLOAD_SECRET}"):
         assert upload(house.port, house.series(1), Authorization=secret).status == 403
     assert house.spooled() == []
 

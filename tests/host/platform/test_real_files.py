@@ -41,7 +41,7 @@ def acceptable(name: str, path: Path) -> set[str | None]:
     """How a file may end: None when it is imported, or kept beside the images."""
     end = expected(name, path)
     if end != IMPORTED:
-        return {end} if end not in ("not-dicom", "dicomdir", "archive-kind") else {None}
+        return {end} if end not in ("not-dicom", "dicomdir", "packed-kind") else {None}
     return {None, *SAME_IMAGE, *(["not-accepted"] if name.startswith(OWNED) else [])}
 
 

@@ -22,7 +22,7 @@ from imaging_importer.registry import PostgresRegistry
 from imaging_importer.spool import AnotherImporterError
 
 CONFIG = Path("/etc/imaging/importer.toml")
-SECRET = HOST_CREDENTIALS / "door-secret"
+SECRET = HOST_CREDENTIALS / "upload-secret"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -235,7 +235,7 @@ class OrthancClient:
         with Path(os.devnull).open("rb") as nothing:
             answer = self.store(study, [Body(nothing, [_probe(study, series, instance)])])
         if instance in answer.stored:
-            self.take_out(orthanc_id(PROBE_PATIENT, study, series, instance))
+            self.remove(orthanc_id(PROBE_PATIENT, study, series, instance))
         return instance in answer.stored
 
     def instances(self, sop_instance_uids: set[str]) -> list[Held]:
@@ -275,7 +275,7 @@ class OrthancClient:
         with _understanding():
             return str(self._get(f"/instances/{instance_id}/study")["ID"])
 
-    def take_out(self, instance_id: str) -> None:
+    def remove(self, instance_id: str) -> None:
         """Delete one instance that should not have been stored."""
         response = self._request("DELETE", f"/instances/{instance_id}")
         if response.status_code not in (200, 404):

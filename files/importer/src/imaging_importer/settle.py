@@ -1,7 +1,6 @@
-"""Puts a settled delivery in its place.
+"""Settles a delivery: moves it to processed/<clinic>/<date>/<folder>, and what failed to failed/, with its report.
 
-Processed/<clinic>/<date>/<folder>, and what failed under failed/ with the reason. An archive of which a file failed is
-moved there as a whole.
+A packed file goes to failed/ as a whole when a file in it failed.
 """
 
 import json
@@ -17,7 +16,7 @@ from typing import BinaryIO
 from imaging_importer import failpoints, tree
 from imaging_importer.journal import WHOLE, FileOutcome, Job, Journal, Outcome
 from imaging_importer.printable import printable
-from imaging_importer.reasons import ARCHIVE, KEPT, NEUTRAL, NOTES, SENTENCES, TransientError, told
+from imaging_importer.reasons import KEPT, NEUTRAL, NOTES, PACKED, SENTENCES, TransientError, told
 from imaging_importer.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ MEANINGS = SENTENCES | KEPT | NOTES
 CHUNK = 1 << 16
 
 
-class Archive:
+class Settler:
     """The two directories that a delivery can end in."""
 
     def __init__(self, processed: Path, failed: Path, journal: Journal, spool: Spool) -> None:
@@ -46,12 +45,12 @@ class Archive:
         """
         counts = self._journal.counts(job.id)
         failed, stored = counts[Outcome.FAILED], counts[Outcome.STORED]
-        self._journal.choose_archive(
+        self._journal.choose_places(
             job.id,
             self._free(self._processed, job, job.folder) if stored else None,
             self._free(self._failed, job, job.folder) if failed or not stored else None,
         )
-        failpoints.reach("archive-chosen")
+        failpoints.reach("places-chosen")
 
     def _free(self, root: Path, job: Job, name: str) -> Path:
         """A free place of that name, which no other open job of the clinic has chosen either."""
@@ -65,14 +64,14 @@ class Archive:
         except tree.PlaceError as error:
             # It would be refused for ever: the delivery gets another name, which every file system takes.
             log.warning("job %s: its place is refused by the file system: %s", job.id, error)
-            self._choose_again(job, job.folder if error.errno in tree.TAKEN else job.id)
+            self._choose_again(job, job.folder if error.errno in tree.OCCUPIED else job.id)
             raise TransientError("the folder is put away under another name") from error
 
     def _choose_again(self, job: Job, name: str) -> None:
         """Another place for what was not moved yet. The failed folder stays, once there is something in it."""
         processed, failed = job.processed_path, job.failed_path
         is_begun = processed and failed and tree.is_there(failed)
-        self._journal.choose_archive(
+        self._journal.choose_places(
             job.id,
             processed and self._free(self._processed, job, name),
             failed if is_begun else failed and self._free(self._failed, job, name),
@@ -83,7 +82,7 @@ class Archive:
         if job.processed_path and job.failed_path and tree.is_there(source):
             for file in self._journal.files(job.id, Outcome.FAILED):
                 if file.path != WHOLE:
-                    tree.move_file(source, file.archive or file.path, job.failed_path)
+                    tree.move_file(source, file.packed or file.path, job.failed_path)
                 failpoints.reach("failed-file-moved")
                 yield
             failpoints.reach("failed-files-moved")
@@ -119,7 +118,7 @@ class Archive:
             "job": job.id,
             "clinic": job.clinic,
             "folder": printable(job.folder),
-            "claimed_at": _iso(job.claimed_at),
+            "taken_at": _iso(job.taken_at),
             "files": {outcome: counts[outcome] for outcome in (Outcome.STORED, Outcome.KEPT, Outcome.FAILED)},
             "processed": printable(job.processed_path) if job.processed_path else None,
             "failed": printable(job.failed_path) if job.failed_path else None,
@@ -133,11 +132,11 @@ class Archive:
         yield "\n}\n"
 
     def _reason_lines(self, job: Job, counts: dict[Outcome, int]) -> Iterator[str]:
-        yield f"Delivery '{printable(job.folder)}' of clinic {job.clinic}, received {_iso(job.claimed_at)}.\n\n"
+        yield f"Delivery '{printable(job.folder)}' of clinic {job.clinic}, received {_iso(job.taken_at)}.\n\n"
         if counts[Outcome.STORED]:
             yield f"{counts[Outcome.STORED]} images of it were imported. "
             yield f"{counts[Outcome.FAILED]} files were not and are in this folder.\n"
-            if ARCHIVE in self._journal.reasons(job.id, Outcome.KEPT):
+            if PACKED in self._journal.reasons(job.id, Outcome.KEPT):
                 yield "A zip or gzip file is in this folder as a whole when a file in it was not imported.\n"
             yield "\n"
         else:
@@ -231,7 +230,7 @@ def _write(folder: Path, name: str, job_id: str, lines: Iterable[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
             candidate, number = name, 1
-            while _taken(folder, candidate, file):
+            while _is_occupied(folder, candidate, file):
                 number += 1
                 candidate = f"{stem}.{number}{suffix}"
         os.rename(temporary, candidate, src_dir_fd=directory, dst_dir_fd=directory)
@@ -239,7 +238,7 @@ def _write(folder: Path, name: str, job_id: str, lines: Iterable[str]) -> None:
         os.close(directory)
 
 
-def _taken(folder: Path, name: str, report: BinaryIO) -> bool:
+def _is_occupied(folder: Path, name: str, report: BinaryIO) -> bool:
     """Whether a delivered file has this name; the same content is this job's own report from before a kill."""
     report.seek(0)
     try:

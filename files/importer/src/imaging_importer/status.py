@@ -86,7 +86,7 @@ def _open(summary: Summary, is_root: bool) -> Status:
         "job": summary.job.id,
         "clinic": summary.job.clinic,
         "folder": printable(summary.job.folder),
-        "since": _time(summary.job.claimed_at),
+        "since": _time(summary.job.taken_at),
         "state": summary.job.state.value,
         "files": total,
         "files_done": total - summary.files.get(Outcome.PENDING, 0),

@@ -1,4 +1,4 @@
-"""Tells from its first bytes what a file is: DICOM in whatever dress, an archive, or neither.
+"""Tells from its first bytes what a file is: DICOM in whatever dress, a packed file, or neither.
 
 DICOM comes with and without preamble, `DICM` and file meta information, which some programs write in another encoding
 than the standard's (PS3.10 7.1), and other programs read all of that. So what looks like DICOM is read or fails with a
@@ -47,7 +47,7 @@ CREATOR, UNKNOWN, NONE = "a private creator", "no VR of DICOM", "no VR"  # in th
 LONGEST_CREATOR = 64
 
 ZIP, GZIP = "zip", "gzip"
-# Where which bytes stand. Not the archives that only installers come in (cab): they are beside every viewer on a CD.
+# Where which bytes stand. Not those that only installers come in (cab): they are beside every viewer on a CD.
 ARCHIVES = (
     (0, rb"PK(\x03\x04|\x05\x06|\x07\x08|00PK)", ZIP),
     (0, rb"\x1f\x8b", GZIP),
@@ -92,8 +92,8 @@ def stray(head: bytes) -> int | None:
     return found.start() if found else None
 
 
-def archive(head: bytes) -> str:
-    """What kind of archive it is; empty when it is none."""
+def packed_kind(head: bytes) -> str:
+    """What kind of packed file it is; empty when it is none."""
     for position, magic, kind in ARCHIVES:
         if re.compile(magic).match(head, position):
             return kind

@@ -176,8 +176,8 @@ def admit(file: BinaryIO, limits: Limits, size: int | None = None) -> Dress:
     head = dress.look(file)
     found = dress.dress(head, size)
     if found is None:
-        if kind := dress.archive(head):
-            raise RejectedError("archive-kind", kind)
+        if kind := dress.packed_kind(head):
+            raise RejectedError("packed-kind", kind)
         if (position := dress.stray(head)) is not None:
             raise RejectedError("damaged", f"DICM stands at byte {position}, not at byte 128")
         raise CompanionError(reasons.NOT_DICOM)

@@ -1,7 +1,7 @@
-"""Unpacks delivered archives (zip, gzip): what is in one is read like a file of the delivery, below its own path.
+"""Unpacks packed files (zip, gzip): what is in one is read like a file of the delivery, below its own path.
 
-One member at a time is unpacked, into a private file without a name; nothing is unpacked into the delivery. An archive
-in an archive (image.dcm.gz in a zip) is unpacked too, what is in that one is not. The names inside are strangers'
+One member at a time is unpacked, into a private file without a name; nothing is unpacked into the delivery. A packed
+file in another (image.dcm.gz in a zip) is unpacked too, what is in that one is not. The names inside are strangers'
 words: they are shown, and never a path of a file system. What zip says twice (in the directory and in front of each
 member) is taken from the directory alone.
 """
@@ -47,7 +47,7 @@ LOCATOR = 20  # bytes between the end record of zip64 and the old one
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive."""
+    """A file in a packed file."""
 
     size: int
     packed: int
@@ -73,7 +73,7 @@ class Zip:
         for number, (shown, member) in enumerate(entries):
             end = entries[number + 1][1].start if number + 1 < len(entries) else start
             if member.start + LOCAL.size + member.packed > end:
-                raise RejectedError("archive-damaged", "files in it overlap each other")
+                raise RejectedError("packed-damaged", "files in it overlap each other")
             if member.size or not shown.endswith(("/", "\\")):  # a directory ends so
                 self.members[names.free(shown)] = replace(member, end=end)
 
@@ -81,10 +81,10 @@ class Zip:
         """The content of a member, checked at its end."""
         header = os.pread(self._file.fileno(), LOCAL.size, member.start)
         if len(header) < LOCAL.size or header[:4] != b"PK\3\4":
-            raise RejectedError("archive-damaged", "a file in it is not where the directory says")
+            raise RejectedError("packed-damaged", "a file in it is not where the directory says")
         start = member.start + LOCAL.size + sum(LOCAL.unpack(header)[-2:])
         if start + member.packed > member.end:
-            raise RejectedError("archive-damaged", "files in it overlap each other")
+            raise RejectedError("packed-damaged", "files in it overlap each other")
         packed = _read(self._file, start, start + member.packed)
         size = crc = 0
         for chunk in packed if member.method == STORED else _inflated(packed, -zlib.MAX_WBITS):
@@ -94,7 +94,7 @@ class Zip:
                 break
             yield chunk
         if (size, crc) != (member.size, member.crc):
-            raise RejectedError("archive-damaged", "a file in it is not what the directory says")
+            raise RejectedError("packed-damaged", "a file in it is not what the directory says")
 
 
 class Gzip:
@@ -119,15 +119,15 @@ KINDS: dict[str, Callable[[BinaryIO, str], Zip | Gzip]] = {dress.ZIP: Zip, dress
 
 @dataclass
 class Opened:
-    """An archive that is open."""
+    """A packed file that is open."""
 
     path: str
     file: BinaryIO
     content: Zip | Gzip
 
 
-class Archives:
-    """The archives of a delivery. The last one stays open, because its members come one after the other; and so does
+class PackedFiles:
+    """The packed files of a delivery. The last one stays open, because its members come one after the other. So does
     the last one in it.
     """
 
@@ -137,7 +137,7 @@ class Archives:
         self._limits = limits
         self._open: list[Opened] = []
         self._listed = 0
-        self._unpacked = 0  # bytes, of the delivered archive that is open and of what is in it
+        self._unpacked = 0  # bytes, of the delivered one that is open and of what is in it
 
     def close(self) -> None:
         """Close what is open."""
@@ -145,17 +145,17 @@ class Archives:
             self._open.pop().file.close()
 
     def members(self, file: FileOutcome, content: BinaryIO) -> list[FileOutcome] | None:
-        """What is in a delivered file, if it is an archive, each as a file of the delivery; None for any other."""
+        """What is in a delivered file, if it is packed, each as a file of the delivery; None for any other."""
         kind = _kind(content)
         if kind is None:
             return None
-        if file.archive and file.path not in self._open[0].content.members:
-            raise RejectedError("archive-kind", "an archive in an archive in an archive")
+        if file.packed and file.path not in self._open[0].content.members:
+            raise RejectedError("packed-kind", "a packed file in a packed file in a packed file")
         inside = kind(content, file.path).members
         self._listed += len(inside)
         if self._listed > tree.MOST_ENTRIES:
-            raise RejectedError("archive-too-large", "with what the others of the delivery have, it is too many files")
-        real = file.archive or file.path
+            raise RejectedError("packed-too-large", "with what the others of the delivery have, it is too many files")
+        real = file.packed or file.path
         return [
             FileOutcome(
                 path,
@@ -163,21 +163,21 @@ class Archives:
                 member.reason,
                 member.detail,
                 size=member.size,
-                archive=real,
+                packed=real,
             )
             for path, member in inside.items()
         ]
 
     def open(self, file: FileOutcome) -> BinaryIO:
         """A private copy of a member. RejectedError, CompanionError: it cannot be unpacked, or need not be."""
-        holder = self._opened(0, file.archive, lambda: tree.open_file(self._folder, file.archive))
+        holder = self._opened(0, file.packed, lambda: tree.open_file(self._folder, file.packed))
         if file.path not in holder.members:
             inner = next((path for path in _above(file.path) if path in holder.members), "")
             return self._copy(self._opened(1, inner, lambda: self._copy(holder, inner)), file.path)
         return self._copy(holder, file.path)
 
     def _opened(self, level: int, path: str, open_: Callable[[], BinaryIO]) -> Zip | Gzip:
-        """The archive at a path: of the delivery (level 0), or of the archive that is open (1)."""
+        """The packed file at a path: of the delivery (level 0), or of the one that is open (1)."""
         if len(self._open) > level and self._open[level].path == path:
             return self._open[level].content
         while len(self._open) > level:
@@ -193,31 +193,31 @@ class Archives:
             self._unpacked = 0
         return self._open[level].content
 
-    def _copy(self, archive: Zip | Gzip, path: str) -> BinaryIO:
-        member = archive.members.get(path)
+    def _copy(self, holder: Zip | Gzip, path: str) -> BinaryIO:
+        member = holder.members.get(path)
         if member is None:
             raise _changed()
         # How large a gzip file is inside is not known: not in memory.
-        copy = private_file(self._scratch, member.size if isinstance(archive, Zip) else IN_MEMORY + 1)
+        copy = private_file(self._scratch, member.size if isinstance(holder, Zip) else IN_MEMORY + 1)
         try:
             with INFLATING:
-                self._unpack(archive, member, copy)
+                self._unpack(holder, member, copy)
         except BaseException:
             copy.close()
             raise
         return copy
 
-    def _unpack(self, archive: Zip | Gzip, member: Member, copy: BinaryIO) -> None:
+    def _unpack(self, holder: Zip | Gzip, member: Member, copy: BinaryIO) -> None:
         most = min(self._limits.instance, max(HARMLESS, MOST_GROWTH * member.packed))
         size, looked = 0, False
-        for chunk in archive.chunks(member):
+        for chunk in holder.chunks(member):
             size += len(chunk)
             # However much what is in it grows in its turn.
             self._unpacked += len(chunk)
             _refuse_too_much(self._unpacked, os.fstat(self._open[0].file.fileno()).st_size)
             if size > most:
                 raise RejectedError(
-                    "archive-too-large", f"{member.packed / MIB:,.1f} MiB grow beyond {most // MIB:,} MiB"
+                    "packed-too-large", f"{member.packed / MIB:,.1f} MiB grow beyond {most // MIB:,} MiB"
                 )
             view = memoryview(chunk)
             while view:
@@ -231,14 +231,14 @@ class Archives:
 
 def _changed() -> RejectedError:
     """The members were listed before. Should the file look changed, it is listed again (Carrier._refuse_changes)."""
-    return RejectedError("archive-damaged", "it was changed while it was unpacked")
+    return RejectedError("packed-damaged", "it was changed while it was unpacked")
 
 
 class Names:
-    """The paths under which the members of one archive are shown: each once, and none below another."""
+    """The paths under which the members of one packed file are shown: each once, and none below another."""
 
-    def __init__(self, archive: str) -> None:
-        self._archive = archive
+    def __init__(self, holder: str) -> None:
+        self._holder = holder
         self._files: set[str] = set()
         # Hashes: two that are the same by chance cost one a number before its name.
         self._directories: set[int] = set()
@@ -246,22 +246,22 @@ class Names:
         self._size = 0
 
     def free(self, shown: str) -> str:
-        """The path of a member whose name in the archive is this."""
+        """The path of a member whose name in the packed file is this."""
         parts = [part for part in shown.replace("\\", "/").split("/") if part not in ("", ".", "..")]
         name = printable("/".join(parts[-MOST_PARTS:])[:LONGEST_NAME])[:LONGEST_NAME].rstrip("/.") or "file"
         candidate = name
-        while self._is_taken(candidate):
+        while self._is_used(candidate):
             # No number is tried again: members may be called like candidates.
             self._number = max(self._number, len(self._files)) + 1
             candidate = f"{self._number}-{name.replace('/', '-')}"
         self._files.add(candidate)
         self._directories.update(map(hash, _above(candidate)))
-        self._size += len(self._archive) + len(candidate)
+        self._size += len(self._holder) + len(candidate)
         if self._size > LARGEST_DIRECTORY:
-            raise RejectedError("archive-too-large", "the names of all files in it are too long")
-        return f"{self._archive}/{candidate}"
+            raise RejectedError("packed-too-large", "the names of all files in it are too long")
+        return f"{self._holder}/{candidate}"
 
-    def _is_taken(self, name: str) -> bool:
+    def _is_used(self, name: str) -> bool:
         is_directory = hash(name) in self._directories
         return name in self._files or is_directory or any(path in self._files for path in _above(name))
 
@@ -274,11 +274,11 @@ def _above(path: str) -> Iterator[str]:
 
 
 def _kind(file: BinaryIO) -> Callable[[BinaryIO, str], Zip | Gzip] | None:
-    """How to open a file that is an archive. A file that is also DICOM is that."""
+    """How to open a file that is packed. A file that is also DICOM is that."""
     head = dress.look(file)
     if head[:2] not in (b"PK", b"\x1f\x8b") or dress.dress(head, os.fstat(file.fileno()).st_size):
         return None
-    return KINDS.get(dress.archive(head))
+    return KINDS.get(dress.packed_kind(head))
 
 
 def _directory(file: BinaryIO, size: int) -> tuple[bytes, int, int]:
@@ -289,7 +289,7 @@ def _directory(file: BinaryIO, size: int) -> tuple[bytes, int, int]:
     while at >= 0 and (len(tail) < at + END.size or len(tail) < at + END.size + END.unpack_from(tail, at)[-1]):
         at = tail.rfind(b"PK\5\6", 0, at)
     if at < 0:
-        raise RejectedError("archive-damaged", "its end is missing")
+        raise RejectedError("packed-damaged", "its end is missing")
     end = tail_start + at
     _, disk, first_disk, _, count, length, offset, _ = END.unpack_from(tail, at)
     large = os.pread(file.fileno(), END_64.size + LOCATOR, max(0, end - LOCATOR - END_64.size))
@@ -297,12 +297,12 @@ def _directory(file: BinaryIO, size: int) -> tuple[bytes, int, int]:
         *_, disk, first_disk, _, count, length, offset = END_64.unpack_from(large)
         end -= LOCATOR + END_64.size
     if disk or first_disk:
-        raise RejectedError("archive-kind", "one of several volumes")
+        raise RejectedError("packed-kind", "one of several volumes")
     if count > MOST_MEMBERS or length > LARGEST_DIRECTORY:
-        raise RejectedError("archive-too-large", f"it has {count:,} files; at most {MOST_MEMBERS:,} are taken")
+        raise RejectedError("packed-too-large", f"it has {count:,} files; at most {MOST_MEMBERS:,} are taken")
     start = end - length
     if start < offset:
-        raise RejectedError("archive-damaged", "its directory is not where it says")
+        raise RejectedError("packed-damaged", "its directory is not where it says")
     return os.pread(file.fileno(), length, start), start, start - offset
 
 
@@ -311,7 +311,7 @@ def _entries(directory: bytes, shift: int) -> Iterator[tuple[str, Member]]:
     position = count = 0
     while position < len(directory) and directory[position : position + 4] != b"PK\5\5":  # a signature
         if directory[position : position + 4] != b"PK\1\2" or position + ENTRY.size > len(directory):
-            raise RejectedError("archive-damaged", "its directory cannot be read")
+            raise RejectedError("packed-damaged", "its directory cannot be read")
         _, made_by, _, flags, method, _, _, crc, packed, size, *lengths, _, _, mode, start = ENTRY.unpack_from(
             directory, position
         )
@@ -324,7 +324,7 @@ def _entries(directory: bytes, shift: int) -> Iterator[tuple[str, Member]]:
         position = name_end + sum(lengths[1:])
         count += 1
         if count > MOST_MEMBERS:
-            raise RejectedError("archive-too-large", f"it has more than {MOST_MEMBERS:,} files")
+            raise RejectedError("packed-too-large", f"it has more than {MOST_MEMBERS:,} files")
 
 
 def _large(extra: bytes, *values: int) -> Iterator[int]:
@@ -346,11 +346,11 @@ def _large(extra: bytes, *values: int) -> Iterator[int]:
 def _cannot(flags: int, method: int, mode: int) -> tuple[str, str]:
     """Why a member cannot be unpacked, and more of it; empty when it can."""
     if flags & ENCRYPTED:
-        return "archive-encrypted", ""
+        return "packed-encrypted", ""
     if (mode >> 16) & 0o170000 == SYMBOLIC_LINK:
         return "symbolic-link", ""
     if method not in (STORED, DEFLATED):
-        return "archive-kind", f"compression method {method}"
+        return "packed-kind", f"compression method {method}"
     return "", ""
 
 
@@ -364,7 +364,7 @@ def _decoded(name: bytes, flags: int) -> str:
 
 def _refuse_too_much(total: int, size: int) -> None:
     if total > min(MOST_UNPACKED, max(HARMLESS_TOTAL, MOST_GROWTH * size)):
-        raise RejectedError("archive-too-large", f"{size / MIB:,.1f} MiB grow to {total // MIB:,} MiB")
+        raise RejectedError("packed-too-large", f"{size / MIB:,.1f} MiB grow to {total // MIB:,} MiB")
 
 
 def _read(file: BinaryIO, position: int, end: int) -> Iterator[bytes]:
@@ -385,13 +385,13 @@ def _inflated(packed: Iterator[bytes], format_: int) -> Iterator[bytes]:
                     break
                 inflater, streams = zlib.decompressobj(format_), streams + 1
                 if streams > MOST_STREAMS:
-                    raise RejectedError("archive-too-large", f"it has more than {MOST_STREAMS:,} streams")
+                    raise RejectedError("packed-too-large", f"it has more than {MOST_STREAMS:,} streams")
             try:
                 plain = inflater.decompress(data, CHUNK)
             except zlib.error as error:
-                raise RejectedError("archive-damaged", str(error)) from error
+                raise RejectedError("packed-damaged", str(error)) from error
             yield plain
             held = len(plain) == CHUNK and not inflater.eof
             data = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
     if not inflater.eof:
-        raise RejectedError("archive-damaged", "it is not complete")
+        raise RejectedError("packed-damaged", "it is not complete")

@@ -63,7 +63,7 @@ class Inbox:
         root: Path,
         spool: Spool,
         clinics: Callable[[], set[str]],
-        claimed: Callable[[], None],
+        taken: Callable[[], None],
         cooldown: float,
         interval: float,
         patience: float,
@@ -71,7 +71,7 @@ class Inbox:
         self._root = root
         self._spool = spool
         self._clinics = clinics
-        self._claimed = claimed
+        self._taken = taken
         self._cooldown = cooldown
         self._interval = interval
         self._patience = patience
@@ -111,7 +111,7 @@ class Inbox:
         Raises OSError when the inbox itself cannot be read.
         """
         now = time.monotonic()
-        self._take_hints(now)
+        self._follow_hints(now)
         if now >= self._next_scan:
             self._next_scan = now + self._interval
             self._scan(now)
@@ -141,7 +141,7 @@ class Inbox:
                 if stable is None:
                     left.append(item)
                 elif stable and item.is_folder:
-                    self._claim_folder(item)
+                    self._take_folder(item)
                 elif stable:
                     loose.append(item)
             except FileNotFoundError:
@@ -150,7 +150,7 @@ class Inbox:
                 item.why = f"cannot be read: {error.strerror or error}"
                 item.due = time.monotonic() + self._cooldown
         if loose:
-            self._claim_files(clinic, loose)
+            self._take_files(clinic, loose)
         return left[::-1]
 
     def _judge(self, item: Waiting, until: float) -> bool | None:
@@ -164,7 +164,7 @@ class Inbox:
         item.judging = steps
         return None
 
-    def _take_hints(self, now: float) -> None:
+    def _follow_hints(self, now: float) -> None:
         with self._lock:
             hints, self._hints = self._hints, set()
         for directory in hints:
@@ -260,26 +260,26 @@ class Inbox:
         item.due = time.monotonic() + self._cooldown
         return False
 
-    def _claim_folder(self, item: Waiting) -> None:
+    def _take_folder(self, item: Waiting) -> None:
         self._watch.remove(item.watches)
         item.watches = []
-        job_id = self._spool.claim_folder(item.clinic, item.path)
+        job_id = self._spool.take_folder(item.clinic, item.path)
         # Not the folder's name: technicians name folders after patients, and the journal is not for those.
-        log.info("job %s: claimed a folder of clinic %s", job_id, item.clinic)
+        log.info("job %s: took a folder of clinic %s", job_id, item.clinic)
         self._forget(item)
-        self._claimed()
+        self._taken()
 
-    def _claim_files(self, clinic: str, items: list[Waiting]) -> None:
+    def _take_files(self, clinic: str, items: list[Waiting]) -> None:
         try:
-            job_id = self._spool.claim_files(clinic, [item.path for item in items])
+            job_id = self._spool.take_files(clinic, [item.path for item in items])
         except OSError as error:
             for item in items:
                 item.why = f"cannot be taken: {error.strerror or error}"
             return
-        log.info("job %s: claimed %d loose files of clinic %s", job_id, len(items), clinic)
+        log.info("job %s: took %d loose files of clinic %s", job_id, len(items), clinic)
         for item in items:
             self._forget(item)
-        self._claimed()
+        self._taken()
 
     def _forget(self, item: Waiting) -> None:
         self._watch.remove(item.watches)

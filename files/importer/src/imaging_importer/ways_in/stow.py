@@ -14,7 +14,7 @@ DUPLICATE_INSTANCE = 0x0111  # PS3.7 C.5.7
 # Reason of the importer -> Failure Reason (0008,1197). Whose a study is, is told to nobody: another clinic's gets the
 # code of any failure.
 FAILURE_REASONS = {
-    "archive-kind": CANNOT_UNDERSTAND,
+    "packed-kind": CANNOT_UNDERSTAND,
     "conflicting-bytes": DUPLICATE_INSTANCE,
     "damaged": CANNOT_UNDERSTAND,
     "dicomdir": CANNOT_UNDERSTAND,

@@ -1,4 +1,4 @@
-"""Who waits at the door for the end of which job; within a clinic such a job goes before folders, whose senders went
+"""Who waits for the end of which job; within a clinic such a job goes before folders, whose senders went
 home.
 """
 
@@ -36,10 +36,10 @@ class Tickets:
         self._lock = threading.Lock()
         self._out: dict[str, Ticket] = {}
 
-    def take(self, clinic: str, claim: Callable[[], str]) -> Ticket:
-        """A ticket for the job that `claim` makes. Under the lock: the job must not end before its ticket is out."""
+    def issue(self, clinic: str, take: Callable[[], str]) -> Ticket:
+        """A ticket for the job that `take` makes. Under the lock: the job must not end before its ticket is out."""
         with self._lock:
-            ticket = Ticket(claim(), clinic)
+            ticket = Ticket(take(), clinic)
             self._out[ticket.job_id] = ticket
         return ticket
 
@@ -48,7 +48,7 @@ class Tickets:
         with self._lock:
             return [ticket.job_id for ticket in self._out.values() if ticket.clinic == clinic]
 
-    def settle(self, job_id: str, outcomes: Callable[[], list[FileOutcome] | None]) -> None:
+    def answer(self, job_id: str, outcomes: Callable[[], list[FileOutcome] | None]) -> None:
         """Tell whoever waits for this job, if anybody does."""
         with self._lock:
             ticket = self._out.pop(job_id, None)

@@ -1,4 +1,4 @@
-"""The second door: STOW-RS (PS3.18 10.5). An upload is received to disk, handed over as a delivery like any folder, and
+"""Takes uploads by STOW-RS (PS3.18 10.5). An upload is received to disk, handed over as a delivery like any folder, and
 answered when it is stored, verified and recorded.
 
 Until it is received completely, an upload is nothing: whatever happens, its rest is removed. From then on it is a job
@@ -83,24 +83,24 @@ class Places:
 
     def __init__(self, places: int) -> None:
         self._places = places
-        self._taken: Counter[str] = Counter()
+        self._used: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def take(self, clinic: str) -> bool:
-        """Take a place for a clinic, if it may."""
+    def enter(self, clinic: str) -> bool:
+        """Give a place to a clinic, if it may."""
         with self._lock:
-            left_by_others = self._places - self._taken.total() + self._taken[clinic]
-            may = 2 * self._taken[clinic] < left_by_others
-            self._taken[clinic] += may
+            left_by_others = self._places - self._used.total() + self._used[clinic]
+            may = 2 * self._used[clinic] < left_by_others
+            self._used[clinic] += may
             return may
 
     def leave(self, clinic: str) -> None:
         """Give a place back."""
         with self._lock:
-            self._taken[clinic] -= 1
+            self._used[clinic] -= 1
 
 
-class Door:
+class Uploads:
     """Takes uploads. `store` runs in a thread for each request."""
 
     def __init__(
@@ -111,7 +111,7 @@ class Door:
         is_ready: Callable[[], bool],
         has_room: Callable[[], bool],
         quota_used: Callable[[str], str],
-        claimed: Callable[[], None],
+        taken: Callable[[], None],
         public_url: str,
         request_bytes: int,
         limits: Limits,
@@ -122,7 +122,7 @@ class Door:
         self._is_ready = is_ready
         self._has_room = has_room
         self._quota_used = quota_used
-        self._claimed = claimed
+        self._taken = taken
         self._public_url = public_url
         self._request_bytes = request_bytes
         self._limits = limits
@@ -141,7 +141,7 @@ class Door:
             return as_text(507, NO_ROOM)
         if told := self._quota_used(clinic):
             return as_text(507, f"{told}. Nothing of this upload was kept: send it again then.\n")
-        if not self._places.take(clinic):
+        if not self._places.enter(clinic):
             return as_text(503, BUSY)
         folder = self._spool.incoming / f"upload-{time.strftime('%H%M%S')}-{uuid4().hex[:12]}"
         try:
@@ -191,8 +191,8 @@ class Door:
             tree.sync_directory(folder)
             failpoints.reach("upload-received")
             try:
-                ticket = self._tickets.take(
-                    clinic, lambda: self._spool.claim_folder(clinic, folder, request.headers.get("X-Caller", "{}"))
+                ticket = self._tickets.issue(
+                    clinic, lambda: self._spool.take_folder(clinic, folder, request.headers.get("X-Caller", "{}"))
                 )
             except (OSError, sqlite3.Error):
                 if folder.exists():
@@ -265,7 +265,7 @@ class Door:
             )
 
     def _wait(self, ticket: Ticket) -> list[FileOutcome] | None:
-        self._claimed()
+        self._taken()
         try:
             return ticket.wait(PATIENCE)
         finally:
