@@ -9,6 +9,7 @@ import jinja2
 import pytest
 import yaml
 from nginx_conf import Directive, parse
+from wired import Wired
 
 ROLE = Path(__file__).parents[2] / "roles" / "nginx"
 
@@ -16,6 +17,7 @@ ROLE = Path(__file__).parents[2] / "roles" / "nginx"
 @pytest.fixture(scope="module")
 def nginx() -> Directive:
     variables = {
+        **Wired().of("nginx"),
         **yaml.safe_load((ROLE / "defaults" / "main.yml").read_text()),
         **yaml.safe_load((ROLE / "vars" / "main.yml").read_text()),
         "nginx_domain": "imaging.example.org",

@@ -157,6 +157,7 @@ def host(databases, registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         journal=tmp_path / "journal",
         postgresql_programs=newest_programs(),
         postgresql_socket=str(databases.socket),
+        postgresql_port=5432,
         postgresql_data=databases.socket,
         postgresql_loader="nobody",
         keycloak_url="http://127.0.0.1:9",  # nobody answers on the discard port

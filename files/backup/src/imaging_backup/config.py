@@ -35,6 +35,7 @@ class Config:
     journal: Path  # the importer's
     postgresql_programs: Path
     postgresql_socket: str
+    postgresql_port: int
     postgresql_data: Path
     postgresql_loader: str  # user of the host who reads dumps, and may do nothing else
     keycloak_url: str
@@ -107,6 +108,7 @@ def load(path: Path) -> Config:
             journal=Path(settings["journal"]),
             postgresql_programs=Path(postgresql["programs"]),
             postgresql_socket=str(postgresql["socket"]),
+            postgresql_port=int(postgresql["port"]),
             postgresql_data=Path(postgresql["data"]),
             postgresql_loader=str(postgresql["loader"]),
             keycloak_url=str(keycloak["url"]),
