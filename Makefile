@@ -25,7 +25,7 @@ up: .check .venv/deploy ## set up everything: tools, sandbox host, platform
 	@python3 tools/summary.py $(STATE)/credentials.json
 
 .PHONY: up-dev
-up-dev: up ## set up everything, then run gateway and importer from the working tree until Ctrl-C; Prometheus on 127.0.0.1:9090
+up-dev: up ## set up everything, then run gateway and importer from the working tree until Ctrl-C; it says where Prometheus is
 	python3 tools/develop.py run --name $(HOST)
 
 .PHONY: demo
@@ -64,8 +64,7 @@ logs-importer: ## follow the importer's log
 
 .PHONY: test-alert
 test-alert: .venv/deploy ## send one alert to whoever is told of alerts
-	.venv/bin/ansible -i $(INVENTORY) imaging --become -m ansible.builtin.command -a "amtool --alertmanager.url=http://127.0.0.1:9093 \
-	  alert add TestAlert severity=info service=test --annotation='summary=\"Somebody tries whether alerts arrive.\"'"
+	.venv/bin/ansible -i $(INVENTORY) imaging --become -m ansible.builtin.command -a "amtool alert add TestAlert severity=info service=test --annotation='summary=\"Somebody tries whether alerts arrive.\"'"
 
 .PHONY: shell-orthanc
 shell-orthanc: ## a shell as Orthanc's user

@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tarfile
 import time
+import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVICES = ("gateway", "importer")
@@ -32,11 +34,12 @@ def say(text: str) -> None:
     print(f"develop: {text}", flush=True)
 
 
-def on_host(name: str, script: str, given: bytes = b"") -> None:
+def on_host(name: str, script: str, given: bytes = b"") -> str:
     command = ["docker", "exec", "--interactive", name, "sh", "-ec", script]
     done = subprocess.run(command, input=given, capture_output=True, check=False)
     if done.returncode:
         raise DevelopError(f"{name}: {done.stderr.decode().strip()}")
+    return done.stdout.decode()
 
 
 def read(package: Path) -> dict[str, bytes]:
@@ -75,9 +78,11 @@ def deploy(name: str, service: str, modules: dict[str, bytes]) -> None:
 
 def tunnel(name: str, port: int) -> subprocess.Popen[bytes]:
     """Forward the port of this machine's loopback to the host's Prometheus, which listens on its own loopback only."""
+    services = tomllib.loads(on_host(name, "cat /etc/imaging/status.toml"))["services"]
+    (prometheus,) = (urlsplit(service["url"]).netloc for service in services if service["name"] == "Prometheus")
     state = Path.home() / ".local/share/imaging-platform" / name.removeprefix("imaging-") / "ssh"
     options = [f"UserKnownHostsFile={state}/known_hosts", "ExitOnForwardFailure=yes", "BatchMode=yes"]
-    command = ["ssh", "-N", "-i", str(state / "id_ed25519"), "-L", f"127.0.0.1:{port}:127.0.0.1:9090"]
+    command = ["ssh", "-N", "-i", str(state / "id_ed25519"), "-L", f"127.0.0.1:{port}:{prometheus}"]
     command += [f"-o{option}" for option in options]
     return subprocess.Popen([*command, f"root@{name.replace('-', '.', 1)}.test"])
 

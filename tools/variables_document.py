@@ -28,8 +28,9 @@ OPERATOR = """\
 ROLES = """\
 ## The roles'
 
-For the rare case that the above is not enough. What `vars/wiring.yml` sets from the variables above, secrets among
-them, and what `vars/versions.yml` pins is not listed: it is not to be set by hand. A role without a heading has
+For the rare case that the above is not enough. What `vars/wiring.yml` makes of the variables above or of each
+other, secrets among them, and what `vars/versions.yml` pins is not listed: it is not to be set by hand. A port stands
+once: whoever asks the service, and the firewall, follow it. A role without a heading has
 nothing else.
 """
 
@@ -74,13 +75,17 @@ def specification(path: Path) -> dict[str, Any]:
 
 def render() -> str:
     """The document."""
-    wired = {
-        name for file in ("wiring", "versions") for name in yaml.safe_load((ROOT / f"vars/{file}.yml").read_text())
-    }
+    wiring, versions = (yaml.safe_load((ROOT / f"vars/{file}.yml").read_text()) for file in ("wiring", "versions"))
+    derived = {name for name, value in wiring.items() if "{{" in str(value) or isinstance(value, (list, dict))}
     parts = [HEAD, OPERATOR, table(specification(ROOT / "vars/schema.yml")["options"]), "\n", ROLES]
     for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml")):
         own = specification(path)
-        options = {name: option for name, option in own.get("options", {}).items() if name not in wired}
+        # What the wiring says outright, a port for example, is a default like another.
+        options = {
+            name: option if name not in wiring else {**option, "required": False, "default": wiring[name]}
+            for name, option in own.get("options", {}).items()
+            if name not in derived | set(versions)
+        }
         if options:
             parts.append(f"\n### {path.parts[-3]}\n\n{prose(own['short_description'])}.\n\n{table(options)}")
     return "".join(parts)

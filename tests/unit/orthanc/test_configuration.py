@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import jinja2
 import pytest
 import yaml
 from project import ROOT
+from wired import Wired
 
 TEMPLATES = ROOT / "roles/orthanc/templates"
 OWN_PLUGIN = "/opt/imaging/orthanc/plugins/libOrthancPostgreSQLIndex.so"
 VARIABLES = {
     "orthanc_storage_path": "/data/dicom",
     "orthanc_memory_mb": 2048,
-    "orthanc_database_host": "127.0.0.1",
-    "orthanc_database_name": "orthanc",
-    "orthanc_database_user": "orthanc",
-    "orthanc_database_password": 'quote"and\\backslash',
+    "orthanc_listen_address": "127.0.0.1",
+    "orthanc_port": 8042,
+    "__orthanc_database_uri": 'postgresql://orthanc:quote"and\\backslash@127.0.0.1:5432/orthanc?sslmode=disable',
     "orthanc_users": {"importer": "one", "gateway": "two"},
     "__orthanc_own_plugin": False,
     "__orthanc_own_plugin_path": OWN_PLUGIN,
@@ -128,7 +129,15 @@ def test_everybody_must_authenticate_and_only_the_two_services_can(secrets: dict
 def test_the_index_is_in_postgresql_and_the_images_are_files(secrets: dict[str, Any]) -> None:
     assert secrets["PostgreSQL"]["EnableIndex"] is True
     assert secrets["PostgreSQL"]["EnableStorage"] is False
-    assert secrets["PostgreSQL"]["Password"] == VARIABLES["orthanc_database_password"]
+    assert secrets["PostgreSQL"]["ConnectionUri"] == VARIABLES["__orthanc_database_uri"]
+
+
+def test_a_password_of_any_characters_fits_into_the_address_of_the_database() -> None:
+    wired = Wired(orthanc_database_password="a/b@c:d?e&f=g%h#i", orthanc_database_sslmode="verify-full")
+    address = urlsplit(parse(wired.render(TEMPLATES / "secrets.json.j2"))["PostgreSQL"]["ConnectionUri"])
+    assert unquote(address.password or "") == "a/b@c:d?e&f=g%h#i"
+    assert (address.hostname, address.port, address.path) == ("127.0.0.1", 5432, "/orthanc")
+    assert address.query == "sslmode=verify-full"
 
 
 def test_no_section_is_spread_over_the_two_files(configuration: dict[str, Any], secrets: dict[str, Any]) -> None:
@@ -136,7 +145,7 @@ def test_no_section_is_spread_over_the_two_files(configuration: dict[str, Any], 
 
 
 def test_no_secret_is_in_the_readable_file() -> None:
-    text = render("orthanc.json.j2", orthanc_database_password="S3CRET-DB", orthanc_users={"importer": "S3CRET-HTTP"})
+    text = render("orthanc.json.j2", __orthanc_database_uri="S3CRET-DB", orthanc_users={"importer": "S3CRET-HTTP"})
     assert "S3CRET" not in text
 
 

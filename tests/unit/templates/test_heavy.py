@@ -18,6 +18,7 @@ import jinja2
 import pytest
 import yaml
 from project import ROOT
+from wired import Wired
 
 ROLE = ROOT / "roles" / "nginx"
 NGINX = ROOT / ".cache" / "nginx" / "usr" / "sbin" / "nginx"  # tests/packages.sh
@@ -74,6 +75,7 @@ def serve(answer: Callable[[BaseHTTPRequestHandler], None]) -> ThreadingHTTPServ
 def configuration(directory: Path, gateway: str, orthanc: str, port: int) -> str:
     """The role's own, without TLS, viewer and modules, with files in a directory."""
     variables = {
+        **Wired().of("nginx"),
         **yaml.safe_load((ROLE / "defaults" / "main.yml").read_text()),
         **yaml.safe_load((ROLE / "vars" / "main.yml").read_text()),
         "nginx_domain": "imaging.example.org",

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from nginx_conf import Directive, parse
 from project import ROOT
+from wired import Wired
 
 ROLE = ROOT / "roles" / "nginx"
 
@@ -16,6 +17,7 @@ ROLE = ROOT / "roles" / "nginx"
 @pytest.fixture(scope="module")
 def nginx() -> Directive:
     variables = {
+        **Wired().of("nginx"),
         **yaml.safe_load((ROLE / "defaults" / "main.yml").read_text()),
         **yaml.safe_load((ROLE / "vars" / "main.yml").read_text()),
         "nginx_domain": "imaging.example.org",
