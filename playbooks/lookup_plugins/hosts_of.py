@@ -58,7 +58,7 @@ def refusal(problems: list[str], sources: list[str]) -> str:
             f"The hosts of the inventory ({', '.join(sources)}) cannot carry the platform; no host was touched.",
             *(f"- {problem}" for problem in problems),
             "A platform has one host, because each service reaches the others on loopback.",
-            f"Name one host in `{EVERY_HOST}`, and leave the groups of the jobs out or name the same host in each of them.",
+            f"Name one host in `{EVERY_HOST}`. Leave out the groups of the jobs, or name the same host in each.",
         ]
     )
 

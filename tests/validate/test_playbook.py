@@ -158,7 +158,7 @@ def test_each_play_has_the_one_host(inventory: Inventory, jobs: dict[str, list[s
     assert set(re.findall(r"hosts \((\d+)\)", result.stdout)) == {"1"}
 
 
-# In a run that changes something, the refusal must come before the first change. Which plays there are is told by tests/policy.
+# tests/policy sees to it that each other play names its hosts in the same way.
 @pytest.mark.parametrize(
     "arguments",
     [
