@@ -201,7 +201,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 	ruff check .
 	ruff format --check .
 	mypy tools library module_utils files/viewer
-	mypy playbooks/action_plugins playbooks/callback_plugins roles/grafana/filter_plugins
+	mypy playbooks/action_plugins playbooks/callback_plugins playbooks/lookup_plugins roles/grafana/filter_plugins
 	mypy files/importer/src
 	mypy files/gateway/src
 	mypy files/backup/src

@@ -46,6 +46,8 @@ NUMBERS = (
     "imaging_disk_reserve_gb",
 )
 CONTROLLER_PATHS = ("imaging_secrets_path", "imaging_artifacts_path")
+# What playbooks/validate.yml finds out on the hosts later: either value has the right type.
+UNKNOWN_YET = {"imaging_dashboards": False}
 
 Option = Mapping[str, Any]
 Variables = Mapping[str, Any]
@@ -468,7 +470,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return result
 
     def _problems_of_host(self, variables: dict[str, Any], specification: Specification) -> list[str]:
-        templar = Templar(loader=self._loader, variables=self._role_defaults() | variables)
+        known = self._role_defaults() | variables | UNKNOWN_YET
+        templar = Templar(loader=self._loader, variables=known)
         values: dict[str, Any] = {}
         unevaluated: list[Problem] = []
 

@@ -107,7 +107,7 @@ def tasks_in(file: Path) -> Iterator[Task]:
 
 
 ROLES = [Role(path) for path in sorted((PROJECT / "roles").iterdir()) if path.is_dir()]
-PLAYBOOKS = sorted([*PROJECT.glob("*.yml"), *PROJECT.glob("playbooks/*.yml"), *PROJECT.glob("molecule/*/*.yml")])
+PLAYBOOKS = sorted([*PROJECT.glob("*.yml"), *PROJECT.glob("playbooks/**/*.yml"), *PROJECT.glob("molecule/*/*.yml")])
 TASKS = [
     *(task for role in ROLES for task in (*role.tasks, *role.handlers)),
     *(task for path in PLAYBOOKS if path.name != "molecule.yml" for task in tasks_in(path)),

@@ -17,3 +17,8 @@ def inventory_check() -> ModuleType:
 @pytest.fixture(scope="session")
 def host_check() -> ModuleType:
     return load(ROOT / "library/host_check.py")
+
+
+@pytest.fixture(scope="session")
+def lookup() -> ModuleType:
+    return load(ROOT / "playbooks/lookup_plugins/hosts_of.py")

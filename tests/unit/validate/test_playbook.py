@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,8 +30,7 @@ class Inventory:
         for link in (ROOT / "inventories" / "production" / "group_vars" / "all").iterdir():
             if link.is_symlink():
                 (group / link.name).symlink_to(link.resolve())
-        host = {"ansible_host": "192.0.2.1", "ansible_ssh_executable": str(self.ssh)}
-        self.write("hosts.yml", {"imaging": {"hosts": {"hospital": host}}})
+        self.set_hosts(imaging=["hospital"])
 
     def write(self, name: str, content: Any) -> None:
         (self.directory / name).write_text(yaml.safe_dump(content))
@@ -38,9 +38,16 @@ class Inventory:
     def set(self, **variables: Any) -> None:
         self.write("group_vars/all/main.yml", variables)
 
+    def set_hosts(self, **groups: list[str]) -> None:
+        host = {"ansible_host": "192.0.2.1", "ansible_ssh_executable": str(self.ssh)}
+        self.write("hosts.yml", {group: {"hosts": dict.fromkeys(hosts, host)} for group, hosts in groups.items()})
+
     def validate(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.play("playbooks/validate.yml", *arguments)
+
+    def play(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         playbook = Path(sys.executable).with_name("ansible-playbook")
-        command = [playbook, "playbooks/validate.yml", "-i", self.directory, *arguments]
+        command = [playbook, "-i", self.directory, *arguments]
         environment = os.environ | {"HOME": str(self.home), "ANSIBLE_NOCOLOR": "1"}
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
@@ -134,7 +141,67 @@ def test_an_inventory_without_hosts_is_refused(inventory: Inventory) -> None:
     inventory.write("hosts.yml", {"servers": {"hosts": {"hospital": {}}}})
     result = inventory.validate()
     assert result.returncode != 0
-    assert "no host in the group `imaging`" in result.stdout
+    assert "no host in the group `imaging`" in result.stderr
+
+
+PLAYBOOKS = [str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("playbooks/**/*.yml"))]
+
+
+@pytest.mark.parametrize("jobs", [{}, {"gateway": ["hospital"], "postgres": ["hospital"]}])
+def test_each_play_has_the_one_host(inventory: Inventory, jobs: dict[str, list[str]]) -> None:
+    inventory.set(imaging_environment="hospital", imaging_domain="imaging.denscan.kz")
+    inventory.set_hosts(imaging=["hospital"], **jobs)
+    result = inventory.play("site.yml", "add-clinic.yml", *PLAYBOOKS, "--list-hosts")
+    assert result.returncode == 0, result.stderr
+    patterns = re.findall(r"pattern: (.*)", result.stdout)
+    assert set(patterns) == {"['hospital']", "['localhost']"}
+    assert set(re.findall(r"hosts \((\d+)\)", result.stdout)) == {"1"}
+
+
+# tests/policy sees to it that each other play names its hosts in the same way.
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["site.yml"],
+        ["site.yml", "--check"],
+        ["add-clinic.yml", "-e", "clinic_id=denscan-almaty", "-e", "clinic_name=Almaty"],
+        ["playbooks/uninstall.yml"],
+        ["playbooks/restore.yml", "-e", "archive=/var/backups/imaging/dicom-backup.tar.zst", "-e", "confirmed=1"],
+    ],
+    ids=" ".join,
+)
+def test_hosts_that_cannot_carry_the_platform_are_refused_by_each_run(
+    inventory: Inventory, arguments: list[str]
+) -> None:
+    inventory.set(imaging_environment="hospital", imaging_domain="imaging.denscan.kz")
+    inventory.set_hosts(imaging=["hospital", "second"], orthanc=["hospital", "second"], nginx=["elsewhere"])
+    result = inventory.play(*arguments)
+    assert result.returncode != 0
+    assert f"The hosts of the inventory ({inventory.directory}) cannot carry the platform" in result.stderr
+    assert "The group `orthanc` has 2 hosts: hospital, second." in result.stderr
+    assert "The group `nginx` names elsewhere, which is not in the group `imaging`." in result.stderr
+    assert not inventory.contacts.exists()
+    assert inventory.secrets == []
+
+
+@pytest.mark.parametrize("role", ["base", "nginx", "status"])
+def test_a_run_that_did_not_validate_the_hosts_does_not_leave_the_dashboards_out(
+    inventory: Inventory, tmp_path: Path, role: str
+) -> None:
+    inventory.set(imaging_environment="hospital", imaging_domain="imaging.denscan.kz")
+    playbook = tmp_path / "one_role.yml"
+    playbook.write_text(yaml.safe_dump([{"name": "x", "hosts": "imaging", "gather_facts": False, "roles": [role]}]))
+    result = inventory.play(str(playbook))
+    assert result.returncode != 0
+    assert "This run did not validate the hosts" in result.stdout
+    assert "Run site.yml" in result.stdout
+    assert not inventory.contacts.exists()
+
+
+def test_a_run_of_some_tags_validates_all_the_same(inventory: Inventory) -> None:
+    inventory.set(imaging_environment="hospital", imaging_domain="https://imaging.denscan.kz")
+    result = inventory.play("site.yml", "--tags", "nginx")
+    assert "has one problem; no host was touched" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["sandbox", "production"])
