@@ -61,7 +61,7 @@ def keys() -> Iterator[tuple[str, str, str, str]]:
 
 def attributes() -> Iterator[tuple[str, str]]:
     for level, (_, always) in LEVELS.items():
-        named = (f"{keyword_for_tag(int(tag, 16))} ({tag[:4]},{tag[4:]})" for tag in sorted(always))
+        named = (f"`{keyword_for_tag(int(tag, 16))} ({tag[:4]},{tag[4:]})`" for tag in sorted(always))
         yield level, ", ".join(named)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def render(on_host: OnHost) -> str:
     """The part between the marks: the table, and before it what is open in every unit."""
     found = {unit: open_settings(on_host, unit) for unit in units(on_host)}
     common = set.intersection(*found.values())
+    named = ", ".join(f"`{name}`" for name in sorted(common))
     lines = [
-        f"Open in each of them: {', '.join(f'`{name}`' for name in sorted(common))}.",
+        textwrap.fill(f"Open in each of them: {named}.", 118, break_on_hyphens=False),
         "",
         "| Unit | Exposure | What else is open in it |",
         "|---|---|---|",

@@ -125,3 +125,12 @@ def test_every_limit_for_strangers_names_a_test_that_exists() -> None:
             folder = path.parent
             assert path.is_file(), f"{row[1]}: {named}"
         assert folder != PROJECT, f"{row[1]} names no test"
+
+
+def test_every_decision_is_in_the_contents() -> None:
+    page = TEXTS[PROJECT / "docs/ARCHITECTURE.md"]
+    contents, _, rest = page.partition("\n## Contents\n")[2].partition("\n## ")
+    decisions = rest.partition("\n## Decisions\n")[2].partition("\n## ")[0]
+    headings = re.findall(r"^#{3,4} (.+)$", decisions, re.MULTILINE)
+    assert len(headings) > 80
+    assert re.findall(r"^ +- \[(.+)\]\(#", contents, re.MULTILINE) == headings
