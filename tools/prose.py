@@ -18,8 +18,8 @@ ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+(?:\[[ x]\]\s+)?")
 HEADING = re.compile(r"#{1,6}\s+")
 RULE_OF_TABLE = re.compile(r"\|[\s:|-]+\|?$")
 CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)")
-# A sentence ends before a space and a capital letter, a digit, a quotation or code (which is "\0" here).
-END_OF_SENTENCE = re.compile(r"(?<=[.!?])[\")*_]*\s+(?=[\"(*_]*[A-ZÀ-Þ0-9\0])")
+# Also before a small letter: curl and nginx begin sentences.
+END_OF_SENTENCE = re.compile(r'(?<=[.!?])[")*_]*\s+(?=\S)')
 NO_END = re.compile(r"\b(?:[Nn]o|vs|St|Dr|approx|cf)\.$")
 
 # Each pattern is looked for in a sentence without code, links' addresses and marks; the case counts.
