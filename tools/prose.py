@@ -31,9 +31,8 @@ INVERTED = {
     r"(?:(?:Never|Seldom|Nowhere|Neither|Not until .*) (?:is|are|was|were|does|do|did|has|have|can|may)|Nor)\b": (
         'Put the subject first: "It never …".'
     ),
-    r"(?:(?:So|Such|Likewise|Gone) (?:does|do|did|has|have)|(?:So|Such|Likewise|Gone|Then) (?:is|are|was|were|comes?))\b": (
-        "Put the subject before the verb."
-    ),
+    r"(?:So|Such|Likewise|Gone) (?:is|are|was|were|does|do|did|has|have|comes?)\b": "Put the subject before the verb.",
+    r"(?:Then|Here|There|Now) comes?\b|Then (?:is|are|was|were)\b": "Put the subject before the verb.",
     r"(?:In|On|Of|From|Under|Below|Above|Beside|Behind|Among|Between|With|Inside)(?: [\w\0'-]+){1,4}"
     r" (?:is|are|was|were|comes?|stands?|lies?|goes|go)(?: (?:the|a|an|no|all|every|one)\b|[.;])": (
         "Put the subject before the verb."
