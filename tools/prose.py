@@ -18,8 +18,8 @@ ITEM = re.compile(r"\s*(?:[-*+]|\d+[.)])\s+(?:\[[ x]\]\s+)?")
 HEADING = re.compile(r"#{1,6}\s+")
 RULE_OF_TABLE = re.compile(r"\|[\s:|-]+\|?$")
 CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)")
-# A sentence ends before a space and a capital letter, a digit, a quotation or code (which is "\0" here).
-END_OF_SENTENCE = re.compile(r"(?<=[.!?])[\")*_]*\s+(?=[\"(*_]*[A-ZÀ-Þ0-9\0])")
+# Also before a small letter: curl and nginx begin sentences.
+END_OF_SENTENCE = re.compile(r'(?<=[.!?])[")*_]*\s+(?=\S)')
 NO_END = re.compile(r"\b(?:[Nn]o|vs|St|Dr|approx|cf)\.$")
 
 # Each pattern is looked for in a sentence without code, links' addresses and marks; the case counts.
@@ -31,9 +31,8 @@ INVERTED = {
     r"(?:(?:Never|Seldom|Nowhere|Neither|Not until .*) (?:is|are|was|were|does|do|did|has|have|can|may)|Nor)\b": (
         'Put the subject first: "It never …".'
     ),
-    r"(?:So|Such|Likewise|Gone|Then) (?:is|are|was|were|does|do|did|has|have|comes?|goes)\b": (
-        "Put the subject before the verb."
-    ),
+    r"(?:So|Such|Likewise|Gone) (?:is|are|was|were|does|do|did|has|have|comes?)\b": "Put the subject before the verb.",
+    r"(?:Then|Here|There|Now) comes?\b|Then (?:is|are|was|were)\b": "Put the subject before the verb.",
     r"(?:In|On|Of|From|Under|Below|Above|Beside|Behind|Among|Between|With|Inside)(?: [\w\0'-]+){1,4}"
     r" (?:is|are|was|were|comes?|stands?|lies?|goes|go)(?: (?:the|a|an|no|all|every|one)\b|[.;])": (
         "Put the subject before the verb."
