@@ -166,7 +166,7 @@ def test_each_play_has_the_one_host(inventory: Inventory, jobs: dict[str, list[s
         ["site.yml", "--check"],
         ["add-clinic.yml", "-e", "clinic_id=denscan-almaty", "-e", "clinic_name=Almaty"],
         ["playbooks/uninstall.yml"],
-        ["playbooks/restore.yml", "-e", "archive=/var/backups/imaging/dicom-backup.tar.zst", "-e", "confirmed=1"],
+        ["playbooks/restore.yml", "-e", "backup_file=/var/backups/imaging/dicom-backup.tar.zst", "-e", "confirmed=1"],
     ],
     ids=" ".join,
 )
