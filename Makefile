@@ -19,18 +19,18 @@ help: ## show the targets
 
 .PHONY: up
 up: .check .venv/deploy ## set up everything: tools, sandbox host, platform
-	python3 sandbox/sandbox.py up --name $(HOST)
-	@python3 sandbox/develop.py end --name $(HOST)
+	python3 tools/sandbox.py up --name $(HOST)
+	@python3 tools/develop.py end --name $(HOST)
 	$(PLAYBOOK) site.yml
-	@python3 sandbox/summary.py $(STATE)/credentials.json
+	@python3 tools/summary.py $(STATE)/credentials.json
 
 .PHONY: up-dev
-up-dev: up ## set up everything, then run gateway and importer from the working tree until Ctrl-C; Prometheus on 127.0.0.1:9090
-	python3 sandbox/develop.py run --name $(HOST)
+up-dev: up ## set up everything, then run gateway and importer from the working tree until Ctrl-C; it says where Prometheus is
+	python3 tools/develop.py run --name $(HOST)
 
 .PHONY: demo
 demo: .venv/deploy ## drop real MR and CT series into two clinics' inboxes and follow them
-	@.venv/bin/python sandbox/demo.py $(STATE)/credentials.json
+	@.venv/bin/python tools/demo.py $(STATE)/credentials.json
 
 .PHONY: info
 info: ## print the sandbox as JSON, for scripts
@@ -38,7 +38,7 @@ info: ## print the sandbox as JSON, for scripts
 
 .PHONY: down
 down: ## remove the sandbox host with all its data
-	python3 sandbox/sandbox.py down --name $(HOST)
+	python3 tools/sandbox.py down --name $(HOST)
 
 .PHONY: restart
 restart: ## restart every service of the sandbox host
@@ -47,7 +47,7 @@ restart: ## restart every service of the sandbox host
 .PHONY: status
 status: ## say on one screen whether the host is well, and fail if it is not: [JSON=1]
 ifeq ($(INVENTORY),inventories/sandbox)
-	@$(if $(JSON),,python3 sandbox/summary.py $(STATE)/credentials.json --notices)
+	@$(if $(JSON),,python3 tools/summary.py $(STATE)/credentials.json --notices)
 	@$(ON_HOST) imaging-status $(if $(JSON),--json)
 else
 	@ANSIBLE_CALLBACK_PLUGINS=playbooks/callback_plugins ANSIBLE_STDOUT_CALLBACK=said_by_host ANSIBLE_LOAD_CALLBACK_PLUGINS=1 \
@@ -64,8 +64,7 @@ logs-importer: ## follow the importer's log
 
 .PHONY: test-alert
 test-alert: .venv/deploy ## send one alert to whoever is told of alerts
-	.venv/bin/ansible -i $(INVENTORY) imaging --become -m ansible.builtin.command -a "amtool --alertmanager.url=http://127.0.0.1:9093 \
-	  alert add TestAlert severity=info service=test --annotation='summary=\"Somebody tries whether alerts arrive.\"'"
+	.venv/bin/ansible -i $(INVENTORY) imaging --become -m ansible.builtin.command -a "amtool alert add TestAlert severity=info service=test --annotation='summary=\"Somebody tries whether alerts arrive.\"'"
 
 .PHONY: shell-orthanc
 shell-orthanc: ## a shell as Orthanc's user
@@ -89,11 +88,11 @@ rename-clinic: .venv/deploy ## CLINIC_ID=… NAME=…: give a clinic another nam
 
 .PHONY: list-clinics
 list-clinics: .venv/deploy ## the clinics, with the number of their studies, users and clients: [FORMAT=json]
-	@.venv/bin/python playbooks/list_people.py clinics --inventory '$(INVENTORY)' --format '$(or $(FORMAT),text)'
+	@.venv/bin/python tools/list_people.py clinics --inventory '$(INVENTORY)' --format '$(or $(FORMAT),text)'
 
 .PHONY: list-users
 list-users: .venv/deploy ## the users, with clinics, roles, second factor: [CLINIC=…] [FORMAT=json]
-	@.venv/bin/python playbooks/list_people.py users --inventory '$(INVENTORY)' --clinic '$(CLINIC)' --format '$(or $(FORMAT),text)'
+	@.venv/bin/python tools/list_people.py users --inventory '$(INVENTORY)' --clinic '$(CLINIC)' --format '$(or $(FORMAT),text)'
 
 .PHONY: add-user
 add-user: .venv/deploy ## USERNAME=… EMAIL=… CLINIC=… [ROLE=physician]: add a user
@@ -158,18 +157,18 @@ update-testing: .venv/deploy ## take what Debian testing has newer of what comes
 	$(PLAYBOOK) playbooks/update-testing.yml -e '{"package": "$(PACKAGE)"}'
 
 .PHONY: backup
-backup: ## back the sandbox host up and print the archive's path there: [INCLUDE_DICOM=1]; or REPOSITORY=1
+backup: ## back the sandbox host up and print the backup file's path there: [INCLUDE_DICOM=1]; or REPOSITORY=1
 	@$(ON_HOST) imaging-backup $(if $(filter 1,$(REPOSITORY)),push,create $(if $(filter 1,$(INCLUDE_DICOM)),--include-images))
 
 .PHONY: restore
 restore: .venv/deploy ## BACKUP_FILE=…|repository[:ID]: put the platform back to what a backup holds; [YES=1] [VERIFY=all] [ALLOW_MISSING=1] [TRUST=key] [UNSIGNED=1]
-	$(PLAYBOOK) playbooks/restore.yml -e archive='$(BACKUP_FILE)' -e confirmed=$(filter 1,$(YES)) \
+	$(PLAYBOOK) playbooks/restore.yml -e backup_file='$(BACKUP_FILE)' -e confirmed=$(filter 1,$(YES)) \
 	  -e every_image=$(filter all,$(VERIFY)) -e allow_missing=$(filter 1,$(ALLOW_MISSING)) \
 	  -e trust='$(TRUST)' -e unsigned=$(filter 1,$(UNSIGNED))
 
 .PHONY: restore-drill
 restore-drill: .venv/deploy ## restore the newest backup into a throw-away host, log in, measure: [KEY=… of encrypted ones]
-	.venv/bin/python sandbox/restore_drill.py $(INVENTORY) --name imaging-drill-$(SANDBOX) $(if $(KEY),--key '$(KEY)')
+	.venv/bin/python tools/restore_drill.py $(INVENTORY) --name imaging-drill-$(SANDBOX) $(if $(KEY),--key '$(KEY)')
 
 .PHONY: uninstall
 uninstall: .venv/deploy ## take the platform off the host, data stays: [PURGE=1 CONFIRM=<imaging_domain>] removes that too
@@ -177,7 +176,7 @@ uninstall: .venv/deploy ## take the platform off the host, data stays: [PURGE=1 
 
 .PHONY: .check
 .check:
-	@python3 sandbox/sandbox.py check
+	@python3 tools/sandbox.py check
 
 # Debian's python3 comes without ensurepip: python3-venv brings it.
 .venv/bin/python:
@@ -201,7 +200,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 	ansible-lint --offline --profile production
 	ruff check .
 	ruff format --check .
-	mypy sandbox library module_utils files/viewer vars playbooks/list_people.py
+	mypy tools library module_utils files/viewer
 	mypy playbooks/action_plugins playbooks/callback_plugins playbooks/lookup_plugins roles/grafana/filter_plugins
 	mypy files/importer/src
 	mypy files/gateway/src
@@ -209,14 +208,13 @@ lint: .venv/test ## lint playbooks, Python and shell
 	mypy files/status/imaging_status.py
 	mypy files/updates/imaging_updates.py
 	shellcheck .ci/run tests/packages.sh
+	proselint check --config tools/proselint.json *.md docs/*.md && python tools/prose.py
 
 .PHONY: test-unit
 test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests files/updates/tests
-	pytest tests --ignore=tests/platform --ignore=tests/browser --ignore=tests/readme --ignore=tests/faults --ignore=tests/restore --ignore=tests/upgrade \
-	  --ignore=tests/certificates --ignore=tests/hardening --ignore=tests/ssh --ignore=tests/reboot --ignore=tests/uninstall \
-	  --ignore=tests/repository --ignore=tests/front
+	pytest tests/unit
 
 # A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
 .PHONY: test-recovery
@@ -234,65 +232,65 @@ test-readers: .venv/test ## let DCMTK read what the importer's reader lets throu
 .PHONY: test-platform
 test-platform: export SANDBOX := test
 test-platform: .venv/test ## follow the README on a fresh host, then test that host from inside and from outside
-	pytest -s tests/readme
+	pytest -s tests/host/readme
 	pytest --hosts=docker://imaging-test molecule/default/tests
-	pytest tests/platform tests/browser
-	python3 sandbox/sandbox.py down --name imaging-test
+	pytest tests/host/platform tests/host/browser
+	python3 tools/sandbox.py down --name imaging-test
 
 .PHONY: test-alerts
-test-alerts: .venv/test ## cause every fault of tests/faults on the sandbox host and see that it is told (SANDBOX=)
-	pytest tests/platform/test_monitoring.py tests/faults
+test-alerts: .venv/test ## cause every fault of tests/host/faults on the sandbox host and see that it is told (SANDBOX=)
+	pytest tests/host/platform/test_monitoring.py tests/host/faults
 
 # Not part of `make test`: it deploys your sandbox several times, with other certificates each time.
 .PHONY: test-certs
 test-certs: .venv/test ## issue, renew and fail to renew certificates by a real ACME server on the sandbox host (SANDBOX=)
-	pytest -s tests/certificates
+	pytest -s tests/host/certificates
 
 .PHONY: test-hardening
 test-hardening: .venv/test ## let testssl.sh and lynis judge the sandbox host (SANDBOX=)
-	pytest tests/hardening
+	pytest tests/host/hardening
 
 # Not part of `make test`: it takes ten minutes and an image of 600 MB.
 .PHONY: test-front
 test-front: .venv/test ## ask the front door of the sandbox host oddly for ten minutes, and upload the largest image (SANDBOX=)
-	ODD_REQUESTS_SECONDS=600 pytest -s tests/platform/test_odd_requests.py tests/front
+	ODD_REQUESTS_SECONDS=600 pytest -s tests/host/platform/test_odd_requests.py tests/host/front
 
 # Not part of `make test`: it takes two deployments.
 .PHONY: test-restore
 test-restore: export SANDBOX := restore
 test-restore: .check .venv/test ## lose host and controller's secrets, restore a backup onto a fresh host, log in, compare an image; a drill
-	pytest -s tests/restore
-	python3 sandbox/sandbox.py down --name imaging-restore
+	pytest -s tests/host/restore
+	python3 tools/sandbox.py down --name imaging-restore
 
 # Not part of `make test`: it makes servers on your sandbox, and restores it.
 .PHONY: test-repository
 test-repository: .venv/test ## fill a repository by SFTP and by S3 on the sandbox host, and restore the host from each (SANDBOX=)
-	pytest -s tests/repository
+	pytest -s tests/host/repository
 
 # Not part of `make test`: it takes two deployments, and the history of this repository.
 .PHONY: test-upgrade
 test-upgrade: export SANDBOX := upgrade
 test-upgrade: .check .venv/test ## deploy the previous release, use it, deploy this one over it: nothing is lost
-	pytest -s tests/upgrade
-	python3 sandbox/sandbox.py down --name imaging-upgrade
+	pytest -s tests/host/upgrade
+	python3 tools/sandbox.py down --name imaging-upgrade
 
 # Not part of `make test`: it takes a deployment.
 .PHONY: test-ssh
 test-ssh: export SANDBOX := ssh
 test-ssh: .check .venv/test ## the production inventory on a fresh host: by ssh, as a user who may sudo
-	pytest -s tests/ssh
+	pytest -s tests/host/ssh
 
 # Not part of `make test`: it takes two deployments.
 .PHONY: test-uninstall
 test-uninstall: export SANDBOX := uninstall
 test-uninstall: .check .venv/test ## take the platform off a host in use, bring it back with its data, take it and its data off
-	pytest -s tests/uninstall
-	python3 sandbox/sandbox.py down --name imaging-uninstall
+	pytest -s tests/host/uninstall
+	python3 tools/sandbox.py down --name imaging-uninstall
 
 # Not part of `make test`: it reboots your sandbox.
 .PHONY: test-reboot
 test-reboot: .venv/test ## reboot the sandbox host during an import: everything is back within two minutes, nothing is lost (SANDBOX=)
-	pytest -s tests/reboot
+	pytest -s tests/host/reboot
 
 # Not part of `make test`, whose host has been through the same: deployed, once more without a change, looked at inside.
 .PHONY: test-molecule
@@ -315,21 +313,21 @@ bench-gateway: .venv/test ## measure the platform against raw Orthanc: [QUICK=1]
 
 .PHONY: docs
 docs: .venv/deploy ## write docs/ACCESS.md and docs/CONFORMANCE.md from the code, and docs/VARIABLES.md from the variables' specifications
-	.venv/bin/python tests/support/access_document.py > docs/ACCESS.md
-	.venv/bin/python tests/support/conformance_document.py > docs/CONFORMANCE.md
-	.venv/bin/python tests/support/variables_document.py > docs/VARIABLES.md
+	.venv/bin/python tools/access_document.py > docs/ACCESS.md
+	.venv/bin/python tools/conformance_document.py > docs/CONFORMANCE.md
+	.venv/bin/python tools/variables_document.py > docs/VARIABLES.md
 
 .PHONY: docs-exposure
 docs-exposure: .venv/deploy ## write how exposed each unit of the sandbox host is into docs/ARCHITECTURE.md
-	.venv/bin/python tests/support/exposure_document.py $(HOST)
+	.venv/bin/python tools/exposure_document.py $(HOST)
 
 .PHONY: outdated
 outdated: .venv/deploy ## say what is newer than what is pinned, and than what the hosts have
-	@.venv/bin/python vars/outdated.py $(INVENTORY)
+	@.venv/bin/python tools/outdated.py $(INVENTORY)
 
 .PHONY: audit-dependencies
 audit-dependencies: .venv/test ## say which pinned packages have known vulnerabilities, and fail if any has
-	@.venv/bin/python vars/audit_dependencies.py
+	@.venv/bin/python tools/audit_dependencies.py
 
 .PHONY: requirements
 requirements: ## pin the newest versions of requirements*.in, with hashes (needs uv)

@@ -1,4 +1,4 @@
-"""Uploads as clinics' software makes them: STOW-RS (PS3.18 10.5) through the front door."""
+"""Uploads as clinics' software makes them: STOW-RS (PS3.18 10.5) through nginx."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from loading import load
+from project import ROOT
 
-people = load(Path(__file__).parents[2] / "playbooks/list_people.py")
+people = load(ROOT / "tools/list_people.py")
 
 PEOPLE: dict[str, list[dict[str, Any]]] = {
     "clinics": [{"id": "north"}, {"id": "south"}],

@@ -7,12 +7,11 @@ import os
 import random
 import unicodedata
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from loading import load
+from project import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROGRAMS = {
     name: load(ROOT / path)
     for name, path in {
@@ -20,7 +19,7 @@ PROGRAMS = {
         "gateway": "files/gateway/src/imaging_gateway/printable.py",
         "backup": "files/backup/src/imaging_backup/printable.py",
         "status": "files/status/imaging_status.py",
-        "list_people": "playbooks/list_people.py",
+        "list_people": "tools/list_people.py",
     }.items()
 }
 HARMFUL = (

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from platform_client import ROOT
+from project import ROOT
 
 INVENTORY = "imaging: {hosts: {pacs: {ansible_connection: local, ansible_become: false}}}"
 

@@ -10,7 +10,8 @@ import time
 import pytest
 from imaging_gateway.accept import LONGEST_ACCEPT, choose
 from imaging_gateway.allowlist import BULK, FILES, FRAMES, JSON, PICTURE, RULES, permit
-from imaging_gateway.requests import LONGEST_URI, AcceptError, RefusedError, RepeatedFrameError, parse
+from imaging_gateway.refusals import AcceptError, RefusedError, RepeatedFrameError
+from imaging_gateway.request_line import LONGEST_URI, parse
 
 STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 FRAME = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'

@@ -12,6 +12,7 @@ import random
 import threading
 import time
 import urllib.parse
+from collections import defaultdict
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -114,6 +115,7 @@ class Platform:
         self.undisplayable: dict[tuple[str, str], str] = {}  # study, instance -> code
         self.access_log: list[tuple[str, str, str, str | None]] = []  # user, clinic, study, detail
         self.requests: list[str] = []
+        self.course: dict[str, list[str]] = defaultdict(list)  # of each study: what was asked for it, in this order
         handler = type("Handler", (_Handler,), {"platform": self})
         self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -270,6 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
         fields = {key: values[0] for key, values in urllib.parse.parse_qs(query).items()}
         platform = self.platform
         if is_stow(path) and self.command == "POST":
+            platform.course[path.rpartition("/")[2]].append("upload")
             return self._stow(body, path.rpartition("/")[2])
         if path.startswith("/instances/"):
             identity = platform.identity.get(path.split("/")[2])
@@ -347,6 +350,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _registry(self, function: str, arguments: list[object]) -> object:
         platform = self.platform
+        if function in ("log_upload", "claim_study", "record_study"):
+            platform.course[str(arguments[0])].append(function)
         if function == "claim_study":
             return platform.owner.setdefault(arguments[0], arguments[1]) == arguments[1]
         if function == "record_study" and arguments[0] == platform.faults.unlistable:

@@ -19,12 +19,12 @@ from typing import Any
 
 TESTS = Path(__file__).parent
 COOLDOWN = 0.2
-DOOR_SECRET = "the-door-s-secret"
+UPLOAD_SECRET = "the-upload-secret"
 
 
 def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, patience: float = 1.5, **more: Any):
     from imaging_importer.config import Config
-    from imaging_importer.instance import Limits
+    from imaging_importer.dicom.instance import Limits
 
     for name in ("inbox", "processed", "failed"):
         (root / name).mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, 
         "registry": {},
         "http_host": "127.0.0.1",
         "http_port": port,
-        "door_secret": DOOR_SECRET,
+        "upload_secret": UPLOAD_SECRET,
         "public_url": "https://imaging.test/dicom-web",
         "upload_bytes": 64 << 20,
         "disk_reserve": 1,
@@ -153,8 +153,9 @@ def run_importer(
     `timeout`: for Orthanc's answers; `deaf`: inotify tells nothing;
     `slowest`: bytes a second and over how many seconds that an upload must have, seconds for the head of a request.
     """
-    from imaging_importer import app, delivery, orthanc, watch, web, worker
+    from imaging_importer import app, delivery, orthanc, web, worker
     from imaging_importer.registry import PostgresRegistry
+    from imaging_importer.ways_in import watch
     from importer_fakes import HttpRegistry
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -5,7 +5,7 @@ import random
 from email.message import Message
 
 import pytest
-from imaging_importer.body import BrokenOffError, MalformedError, Parts, TooLargeError, open_body
+from imaging_importer.ways_in.body import BrokenOffError, MalformedError, Parts, TooLargeError, open_body
 from uploads import multipart
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from imaging_importer import display
-from imaging_importer.instance import read_instance
+from imaging_importer.dicom import display
+from imaging_importer.dicom.instance import read_instance
 from imaging_importer.reasons import CompanionError, RejectedError
 from odd_pixels import CASES, compressed, native, pictures
 from real_files import real_files

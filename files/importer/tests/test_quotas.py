@@ -19,10 +19,10 @@ from imaging_importer.recorder import Recorder
 from importer_fakes import HttpRegistry, Platform
 from importer_process import wait_until
 from old_journal import rewind
-from test_door import House
 from test_fairness import Lanes
 from test_limits import get
 from test_strict import settings
+from test_uploads import House
 from uploads import upload
 
 
@@ -222,7 +222,7 @@ def test_a_study_that_orthanc_measures_too_long_is_recorded_all_the_same(
     ],
 )
 def test_the_quotas_are_read_strictly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quotas: str, said: str) -> None:
-    for secret in ("orthanc-password", "registry-password", "door-secret"):
+    for secret in ("orthanc-password", "registry-password", "upload-secret"):
         (tmp_path / secret).write_text("x")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     limits = "instance_bytes = 5\ninflated_bytes = 6"

@@ -122,7 +122,7 @@ def test_two_patients_under_one_study_are_left_to_a_person(both: Both) -> None:
 
 def test_the_command_changes_nothing_by_itself(both: Both, tmp_path, monkeypatch, capsys) -> None:
     study = both.study("north")
-    for name in ("orthanc-password", "registry-password", "door-secret"):
+    for name in ("orthanc-password", "registry-password", "upload-secret"):
         (tmp_path / name).write_text("secret\n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     monkeypatch.setattr("imaging_importer.cli.load", lambda _: config(both, tmp_path))

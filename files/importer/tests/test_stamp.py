@@ -9,9 +9,9 @@ from pathlib import Path
 import pydicom
 import pytest
 from deliveries import sample
-from imaging_importer.instance import IDENTIFIERS, read_instance
+from imaging_importer.dicom.instance import IDENTIFIERS, read_instance
+from imaging_importer.dicom.stamp import stamp
 from imaging_importer.reasons import CompanionError, RejectedError
-from imaging_importer.stamp import stamp
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian

@@ -20,10 +20,10 @@ import pytest
 import yaml
 from imaging_importer import config
 from imaging_importer.batch import Batch, Source, read_batch
-from imaging_importer.instance import Limits, read_instance
+from imaging_importer.dicom.instance import Limits, read_instance
+from imaging_importer.dicom.stamp import stamp
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import CompanionError, RejectedError
-from imaging_importer.stamp import stamp
 
 SCRATCH = Path(tempfile.gettempdir())
 IMPLICIT, EXPLICIT, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
@@ -633,7 +633,7 @@ def settings(limits: str) -> str:
 def test_the_limits_are_read_as_strictly_as_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: str, said: str
 ) -> None:
-    for secret in ("orthanc-password", "registry-password", "door-secret"):
+    for secret in ("orthanc-password", "registry-password", "upload-secret"):
         (tmp_path / secret).write_text("x")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     (tmp_path / "importer.toml").write_text(settings(limits))

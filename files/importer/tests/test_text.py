@@ -1,7 +1,7 @@
 # ruff: noqa: E501, RUF001 - Cyrillic letters are what it is about
 """Names and PatientIDs are read once, here, and stored so that every program reads the same.
 
-Each rule of imaging_importer.charsets and .correction, with pydicom as the independent reader of what comes out.
+Each rule of imaging_importer.dicom.charsets and .correction, with pydicom as the independent reader of what comes out.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pathlib import Path
 import pydicom
 import pytest
 import yaml
-from imaging_importer.charsets import FOREIGN, Reader, declared, decode, guess, marked
 from imaging_importer.config import ConfigError, load
-from imaging_importer.correction import NOTE
-from imaging_importer.elements import (
+from imaging_importer.dicom.charsets import FOREIGN, Reader, declared, decode, guess, marked
+from imaging_importer.dicom.correction import NOTE
+from imaging_importer.dicom.elements import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
@@ -32,9 +32,9 @@ from imaging_importer.elements import (
     encode_element,
     encode_item,
 )
-from imaging_importer.instance import Instance, read_instance
+from imaging_importer.dicom.instance import Instance, read_instance
+from imaging_importer.dicom.stamp import former, stamp
 from imaging_importer.reasons import RejectedError
-from imaging_importer.stamp import former, stamp
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -638,7 +638,7 @@ def test_code_extensions_are_read_as_pydicom_reads_them() -> None:
 def test_a_clinics_character_set_is_read_strictly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, charsets: str, said: str
 ) -> None:
-    for secret in ("orthanc-password", "registry-password", "door-secret"):
+    for secret in ("orthanc-password", "registry-password", "upload-secret"):
         (tmp_path / secret).write_text("x")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     toml = settings("instance_bytes = 5\ninflated_bytes = 6")

@@ -1,4 +1,4 @@
-"""Every string that a stranger chose (names in an archive, what another program said) passes here before somebody is
+"""Every string that a stranger chose (names in a backup file, what another program said) passes here before somebody is
 shown it. The same rule as in the importer's module of this name, line by line.
 """
 

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 import re
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -16,8 +15,9 @@ from typing import Any
 import aiohttp
 import jwt
 
-from imaging_gateway import metrics
+from imaging_gateway import metrics, passes
 from imaging_gateway.config import TokenConfig
+from imaging_gateway.grammar import CLINIC
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ REFETCH_SECONDS = 10
 # And without being asked, so that a key withdrawn from the realm stops working here.
 REFRESH_SECONDS = 300
 
-CLINIC = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
-CLINIC_GROUP = re.compile(rf"/clinics/({CLINIC.pattern})")
+CLINIC_GROUP = re.compile(rf"/clinics/({CLINIC})")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 ALL_CLINICS = "*"
@@ -57,7 +56,7 @@ class Caller:
     clinics: tuple[str, ...]
     expires: float
     unattended: bool = False
-    """The gateway itself, warming the proxy's cache: nobody sees what it asks for."""
+    """A gateway, warming nginx's cache: nobody sees what it asks for."""
 
     @property
     def scope(self) -> str:
@@ -91,6 +90,7 @@ class TokenVerifier:
     """Checks tokens against the realm's present keys and remembers those that passed, until they expire."""
 
     config: TokenConfig
+    warm_secret: str
     fetch: FetchKeys
     _keys: dict[str, jwt.PyJWK] = field(default_factory=dict)
     _fetched_at: float = float("-inf")
@@ -113,8 +113,11 @@ class TokenVerifier:
         if scheme.lower() != "bearer" or not token or len(token) > LONGEST_TOKEN:
             raise TokenError("a Bearer token is needed")
         digest = hashlib.sha256(token.encode()).digest()
-        caller = self._passed.get(digest)
-        if caller is None:
+        if token.startswith(passes.PREFIX):
+            caller = self._of_pass(token)
+        elif (known := self._passed.get(digest)) is not None:
+            caller = known
+        else:
             caller = self._verify(token, await self._key_of(token))
             self._remember(digest, caller)
         if caller.expires <= time.time():
@@ -122,23 +125,21 @@ class TokenVerifier:
             raise TokenError("the token has expired")
         return caller
 
-    def issue_pass(self, clinic: str, seconds: float) -> str:
-        """Return a token that only this process knows: it sees one clinic, as long as a slow study takes to warm."""
-        token = secrets.token_urlsafe(48)
-        self._remember(
-            hashlib.sha256(token.encode()).digest(),
-            Caller(
-                subject="imaging-gateway",
-                username="imaging-gateway",
-                client="imaging-gateway",
-                session="",
-                roles=frozenset({"physician"}),
-                clinics=(clinic,),
-                expires=time.time() + seconds,
-                unattended=True,
-            ),
+    def _of_pass(self, token: str) -> Caller:
+        read = passes.read(self.warm_secret, token)
+        if read is None:
+            raise TokenError("a pass that no gateway has made")
+        clinic, expires = read
+        return Caller(
+            subject="imaging-gateway",
+            username="imaging-gateway",
+            client="imaging-gateway",
+            session="",
+            roles=frozenset({"physician"}),
+            clinics=(clinic,),
+            expires=expires,
+            unattended=True,
         )
-        return token
 
     def _remember(self, digest: bytes, caller: Caller) -> None:
         self._passed[digest] = caller

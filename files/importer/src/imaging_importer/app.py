@@ -8,13 +8,10 @@ import threading
 import time
 
 from imaging_importer import status, systemd
-from imaging_importer.archive import Archive
 from imaging_importer.config import Config
 from imaging_importer.delivery import Carrier
 from imaging_importer.disk import Disk
-from imaging_importer.door import Door
 from imaging_importer.erase import RESOURCE, Eraser
-from imaging_importer.inbox import Inbox
 from imaging_importer.journal import Journal
 from imaging_importer.metrics import Metrics
 from imaging_importer.operate import DROP, RELEASE, Operator
@@ -25,8 +22,11 @@ from imaging_importer.reasons import TransientError, UnavailableError
 from imaging_importer.reconcile import Reconciler
 from imaging_importer.recorder import Recorder
 from imaging_importer.registry import Registry
+from imaging_importer.settle import Settler
 from imaging_importer.spool import Spool, lock
-from imaging_importer.tickets import Tickets
+from imaging_importer.ways_in.folders import Inbox
+from imaging_importer.ways_in.tickets import Tickets
+from imaging_importer.ways_in.uploads import Uploads
 from imaging_importer.web import Answer, Request, Route, as_json, as_text, serve
 from imaging_importer.worker import LANES, StoppingError, Worker
 
@@ -58,11 +58,11 @@ class App:
         self._journal = Journal(config.state / "journal.sqlite")
         self._spool = Spool(config.spool, self._journal)
         recorder = Recorder(self._journal, registry)
-        archive = Archive(config.processed, config.failed, self._journal, self._spool)
+        settler = Settler(config.processed, config.failed, self._journal, self._spool)
         tickets = Tickets()
         quarantine = Quarantine(self._journal)
         carrier = Carrier(
-            config, self._journal, self._spool, archive, registry, recorder, self._orthanc, quarantine, tickets
+            config, self._journal, self._spool, settler, registry, recorder, self._orthanc, quarantine, tickets
         )
         self._disk = Disk((config.inbox, config.processed, config.failed, config.state), config.disk_reserve)
         has_room = self._disk.has_room
@@ -70,7 +70,7 @@ class App:
         self._worker = Worker(
             self._journal, carrier, tickets, self._metrics, self._report, has_room, self._quotas.may_begin
         )
-        self._door = Door(
+        self._uploads = Uploads(
             self._spool,
             tickets,
             lambda: self._clinics or set(),
@@ -111,7 +111,7 @@ class App:
         # to tenths of a second for an upload that waits for a network answer dozens of times.
         sys.setswitchinterval(0.0005)
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken read lease must not end the process
-        server = serve(self._config.http_host, self._config.http_port, self._config.door_secret, self._routes())
+        server = serve(self._config.http_host, self._config.http_port, self._config.upload_secret, self._routes())
         self._recover()
         self._inbox.start()
         threads = [
@@ -151,7 +151,7 @@ class App:
                 if time.monotonic() >= self._clinics_due:
                     self._clinics_due = time.monotonic() + CLINICS_EVERY
                     self._refresh_clinics()
-                if self._spool.unsettled:
+                if self._spool.may_hold_unknown:
                     self._recover()
                 if self._clinics is not None:
                     more = self._inbox.tick()
@@ -206,7 +206,7 @@ class App:
 
     def _routes(self) -> list[Route]:
         return [
-            Route("POST", r"/dicom-web/studies(/[0-9.]{1,64})?", self._door.store),
+            Route("POST", r"/dicom-web/studies(/[0-9.]{1,64})?", self._uploads.store),
             Route("GET", "/", self._counts, is_open=True),
             Route("GET", "/status.json", self._status),
             Route("POST", DROP, self._operator.drop),
@@ -227,7 +227,7 @@ class App:
         return as_text(200, status.as_counts(self._collect(None)))
 
     def _collect(self, clinics: list[str] | None) -> status.Status:
-        arriving = list(self._door.arriving.values())
+        arriving = list(self._uploads.arriving.values())
         services = dict(self._services)
         if shortage := self._disk.shortage():
             services["disk"] = shortage

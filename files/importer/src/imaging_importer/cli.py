@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from imaging_importer import archive, status
+from imaging_importer import settle, status
 from imaging_importer.app import App
 from imaging_importer.config import HOST_CREDENTIALS, Config, ConfigError, load, load_paths
 from imaging_importer.orthanc import OrthancClient
@@ -22,7 +22,7 @@ from imaging_importer.registry import PostgresRegistry
 from imaging_importer.spool import AnotherImporterError
 
 CONFIG = Path("/etc/imaging/importer.toml")
-SECRET = HOST_CREDENTIALS / "door-secret"
+SECRET = HOST_CREDENTIALS / "upload-secret"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             return tell(paths.url, f"/jobs/{quote(options.job, safe='')}/drop")
         if options.command == "release":
             return tell(paths.url, f"/claims/{quote(options.study, safe='')}/release")
-        print(f"back in the inbox: {printable(archive.put_back(options.folder, paths.failed, paths.inbox))}")
+        print(f"back in the inbox: {printable(settle.put_back(options.folder, paths.failed, paths.inbox))}")
     except (ConfigError, AnotherImporterError, TransientError, OSError, ValueError) as error:
         print(f"imaging-importer: {printable(error)}", file=sys.stderr)
         return 1

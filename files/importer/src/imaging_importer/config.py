@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imaging_importer.charsets import FOREIGN
-from imaging_importer.instance import Limits
+from imaging_importer.dicom.charsets import FOREIGN
+from imaging_importer.dicom.instance import Limits
 
 # Where systemd takes the service's credentials from. Root's commands have no CREDENTIALS_DIRECTORY and read them there.
 HOST_CREDENTIALS = Path("/etc/imaging/credentials/importer")
@@ -36,7 +36,7 @@ class Config:
     registry: dict[str, Any]  # connection parameters of psycopg
     http_host: str
     http_port: int
-    door_secret: str  # who has it may upload and see what is delivered
+    upload_secret: str  # who has it may upload and see what is delivered
     public_url: str  # where DICOMweb is reached from outside
     upload_bytes: int  # of one STOW-RS request
     limits: Limits  # of one image, which is also one part of an upload
@@ -100,7 +100,7 @@ def load(path: Path) -> Config:
             registry={**settings["registry"], "password": _credential("registry-password")},
             http_host=str(http["host"]),
             http_port=int(_number(http, "port")),
-            door_secret=_credential("door-secret"),
+            upload_secret=_credential("upload-secret"),
             public_url=str(upload["public_url"]).rstrip("/"),
             upload_bytes=int(_number(upload, "request_bytes")),
             limits=Limits(int(_number(limits, "instance_bytes")), int(_number(limits, "inflated_bytes"))),

@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase, BufferedReader, RawIOBase
 from typing import NamedTuple
 
-from imaging_importer.body import BrokenOffError, TooSlowError
+from imaging_importer.ways_in.body import BrokenOffError, TooSlowError
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def serve(host: str, port: int, secret: str, routes: list[Route]) -> ThreadingHT
             given = self.headers.get("Authorization", "").encode()
             may_pass = hmac.compare_digest(given, f"Bearer {secret}".encode())
             if route is None or not (route.is_open or may_pass):
-                return as_text(404 if may_pass else 403, "There is nothing here without the front door's secret.\n")
+                return as_text(404 if may_pass else 403, "There is nothing here without nginx's secret.\n")
             return route.answer(Request(self.path, self.headers, self.rfile))
 
         def _send(self, answer: Answer) -> None:
