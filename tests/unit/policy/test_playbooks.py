@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,32 @@ def test_whether_there_are_dashboards_is_set_in_one_place() -> None:
     setting = [task for task in TASKS if "imaging_dashboards" in task.arguments]
     assert [task.file.name for task in setting] == ["validate.yml"]
     assert "undef(" in load_yaml(PROJECT / "vars/wiring.yml")["imaging_dashboards"]
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+# A name that begins with another verb adds it here. `Look` and `Is` begin questions.
+VERBS = """
+    Add Apply Ask Bring Build Change Check Choose Close Compare Compute Configure Confine Converge Copy Create Define
+    Deploy Destroy Enable Fetch Find Give Have Install Keep Lay Let List Log Make Name Prepare Prove Provide Put Read
+    Record Refuse Rehearse Reload Remove Rename Renew Restart Restore Say See Set Ship Shut Start Stop Switch Take Tell
+    Test Trust Unpack Update Validate Verify Wait Write
+"""
+
+
+def names_in(items: list[dict[str, Any]]) -> Iterator[str]:
+    """The names of plays, of blocks and of the tasks in them."""
+    for item in items:
+        yield item.get("name", "")
+        for section in ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always"):
+            yield from names_in(item.get(section, []))
+
+
+LISTS = [*FILES, *PROJECT.glob("roles/*/tasks/*.yml"), *PROJECT.glob("roles/*/handlers/*.yml")]
+
+
+@pytest.mark.parametrize("path", LISTS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_a_name_says_what_is_done(path: Path) -> None:
+    for name in names_in(load_yaml(path)):
+        assert re.split(r"\W", name)[0] in VERBS.split(), f"{name!r} does not begin with a verb of the list"
+        assert not name.endswith((".", "?", ":", "!")), name
