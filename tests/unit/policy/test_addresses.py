@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ OURS = "|".join(
         r"(roles|playbooks|library|module_utils|inventories)/",
         r"vars/\w+\.yml$",
         r"files/\w+/(src/|\w+\.py$)",
-        "Makefile$",
+        r"(Makefile|[\w-]+\.yml)$",
     )
 )
 
@@ -82,9 +83,15 @@ def test_the_wiring_says_each_address_and_port_once() -> None:
     assert len(set(PORTS.values())) == len(PORTS)
 
 
+@cache
+def guards() -> list[dict[str, Any]]:
+    """What the firewall is told of each port, dashboards among them."""
+    guarded: list[dict[str, Any]] = Wired(**DASHBOARDS)["base_guarded_ports"]
+    return guarded
+
+
 def test_every_port_that_is_wired_is_guarded() -> None:
-    guarded = [guard["port"] for guard in Wired(**DASHBOARDS)["base_guarded_ports"]]
-    assert sorted(guarded) == sorted(PORTS.values())
+    assert sorted(guard["port"] for guard in guards()) == sorted(PORTS.values())
 
 
 # --- everything elsewhere ---------------------------------------------------------------------------------------------
@@ -111,8 +118,7 @@ def rendered() -> dict[str, str]:
     """Every template of every role, with each port and each address moved."""
     port_of = {name: re.findall(r"\w+_port", value)[0] for name, value in WIRING["__imaging_at"].items()}
     reached = {name: f"{REACH}:{MOVED_PORTS[port]}" for name, port in port_of.items()}
-    users = {guard["owner"] for guard in Wired(**DASHBOARDS)["base_guarded_ports"]}
-    users |= {user for guard in Wired(**DASHBOARDS)["base_guarded_ports"] for user in guard["callers"]}
+    users = {user for guard in guards() for user in (guard["owner"], *guard["callers"])}
     moved = Wired(
         **DASHBOARDS,
         **MOVED_PORTS,
