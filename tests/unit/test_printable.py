@@ -78,6 +78,7 @@ def test_a_log_line_is_one_line_and_a_traceback_below_it_cannot_forge_another(pr
     record = logging.LogRecord("x", logging.ERROR, "", 0, "job: %s", (error,), (type(error), error, None))
     lines = formatter.format(record).split("\n")
     assert lines[0] == "ERROR x: job: a\\x0aERROR root: forged\\x1b[2J"
+    assert len(lines) > 1
     assert all(line.startswith("  ") for line in lines[1:])
     assert "\x1b" not in "".join(lines)
 

@@ -31,6 +31,11 @@ def resource_id(*identifiers: str) -> str:
     return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
 
 
+def described(identity: tuple[str, ...]) -> dict[str, object]:
+    """The study that an instance belongs to, or another resource with its study, as Orthanc tells it."""
+    return {"ID": resource_id(*identity[:2]), "MainDicomTags": {"StudyInstanceUID": identity[1]}}
+
+
 def is_stow(path: str) -> bool:
     return path.startswith("/dicom-web/studies/")
 
@@ -284,7 +289,15 @@ class _Handler(BaseHTTPRequestHandler):
             if path.endswith("/content/0010-0020"):
                 ds = pydicom.dcmread(io.BytesIO(platform.instances[path.split("/")[2]]))
                 return 200, ds.get_item("PatientID").value
-            return 200, json.dumps({"ID": resource_id(*identity[:2])}).encode()
+            return 200, json.dumps(described(identity)).encode()
+        if path.startswith(("/patients/", "/series/")):
+            _, level, key, _ = path.split("/")
+            depth = 1 if level == "patients" else 3
+            studies = {found[:2] for found in platform.identity.values() if resource_id(*found[:depth]) == key}
+            if not studies:
+                return 404, b""
+            answer = [described(study) for study in sorted(studies)]
+            return 200, json.dumps(answer if level == "patients" else answer[0]).encode()
         if path == "/tools/find" and b"ParentStudy" in body:
             study = json.loads(body)["ParentStudy"]
             found = [key for key, identity in platform.identity.items() if resource_id(*identity[:2]) == study]

@@ -131,7 +131,7 @@ def test_the_examples_of_the_documentation_work(platform, workplace, central_stu
     script.write_text(example(platform, language))
     run = run_example(platform, workplace, [program, *(["-e"] if language == "sh" else []), str(script)])
     assert run.returncode == 0, run.stderr[-2000:]
-    assert CLINIC in run.stdout or "0020000D" in run.stdout
+    assert {"sh": '"0020000D"', "python": CLINIC}[language] in run.stdout
     assert central_study.study_uid not in run.stdout
 
 

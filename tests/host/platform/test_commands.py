@@ -48,6 +48,12 @@ def test_help_names_every_target_that_the_readme_has() -> None:
             assert f"make {row.split('`')[1].split()[1]} " in shown
 
 
+def test_info_describes_the_platform_for_scripts(platform: Platform) -> None:
+    told = json.loads(make("info"))
+    assert told["url"] == platform.url
+    assert {user["username"] for user in told["users"]} >= {"physician-denscan-central"}
+
+
 def test_audit_tells_who_opened_a_study(platform: Platform, deliver: Callable[[str], Study]) -> None:
     study = deliver("denscan-central")
     session = platform.api(platform.user("physician", "denscan-central"))

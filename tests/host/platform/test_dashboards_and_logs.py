@@ -10,14 +10,14 @@ import re
 import secrets
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stand_in_repository
 from platform_client import ROOT, Platform
+from time_lapse import wait_for
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 REPOSITORY = "/srv/stand-in-repository"
@@ -55,15 +55,6 @@ def settings(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> It
     platform.on_host("rm", "-rf", *left)
     # The next run of site.yml takes /grafana out of nginx.
     platform.on_host("systemctl", "daemon-reload")
-
-
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = 90) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.5)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 def received(platform: Platform) -> list[dict[str, str]]:
@@ -172,7 +163,9 @@ def test_nothing_is_lost_while_loki_is_away(platform: Platform, settings: dict[s
 
 
 def test_loki_refused_nothing(platform: Platform, settings: dict[str, Any]) -> None:
-    assert [entry for entry in received(platform) if "refused" in entry] == []
+    entries = received(platform)
+    assert entries
+    assert [entry for entry in entries if "refused" in entry] == []
 
 
 def test_prometheus_measures_the_two(platform: Platform, settings: dict[str, Any]) -> None:

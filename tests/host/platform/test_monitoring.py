@@ -113,5 +113,6 @@ def test_a_bad_file_and_a_stopped_orthanc_are_told_and_so_is_their_end(time_laps
 
     time_lapse.tell_of_stopped("imaging-orthanc", "OrthancDown")
     time_lapse.wait_for("DICOMImportFailed", "resolved")
-    for alert in time_lapse.sent():
-        assert not [text for text in alert["annotations"].values() if "error" in text or not text]
+    sent = time_lapse.sent()
+    assert {"DICOMImportFailed", "OrthancDown"} <= {alert["labels"]["alertname"] for alert in sent}
+    assert [text for alert in sent for text in alert["annotations"].values() if "error" in text or not text] == []
