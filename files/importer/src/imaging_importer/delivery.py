@@ -168,7 +168,7 @@ class Carrier:
     def _upload(self, job: Job, crowded: Callable[[], bool]) -> Generator[Step, None, bool]:
         """Send every pending file, in batches, in the order of their paths; whether more were found in packed files."""
         unpacked = False
-        folder, scratch, limits = self._spool.folder(job), self._spool.scratch, self._config.limits
+        folder, scratch, limits = self._spool.folder(job), self._spool.scratch, self._config.image_limits
         packed_files = PackedFiles(folder, scratch, limits)
         # A part of an upload is one DICOM file (PS3.18 10.5.1): there, nothing is unpacked.
         unpack = None if job.caller else packed_files
@@ -178,7 +178,7 @@ class Carrier:
 
             def read_next() -> Future[Batch]:
                 share = CROWDED if crowded() else 1
-                sizes = (self._config.batch_bytes // share, -(-self._config.batch_count // share))
+                sizes = (self._config.orthanc.batch_bytes // share, -(-self._config.orthanc.batch_count // share))
                 return reader.submit(read_batch, source, files, *sizes)
 
             coming = read_next()
