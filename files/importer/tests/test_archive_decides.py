@@ -593,7 +593,8 @@ def test_a_journal_keeps_its_jobs_and_reasons_when_their_words_change(tmp_path: 
         database.execute("PRAGMA user_version = 7")
         for at, state in enumerate(states):
             database.execute(
-                "INSERT INTO job (id, clinic, folder, state, claimed_at) VALUES (?, 'n', x'66', ?, ?)", (state, state, at)
+                "INSERT INTO job (id, clinic, folder, state, claimed_at) VALUES (?, 'n', x'66', ?, ?)",
+                (state, state, at),
             )
         for name, reason, inside in (
             ("a.zip", "archive", ""),
