@@ -1,4 +1,4 @@
-"""The command: `imaging-importer run`, `status`, `retry FOLDER`, `drop JOB`, `claims`, `release STUDY`, `rebuild`."""
+"""The command `imaging-importer`: run, status, retry FOLDER, drop JOB, claims, release STUDY, rebuild, check-config."""
 
 import argparse
 import json
@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=CONFIG, help="default: %(default)s")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="run the service (systemd does)")
+    commands.add_parser("check-config", help="say whether the configuration can be used (Ansible does)")
     commands.add_parser("status", help="show what waits, what is being imported, what failed and why")
     retry = commands.add_parser("retry", help="deliver a failed folder again")
     retry.add_argument("folder", type=Path, help="the folder under failed/, with its REASON.txt")
@@ -52,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         config = load(options.config)
+        if options.command == "check-config":
+            return 0
         if options.command == "run":
             return run(config)
         if options.command == "rebuild":
