@@ -19,12 +19,13 @@ import pytest
 from campaign import stamped
 from deliveries import changed, deliver, instance, report, sop_uid, uid
 from imaging_importer import cli
+from imaging_importer.config import Secrets
 from imaging_importer.journal import SCHEMAS, Journal, Outcome, State
 from imaging_importer.quarantine import HOPELESS
 from imaging_importer.reasons import UNTOLD
 from imaging_importer.spool import CALLER, Spool, lock
 from importer_fakes import Faults, HttpRegistry
-from importer_process import UPLOAD_SECRET, wait_until
+from importer_process import UPLOAD_SECRET, config_for, wait_until
 from test_uploads import House
 from uploads import CALLER as WHO
 from uploads import upload
@@ -476,7 +477,7 @@ def test_the_sweep_ends_claims_and_shows_what_orthanc_has(house: House) -> None:
 def test_an_operator_lists_and_releases_claims(house: House, monkeypatch, capsys, tmp_path: Path) -> None:
     command(house, monkeypatch, tmp_path)
     monkeypatch.setattr(cli, "PostgresRegistry", lambda _: HttpRegistry(house.platform.url))
-    monkeypatch.setattr(cli, "load", lambda _: type("Config", (), {"registry": {}}))
+    monkeypatch.setattr(cli, "load_secrets", lambda: Secrets("", "", UPLOAD_SECRET))
     with house.platform.lock:
         house.platform.owner["1.2.3"] = "north"
     assert cli.main(["claims"]) == 0
@@ -495,8 +496,8 @@ def command(house: House, monkeypatch, tmp_path: Path) -> None:
     """Let the command on the host speak to this importer."""
     (tmp_path / "secret").write_text(UPLOAD_SECRET)
     monkeypatch.setattr(cli, "SECRET", tmp_path / "secret")
-    paths = type("Paths", (), {"url": f"http://127.0.0.1:{house.port}"})
-    monkeypatch.setattr(cli, "load_paths", lambda _: paths)
+    running = config_for(house.root, house.platform.url, house.port)
+    monkeypatch.setattr(cli, "load", lambda _: running)
 
 
 def test_an_operator_ends_a_delivery_that_cannot_end(house: House, monkeypatch, capsys, tmp_path: Path) -> None:
@@ -592,7 +593,8 @@ def test_a_journal_keeps_its_jobs_and_reasons_when_their_words_change(tmp_path: 
         database.execute("PRAGMA user_version = 7")
         for at, state in enumerate(states):
             database.execute(
-                "INSERT INTO job (id, clinic, folder, state, claimed_at) VALUES (?, 'n', 'f', ?, ?)", (state, state, at)
+                "INSERT INTO job (id, clinic, folder, state, claimed_at) VALUES (?, 'n', x'66', ?, ?)",
+                (state, state, at),
             )
         for name, reason, inside in (
             ("a.zip", "archive", ""),
@@ -606,7 +608,7 @@ def test_a_journal_keeps_its_jobs_and_reasons_when_their_words_change(tmp_path: 
             )
         database.execute(
             "INSERT INTO job (id, clinic, folder, state, claimed_at, finished_at, reasons)"
-            " VALUES ('done', 'n', 'f', 'archived', 5, 6, 'archive-damaged=2 refused-by-archive=3')"
+            " VALUES ('done', 'n', x'66', 'archived', 5, 6, 'archive-damaged=2 refused-by-archive=3')"
         )
     journal = Journal(path)
     assert [(job.id, job.state, job.taken_at) for job in journal.open_jobs()] == [

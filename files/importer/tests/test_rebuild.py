@@ -142,7 +142,8 @@ def test_the_command_changes_nothing_by_itself(both: Both, tmp_path, monkeypatch
 def config(both: Both, tmp_path):
     from importer_process import config_for
 
-    return config_for(tmp_path, both.platform.url, registry=both.connection)
+    registry = (both.connection["host"], 5432, both.connection["dbname"], both.connection["user"])
+    return config_for(tmp_path, both.platform.url, registry=registry)
 
 
 def test_a_study_that_orthanc_cannot_list_keeps_no_other_from_being_recorded(both: Both) -> None:

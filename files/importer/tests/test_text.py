@@ -20,7 +20,6 @@ from pathlib import Path
 import pydicom
 import pytest
 import yaml
-from imaging_importer.config import ConfigError, load
 from imaging_importer.dicom.charsets import FOREIGN, Reader, declared, decode, guess, marked
 from imaging_importer.dicom.correction import NOTE
 from imaging_importer.dicom.elements import (
@@ -39,7 +38,6 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from real_files import real_files
 from test_compatibility import CORRECTED
-from test_strict import settings
 
 SCRATCH = Path(tempfile.gettempdir())
 CLINIC = "denscan-central"
@@ -623,30 +621,6 @@ def test_code_extensions_are_read_as_pydicom_reads_them() -> None:
         value = b"^".join(chance.choices(parts, k=3))
         theirs = pydicom.valuerep.PersonName(value, pydicom.charset.convert_encodings(terms.split("\\")))
         assert decode(value, declared(terms.encode())) == str(theirs)
-
-
-@pytest.mark.parametrize(
-    ("charsets", "said"),
-    [
-        ("[charsets]\n", ""),
-        ('[charsets]\n"north" = "koi8-r"\n', ""),
-        ('[charsets]\n"north" = "utf-8"\n', "charsets.north is 'utf-8'; it takes one of windows-1250"),
-    ],
-)
-def test_a_clinics_character_set_is_read_strictly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, charsets: str, said: str
-) -> None:
-    for secret in ("orthanc-password", "registry-password", "upload-secret"):
-        (tmp_path / secret).write_text("x")
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    toml = settings("instance_bytes = 5\ninflated_bytes = 6")
-    assert "[charsets]\n" in toml
-    (tmp_path / "importer.toml").write_text(toml.replace("[charsets]\n", charsets))
-    if said:
-        with pytest.raises(ConfigError, match=said):
-            load(tmp_path / "importer.toml")
-    else:
-        assert load(tmp_path / "importer.toml").charsets == ({"north": "koi8-r"} if "north" in charsets else {})
 
 
 def test_what_a_clinic_may_be_said_to_write_is_a_set_that_python_reads() -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from itertools import islice
 
 from imaging_importer import failpoints, tree
@@ -93,32 +94,34 @@ class Carrier:
         """
         if job.ends and job.state in (State.TAKEN, State.LISTED):
             self._journal.fail_pending(job.id, job.ends)
-            self._advance(job, State.VERIFIED, "files-verified")
+            job = self._advance(job, State.VERIFIED, "files-verified")
         elif job.state is State.TAKEN or (job.state is State.LISTED and job.attempts):
             yield from self._list(job)
-        if self._journal.job(job.id).state is State.LISTED:
+            job = replace(job, state=State.LISTED)
+        if job.state is State.LISTED:
             while (yield from self._upload(job, crowded)):
                 pass  # what was found in packed files is sent in its turn
             yield from self._refuse_changes(job)
             if self._journal.has_pending(job.id):
                 raise TransientError("orthanc does not store some of the images just now")
-            self._advance(job, State.VERIFIED, "files-verified")
-        if self._journal.job(job.id).state is State.VERIFIED:
+            job = self._advance(job, State.VERIFIED, "files-verified")
+        if job.state is State.VERIFIED:
             yield from self._record(job)
-            self._advance(job, State.RECORDED, "studies-recorded")
+            job = self._advance(job, State.RECORDED, "studies-recorded")
             self._tickets.answer(job.id, lambda: list(self._journal.files(job.id, *Outcome)))
-        if self._journal.job(job.id).state is State.RECORDED:
+        if job.state is State.RECORDED:
             self._settler.choose(job)
-        yield from self._settler.move(self._journal.job(job.id))
+        yield from self._settler.move(self._journal.job(job.id))  # which knows the places by now
         self._journal.finish(job.id)
         failpoints.reach("job-finished")
         with suppress(sqlite3.Error):  # the job is done: what is left of its list goes at the next start
             while self._journal.forget_some(job.id, *Outcome):
                 yield None
 
-    def _advance(self, job: Job, state: State, failpoint: str) -> None:
+    def _advance(self, job: Job, state: State, failpoint: str) -> Job:
         self._journal.advance(job.id, state)
         failpoints.reach(failpoint)
+        return replace(job, state=state)
 
     def _list(self, job: Job) -> Iterator[Step]:
         """Remember every file; beyond the limits of a delivery it fails as a whole."""
@@ -168,7 +171,7 @@ class Carrier:
     def _upload(self, job: Job, crowded: Callable[[], bool]) -> Generator[Step, None, bool]:
         """Send every pending file, in batches, in the order of their paths; whether more were found in packed files."""
         unpacked = False
-        folder, scratch, limits = self._spool.folder(job), self._spool.scratch, self._config.limits
+        folder, scratch, limits = self._spool.folder(job), self._spool.scratch, self._config.image_limits
         packed_files = PackedFiles(folder, scratch, limits)
         # A part of an upload is one DICOM file (PS3.18 10.5.1): there, nothing is unpacked.
         unpack = None if job.caller else packed_files
@@ -178,7 +181,7 @@ class Carrier:
 
             def read_next() -> Future[Batch]:
                 share = CROWDED if crowded() else 1
-                sizes = (self._config.batch_bytes // share, -(-self._config.batch_count // share))
+                sizes = (self._config.orthanc.batch_bytes // share, -(-self._config.orthanc.batch_count // share))
                 return reader.submit(read_batch, source, files, *sizes)
 
             coming = read_next()

@@ -390,14 +390,14 @@ class Journal:
                 ).fetchall()
             for path, outcome, why, detail, study_uid, size, notes, packed in rows:
                 yield FileOutcome(
-                    os.fsdecode(path),
-                    Outcome(outcome),
-                    why,
-                    detail,
-                    study_uid,
-                    size,
-                    json.loads(notes),
-                    os.fsdecode(packed),
+                    path=os.fsdecode(path),
+                    outcome=Outcome(outcome),
+                    reason=why,
+                    detail=detail,
+                    study_uid=study_uid,
+                    size=size,
+                    notes=json.loads(notes),
+                    packed=os.fsdecode(packed),
                 )
             if len(rows) < PAGE:
                 return
@@ -772,20 +772,20 @@ def _job(
     job_id, clinic, folder, state, taken_at, finished_at, attempts, error, processed, failed, caller = row[:11]
     dropped, repeated, troubled_at = row[11:]
     return Job(
-        job_id,
-        clinic,
-        os.fsdecode(folder),
-        State(state),
-        taken_at,
-        finished_at,
-        attempts,
-        error,
-        Path(os.fsdecode(processed)) if processed else None,
-        Path(os.fsdecode(failed)) if failed else None,
-        caller,
-        ENDS[dropped],
-        repeated,
-        troubled_at,
+        id=job_id,
+        clinic=clinic,
+        folder=os.fsdecode(folder),
+        state=State(state),
+        taken_at=taken_at,
+        finished_at=finished_at,
+        attempts=attempts,
+        error=error,
+        processed_path=Path(os.fsdecode(processed)) if processed else None,
+        failed_path=Path(os.fsdecode(failed)) if failed else None,
+        caller=caller,
+        ends=ENDS[dropped],
+        repeated=repeated,
+        troubled_at=troubled_at,
     )
 
 

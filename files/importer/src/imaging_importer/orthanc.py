@@ -156,7 +156,7 @@ class OrthancClient:
     """One connection to Orthanc for one thread at a time. Every call may raise UnavailableError."""
 
     def __init__(self, url: str, user: str, password: str, tick: Callable[[], None] = lambda: None) -> None:
-        self._url = url
+        self._url = url.rstrip("/")
         self._tick = tick
         self._lock = threading.Lock()
         self._session = requests.Session()

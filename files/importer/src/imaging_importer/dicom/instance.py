@@ -111,7 +111,7 @@ class Limits:
     inflated: int = 590 * MIB
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Instance:
     """One delivered DICOM instance: where its elements stand and who it is."""
 
@@ -434,8 +434,20 @@ def _instance(
         raise CompanionError(reasons.DICOMDIR)
     if end < size:
         compressed = None
-    instance = Instance(file, syntax, head, data, start, end, data is not file, compressed, encoding, elements, walker)
-    instance.has_odd_text = walker.has_odd_text
+    instance = Instance(
+        file=file,
+        syntax=syntax,
+        head=head,
+        data=data,
+        data_start=start,
+        data_end=end,
+        deflated=data is not file,
+        compressed=compressed,
+        encoding=encoding,
+        elements=elements,
+        walker=walker,
+        has_odd_text=walker.has_odd_text,
+    )
     _identify(instance)
     ordered = _ordered(instance)
     if ordered != elements or any(_is_renamed(instance, element) for element in elements):

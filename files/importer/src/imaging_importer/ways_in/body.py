@@ -8,6 +8,8 @@ from email.parser import BytesHeaderParser
 from io import BufferedIOBase
 from typing import Protocol
 
+from imaging_importer.web import SenderGoneError
+
 CHUNK = 1 << 16
 LONGEST_LINE = 1 << 10
 LONGEST_PART_HEAD = 1 << 14
@@ -19,14 +21,6 @@ class MalformedError(Exception):
 
 class TooLargeError(Exception):
     """The body is larger than is taken."""
-
-
-class BrokenOffError(Exception):
-    """The sender went away in the middle: there is nobody to answer."""
-
-
-class TooSlowError(Exception):
-    """The sender lets us wait longer than its place may be kept."""
 
 
 class Source(Protocol):
@@ -46,7 +40,7 @@ class Sized:
     def read(self) -> bytes:
         data = self._stream.read1(min(CHUNK, self._left))
         if self._left and not data:
-            raise BrokenOffError
+            raise SenderGoneError
         self._left -= len(data)
         return data
 
@@ -67,7 +61,7 @@ class Chunked:
             return b""
         data = self._stream.read1(min(CHUNK, self._left))
         if not data:
-            raise BrokenOffError
+            raise SenderGoneError
         self._left -= len(data)
         if not self._left and self._line():
             raise MalformedError("a chunk does not end where it says")
@@ -89,7 +83,7 @@ class Chunked:
     def _line(self) -> bytes:
         line = self._stream.readline(LONGEST_LINE)
         if not line:
-            raise BrokenOffError
+            raise SenderGoneError
         if not line.endswith(b"\r\n"):
             raise MalformedError("a line of the chunked encoding does not end")
         return line[:-2]

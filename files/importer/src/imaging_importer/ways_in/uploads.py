@@ -27,10 +27,10 @@ from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import SENTENCES, CompanionError, RejectedError, told
 from imaging_importer.spool import Spool
 from imaging_importer.ways_in import stow
-from imaging_importer.ways_in.body import MalformedError, Parts, Source, TooLargeError, TooSlowError, open_body
+from imaging_importer.ways_in.body import MalformedError, Parts, Source, TooLargeError, open_body
 from imaging_importer.ways_in.stow import Part
 from imaging_importer.ways_in.tickets import Ticket, Tickets
-from imaging_importer.web import SLOWEST, Answer, Request, as_text
+from imaging_importer.web import SLOWEST, Answer, Request, TooSlowError, as_text
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Uploads:
         self.arriving: dict[str, Reception] = {}
 
     def store(self, request: Request) -> Answer:
-        """Answer `POST /dicom-web/studies` and `POST /dicom-web/studies/{study}`. Raises BrokenOffError."""
+        """Answer `POST /dicom-web/studies` and `POST /dicom-web/studies/{study}`. Raises SenderGoneError."""
         # The gateway has decided it, from the caller's token.
         clinic = request.headers.get("X-Clinics", "")
         if clinic not in self._clinics():
