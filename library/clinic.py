@@ -63,6 +63,7 @@ clinics:
 import re
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.grammar import CLINIC_ID  # type: ignore[import-untyped]
 from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
     CONNECTION,
     Keycloak,
@@ -79,8 +80,6 @@ from ansible.module_utils.imaging.registry import (  # type: ignore[import-untyp
     Removed,
 )
 
-# A slash or an upper case letter in a group name could forge another clinic's path.
-CLINIC_ID = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
 PARENT = "clinics"
 
 
@@ -156,7 +155,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     for clinic in module.params["clinics"]:
-        if not CLINIC_ID.fullmatch(clinic["id"]):
+        # A slash or an upper case letter in a group name could forge another clinic's path.
+        if not re.fullmatch(CLINIC_ID, clinic["id"]):
             module.fail_json(
                 msg=f"The clinic id '{clinic['id']}' is not usable: it takes 2 to 63 lower case letters, digits and "
                 "hyphens and starts with a letter or digit, as in denscan-almaty."

@@ -80,6 +80,7 @@ from ansible.module_utils.imaging.clients import (  # type: ignore[import-untype
     need,
     plan_client,
 )
+from ansible.module_utils.imaging.grammar import CLINIC_ID  # type: ignore[import-untyped]
 from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
     CONNECTION,
     Json,
@@ -90,8 +91,6 @@ from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyp
     differing,
     merged,
 )
-
-CLIENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
 
 
 def plan_software(keycloak: Keycloak, plan: Plan, software: dict[str, Any]) -> None:
@@ -202,7 +201,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     software = module.params
-    if not CLIENT_ID.fullmatch(software["client_id"]):
+    if not re.fullmatch(CLINIC_ID, software["client_id"]):  # in the same form
         module.fail_json(
             msg=f"The client id '{software['client_id']}' is not usable: it takes 2 to 63 lower case letters, digits "
             "and hyphens and starts with a letter or digit, as in ris-almaty."

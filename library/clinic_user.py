@@ -72,6 +72,7 @@ import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.grammar import USERNAME  # type: ignore[import-untyped]
 from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
     CONNECTION,
     HIDDEN,
@@ -97,7 +98,6 @@ USER = {
     "password": {"type": "str", "no_log": True},
     "temporary": {"type": "bool", "default": True},
 }
-USERNAME = re.compile(r"[a-z0-9][a-z0-9._@-]{2,254}")
 CLINICS = "/clinics/"
 
 
@@ -228,7 +228,7 @@ def check(realm: Realm, user: dict[str, Any], implied_roles: dict[str, list[str]
 def tidy(user: dict[str, Any]) -> dict[str, Any]:
     """The user with name and e-mail in lower case, as Keycloak keeps them. Raises KeycloakError for a bad name."""
     name = user["username"].lower()
-    if not USERNAME.fullmatch(name):
+    if not re.fullmatch(USERNAME, name):
         raise KeycloakError(
             f"the username '{name}' is not usable: it takes 3 to 255 letters, digits, dots, hyphens, underscores and @"
         )

@@ -1,4 +1,4 @@
-"""Which secrets the gateway starts with. What it asks of its settings, all services do (tests/unit/test_settings.py)."""
+"""Which secrets the gateway starts with. Of its settings all services ask the same (tests/unit/test_settings.py)."""
 
 from __future__ import annotations
 
