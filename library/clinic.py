@@ -5,11 +5,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: clinic
-short_description: Keeps clinics in Keycloak and in the study registry
+short_description: Keep clinics in Keycloak and in the study registry
 description:
   - A clinic is the group /clinics/ID in Keycloak, whose members see its studies, and a row in the registry.
   - The clinic's name is the description of the group. What else hangs on the group (attributes, members) stays.
   - Clinics that are not listed stay too. The module clinic_removal removes one.
+requirements: [python3-psycopg (version 3) on the host]
 options:
   keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
@@ -35,7 +36,9 @@ options:
   registry_name: {type: str, required: true, description: Name of the database.}
   registry_user: {type: str, required: true, description: Role that may execute registry.upsert_clinic.}
   registry_password: {type: str, required: true, description: Its password.}
-requirements: [python3-psycopg (version 3) on the host]
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
 author: [The imaging platform's authors]
 """
 

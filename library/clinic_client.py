@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: clinic_client
-short_description: Lets a clinic's own software in, and shuts it out
+short_description: Let a clinic's own software in, or shut it out
 description:
   - Keeps a confidential Keycloak client with a service account, which gets tokens by client credentials (RFC 6749, 4.4)
     and in no other way. Its service account belongs to exactly one clinic and has exactly the given roles, so that its
@@ -44,6 +44,9 @@ options:
       name: {type: str, required: true, description: Name.}
       type: {type: str, required: true, description: "Provider id, as in oidc-audience-mapper."}
       config: {type: dict, required: true, description: Configuration under Keycloak's names, all strings.}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
 author: [The imaging platform's authors]
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: clinic_user
-short_description: Keeps users in Keycloak with their clinics and roles
+short_description: Keep users in Keycloak with their clinics and roles
 description:
   - Creates, changes and removes users. Clinics and roles are exact - a user leaves the clinics and loses the roles
     that are not listed (the realm's default role stays). Groups outside /clinics and other profile fields stay.
@@ -40,6 +40,9 @@ options:
     type: dict
     default: {}
     description: Realm roles (values, lists) that come along with a role (key).
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
 author: [The imaging platform's authors]
 """
 
