@@ -443,6 +443,6 @@ def foreign(path: Path, why: str = "") -> BackupError:
 
 def _damaged(path: Path, why: str) -> BackupError:
     return BackupError(
-        f"{path} is damaged: {printable_lines(why)}. Nothing was changed. Copy it again from where it came, compare both "
-        "with sha256sum, or take an older backup"
+        f"{path} is damaged: {printable_lines(why)}. Nothing was changed. Copy it again from where it came, compare "
+        "both with sha256sum, or take an older backup"
     )
