@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: clinic_removal
-short_description: Removes a clinic, and decides what becomes of its studies
+short_description: Remove a clinic, and decide what becomes of its studies
 description:
   - Refuses, before anything is changed, while deliveries of the clinic wait or are being imported, and while it owns
     studies of which nobody said what becomes of them.
@@ -15,6 +15,7 @@ description:
   - Studies that are kept stay the removed clinic's, whose group nobody is in any more; only administrators see them.
   - Studies are deleted by the importer, as an administrator's deletion is, one after the other; each is on record.
   - Deliveries that were imported or failed, the access log and backups are not touched.
+requirements: [python3-psycopg (version 3) on the host]
 options:
   keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
@@ -37,7 +38,9 @@ options:
   orthanc_url: {type: str, required: true, description: Address of Orthanc.}
   orthanc_user: {type: str, default: gateway, description: Orthanc's user in whose name studies are deleted.}
   orthanc_password: {type: str, required: true, description: Its password.}
-requirements: [python3-psycopg (version 3) on the host]
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
 author: [The imaging platform's authors]
 """
 

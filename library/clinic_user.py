@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: clinic_user
-short_description: Keeps users in Keycloak with their clinics and roles
+short_description: Keep users in Keycloak with their clinics and roles
 description:
   - Creates, changes and removes users. Clinics and roles are exact - a user leaves the clinics and loses the roles
     that are not listed (the realm's default role stays). Groups outside /clinics and other profile fields stay.
@@ -40,6 +40,9 @@ options:
     type: dict
     default: {}
     description: Realm roles (values, lists) that come along with a role (key).
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
 author: [The imaging platform's authors]
 """
 
@@ -72,6 +75,7 @@ import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.grammar import USERNAME  # type: ignore[import-untyped]
 from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
     CONNECTION,
     HIDDEN,
@@ -97,7 +101,6 @@ USER = {
     "password": {"type": "str", "no_log": True},
     "temporary": {"type": "bool", "default": True},
 }
-USERNAME = re.compile(r"[a-z0-9][a-z0-9._@-]{2,254}")
 CLINICS = "/clinics/"
 
 
@@ -228,7 +231,7 @@ def check(realm: Realm, user: dict[str, Any], implied_roles: dict[str, list[str]
 def tidy(user: dict[str, Any]) -> dict[str, Any]:
     """The user with name and e-mail in lower case, as Keycloak keeps them. Raises KeycloakError for a bad name."""
     name = user["username"].lower()
-    if not USERNAME.fullmatch(name):
+    if not re.fullmatch(USERNAME, name):
         raise KeycloakError(
             f"the username '{name}' is not usable: it takes 3 to 255 letters, digits, dots, hyphens, underscores and @"
         )

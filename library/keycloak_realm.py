@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: keycloak_realm
-short_description: Keeps a Keycloak realm as declared
+short_description: Keep a Keycloak realm as declared
 description:
   - Creates the realm and keeps what is named here as declared - settings, realm roles, top groups, clients with their
     protocol mappers and scopes, attributes of users. What is not named stays as it is.
@@ -80,6 +80,9 @@ options:
     options:
       name: {type: str, required: true, description: Name.}
       display_name: {type: str, required: true, description: Label in the console and on the account page.}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
 author: [The imaging platform's authors]
 """
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: people_info
-short_description: Lists clinics and users
+short_description: List clinics and users
 description:
   - Reads and changes nothing. Names and studies of clinics come from the registry, people from Keycloak.
   - The number of requests grows with the clinics and roles, not with the users.
+requirements: [python3-psycopg (version 3) on the host]
 options:
   keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
@@ -24,7 +25,9 @@ options:
   registry_name: {type: str, required: true, description: Name of the database.}
   registry_user: {type: str, required: true, description: Role that may execute registry.count_studies.}
   registry_password: {type: str, required: true, description: Its password.}
-requirements: [python3-psycopg (version 3) on the host]
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
 author: [The imaging platform's authors]
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: platform_visit
-short_description: Logs in through nginx as the viewer does, and looks at the newest studies
+short_description: Log in through nginx as the viewer does, and look at the newest studies
 description:
   - Goes the way of a browser - login page, authorisation code with PKCE, token, study list and, if wished, one image.
   - Fails with what was answered where that way ends. Changes nothing but the platform's own record of who saw what.

@@ -11,10 +11,6 @@ description:
     with its record in C(registry.migration) (name, SHA-256, time).
   - Makes the schema C(registry) and that table when they are missing, and nothing else of its own.
   - Runs C(psql) over the local socket as the administrator, and becomes the owner inside the database.
-attributes:
-  check_mode:
-    support: full
-    description: Tells which migrations are pending, also on a host that has no database yet.
 options:
   database:
     description: Name of the database.
@@ -50,8 +46,12 @@ options:
         description: The statements, without BEGIN and COMMIT.
         type: str
         required: true
-author:
-  - Imaging platform maintainers
+attributes:
+  check_mode:
+    support: full
+    description: Tells which migrations are pending, also on a host that has no database yet.
+  diff_mode: {support: none}
+author: [The imaging platform's authors]
 """
 
 EXAMPLES = r"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: user_account
-short_description: Resets a password or a second factor, logs out, disables, enables, renames or removes a user
+short_description: Reset a password or a second factor, log out, disable, enable, rename or remove a user
 description:
   - Works on one user who exists and is named by username alone; clinics, roles and profile stay as they are.
     A name that nobody has is refused, so that a slip of the pen does not pass for done.
@@ -28,6 +28,9 @@ options:
   new_username: {type: str, description: "The new name, lower case; required by C(rename)."}
   password: {type: str, description: The new password; required by C(reset-password).}
   temporary: {type: bool, default: true, description: Whether the next login asks for another password.}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
 author: [The imaging platform's authors]
 """
 

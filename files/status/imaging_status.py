@@ -17,13 +17,13 @@ import ssl
 import subprocess
 import sys
 import time
-import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from printable import printable
 from strict_toml import SettingsError, read
 
 CONFIGURATION = Path("/etc/imaging/status.toml")
@@ -345,11 +345,6 @@ def look_at_the_rest(config: Config) -> list[Fact]:
         updates(samples, now),
         imports(config.importer),
     ]
-
-
-def printable(text: str) -> str:
-    r"""What others wrote, harmless for a terminal: what is no visible character is shown as \uNNNN, as JSON does."""
-    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else json.dumps(c)[1:-1] for c in text)
 
 
 def troubles_of(services: list[ServiceState], facts: list[Fact]) -> list[str]:

@@ -512,10 +512,26 @@ class TestAccessLog:
 
     async def test_a_view_that_pauses_is_a_new_view(self, gateway, realm, studies, registry, monkeypatch):
         await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
-        monkeypatch.setattr(access_log, "VIEW_PAUSE_SECONDS", 0)
+        monkeypatch.setattr(access_log, "VIEW_PAUSE_SECONDS", 1e-6)
         await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
         await gateway.service.access.flush()
         assert len(self.rows(registry)) == 2
+
+    async def test_a_view_through_several_gateways_is_one_row(self, gateway, realm, studies, registry, config):
+        async with open_gateway(config, realm) as another:
+            await ready(another.http)
+            for one in (gateway, another):
+                await one.ask(METADATA.format(NORTH), realm.bearer("north"))
+                await one.ask(METADATA.format(NORTH), realm.bearer("north", sid=f"a session at {id(one)}"))
+            await asyncio.gather(*(one.service.access.flush() for one in (gateway, another)))
+        assert len(self.rows(registry)) == 3
+
+    async def test_rows_whose_answer_was_lost_are_not_doubled(self, gateway, realm, studies, registry):
+        await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
+        sent = list(gateway.service.access._pending)
+        await gateway.service.access.flush()
+        await gateway.service.registry.log_access(sent)
+        assert len(self.rows(registry)) == 1
 
     async def test_what_an_administrator_does_in_orthanc_is_on_record(self, gateway, realm, registry):
         resource = "/orthanc/studies/" + "-".join(["0a0b0c0d"] * 5)

@@ -7,27 +7,9 @@ One task and one look at the catalogue instead of a dozen module calls, and unli
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import re
-import traceback
-from dataclasses import dataclass
-from typing import Any
-
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib  # type: ignore[import-untyped]
-
-try:
-    import psycopg
-    from psycopg import sql
-
-    PSYCOPG_ERROR = None
-except ImportError:
-    PSYCOPG_ERROR = traceback.format_exc()
-
 DOCUMENTATION = r"""
 module: postgres_access
-short_description: Roles and databases of a PostgreSQL server, with exactly the rights named
+short_description: Keep roles and databases of a PostgreSQL server, with exactly the rights named
 description:
   - Connects over the local socket as C(postgres) and brings roles and databases to the state described.
   - Roles and databases that are not named are left alone; rights that are not named are revoked.
@@ -61,11 +43,30 @@ options:
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
+author: [The imaging platform's authors]
 """
 
 RETURN = r"""
 actions: {description: What was done (in check mode - would be done)., type: list, elements: str, returned: always}
 """
+
+import base64
+import hashlib
+import hmac
+import re
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib  # type: ignore[import-untyped]
+
+try:
+    import psycopg
+    from psycopg import sql
+
+    PSYCOPG_ERROR = None
+except ImportError:
+    PSYCOPG_ERROR = traceback.format_exc()
 
 SOCKET_DIRECTORY = "/run/postgresql"
 PUBLIC = "PUBLIC"

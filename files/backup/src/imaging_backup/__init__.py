@@ -17,5 +17,6 @@ retention: which backup files have had their time
 repository: the continuous way, into a repository of restic
 restore: the way back
 metrics: what Prometheus reads
-printable: makes strangers' text harmless for a terminal
+printable: makes strangers' text harmless, the same in all services
+lines: the same for text of several lines
 """

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from imaging_backup.errors import BackupError
+from imaging_backup.lines import printable_lines
 from imaging_backup.printable import printable
 from imaging_backup.signing import SigningKey, Trust, is_signed
 
@@ -442,6 +443,6 @@ def foreign(path: Path, why: str = "") -> BackupError:
 
 def _damaged(path: Path, why: str) -> BackupError:
     return BackupError(
-        f"{path} is damaged: {printable(why)}. Nothing was changed. Copy it again from where it came, compare both "
-        "with sha256sum, or take an older backup"
+        f"{path} is damaged: {printable_lines(why)}. Nothing was changed. Copy it again from where it came, compare "
+        "both with sha256sum, or take an older backup"
     )

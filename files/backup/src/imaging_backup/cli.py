@@ -11,7 +11,7 @@ import psycopg
 from imaging_backup import backup_file, create, metrics, repository, restore, retention
 from imaging_backup.config import Config, load
 from imaging_backup.errors import BackupError
-from imaging_backup.printable import printable
+from imaging_backup.lines import printable_lines
 from imaging_backup.signing import Trust
 
 CONFIG = Path("/etc/imaging/backup.toml")
@@ -51,9 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load(options.config)
         if options.command == "create":
-            print(printable(create.create(config, options.include_images or config.include_images)))
+            print(printable_lines(create.create(config, options.include_images or config.include_images)))
         elif options.command == "push":
-            print(printable(repository.push(config, options.adopt)))
+            print(printable_lines(repository.push(config, options.adopt)))
         elif options.command == "tidy":
             repository.tidy(config)
         elif options.command == "check":
@@ -64,21 +64,21 @@ def main(arguments: list[str] | None = None) -> int:
             restore.restore(config, options.file, restore.Systemd(), trust, options.verify_all, options.allow_missing)
         elif options.command == "list":
             for path in retention.backup_files(config.path):
-                print(printable(f"{path} {path.stat().st_size / 1e6:.1f} MB, {backup_file.says(path)}"))
+                print(printable_lines(f"{path} {path.stat().st_size / 1e6:.1f} MB, {backup_file.says(path)}"))
         elif options.command == "key":
             print(config.signing_key().public)
         elif options.command == "newest":
-            print(printable(newest(config)))
+            print(printable_lines(newest(config)))
         elif options.command == "record-drill":
             record_drill(config, options.restored, options.seconds)
         else:
             with backup_file.packed(io.FileIO("/dev/null", "w"), config.recipients):
                 pass
     except BackupError as error:
-        print(f"imaging-backup: {printable(error)}", file=sys.stderr)
+        print(f"imaging-backup: {printable_lines(error)}", file=sys.stderr)
         return 1
     except psycopg.Error as error:
-        print(f"imaging-backup: PostgreSQL says: {printable(error)}", file=sys.stderr)
+        print(f"imaging-backup: PostgreSQL says: {printable_lines(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -19,7 +19,7 @@ from imaging_backup.config import LETSENCRYPT, Config
 from imaging_backup.databases import Server
 from imaging_backup.errors import BackupError
 from imaging_backup.images import Image, Links, list_images, read_list
-from imaging_backup.printable import printable
+from imaging_backup.lines import printable_lines
 
 ATTEMPTS = 20
 SAY_EVERY_SECONDS = 5
@@ -213,7 +213,7 @@ def making(config: Config) -> Iterator[Path]:
 
 def say(text: str) -> None:
     """Progress, for the terminal and the journal."""
-    print(printable(text), file=sys.stderr, flush=True)
+    print(printable_lines(text), file=sys.stderr, flush=True)
 
 
 def free_bytes(directory: Path) -> int:

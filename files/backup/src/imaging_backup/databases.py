@@ -21,7 +21,7 @@ from psycopg import sql
 
 from imaging_backup.config import Config
 from imaging_backup.errors import BackupError
-from imaging_backup.printable import printable
+from imaging_backup.lines import printable_lines
 
 ADMINISTRATOR = "postgres"
 # Exists while dumps are loaded. pg_hba.conf lets it into the databases of `_new` alone, as a user of the host.
@@ -252,7 +252,7 @@ class Server:
         if done.returncode:
             program = next(word for word in command if "/pg_" in word or "/psql" in word)
             complaint = done.stderr.decode(errors="replace").strip()
-            raise BackupError(f"{Path(program).name} failed: {printable(complaint)}")
+            raise BackupError(f"{Path(program).name} failed: {printable_lines(complaint)}")
         return done.stdout.decode(errors="surrogateescape")
 
 

@@ -112,7 +112,7 @@ def describe(about: backup_file.About) -> str:
     ]
     if about["missing images"]:
         lines.append(f"WARNING: {len(about['missing images'])} images were lost already when it was made")
-    return printable("\n".join(lines))
+    return "\n".join(map(printable, lines))
 
 
 def summary(about: backup_file.About) -> str:

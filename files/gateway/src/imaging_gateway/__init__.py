@@ -20,6 +20,6 @@ search: the study list and the searches beside it (QIDO-RS)
 audit: the access log for those who may read it
 warm: fills nginx's cache before somebody asks
 metrics: what Prometheus reads
-printable: makes strangers' text harmless for a log
+printable: makes strangers' text harmless, the same in all services
 systemd: tells systemd that the service is ready and alive
 """

@@ -164,7 +164,7 @@ class TokenVerifier:
 
     def _verify(self, token: str, key: jwt.PyJWK) -> Caller:
         try:
-            claims = jwt.decode(
+            token_claims = jwt.decode(
                 token,
                 key=key.key,
                 algorithms=["RS256"],
@@ -176,9 +176,9 @@ class TokenVerifier:
         except jwt.InvalidTokenError as error:
             raise TokenError(str(error)) from error
         # Keycloak signs ID and logout tokens with the same key: only the type tells them from access tokens.
-        if claims.get("typ") != "Bearer":
+        if token_claims.get("typ") != "Bearer":
             raise TokenError("not an access token")
-        return _caller(claims)
+        return _caller(token_claims)
 
     async def refresh_keys(self, older_than: float = 0) -> None:
         """Fetch the keys unless that was tried less than `older_than` seconds ago; on failure the known ones stay."""
@@ -223,17 +223,17 @@ def _numbers(keys: dict[str, jwt.PyJWK]) -> dict[str, object]:
     return {name: key.key.public_numbers() for name, key in keys.items()}
 
 
-def _caller(claims: dict[str, Any]) -> Caller:
+def _caller(token_claims: dict[str, Any]) -> Caller:
     def text(name: str, limit: int = 255) -> str:
         # Control characters would forge lines in the journal, lone surrogates would be no text to the registry.
-        value = claims.get(name)
+        value = token_claims.get(name)
         return UNPRINTABLE.sub("", value)[:limit] if isinstance(value, str) else ""
 
     def texts(value: object) -> list[str]:
         return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
-    access = claims.get("realm_access")
-    clinics = {match[1] for group in texts(claims.get("groups")) if (match := CLINIC_GROUP.fullmatch(group))}
+    access = token_claims.get("realm_access")
+    clinics = {match[1] for group in texts(token_claims.get("groups")) if (match := CLINIC_GROUP.fullmatch(group))}
     return Caller(
         subject=text("sub"),
         username=text("preferred_username"),
@@ -241,5 +241,5 @@ def _caller(claims: dict[str, Any]) -> Caller:
         session=text("sid"),
         roles=frozenset(texts(access.get("roles")) if isinstance(access, dict) else []),
         clinics=tuple(sorted(clinics)),
-        expires=float(claims["exp"]),
+        expires=float(token_claims["exp"]),
     )
