@@ -9,6 +9,8 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+from on_host import WHOLE_HOST, find
+
 PAGE = Path(__file__).parents[1] / "docs/ARCHITECTURE.md"
 BEGIN = "<!-- Written by `make docs-exposure`: changes here are overwritten. -->\n"
 END = "<!-- The end of what it writes. -->\n"
@@ -62,11 +64,12 @@ def written() -> str:
 
 
 def main() -> None:
-    """Write the table from the sandbox host that is named."""
+    """Write the table from the host of the inventory that is named."""
+    host = find(sys.argv[1], WHOLE_HOST)
 
     def on_host(command: str) -> str:
-        shell = ["docker", "exec", sys.argv[1], "sh", "-c", command]
-        return subprocess.run(shell, capture_output=True, text=True, check=True).stdout
+        words = host.command(["sh", "-c", command])
+        return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
 
     before, _, rest = PAGE.read_text().partition(BEGIN)
     PAGE.write_text(before + BEGIN + render(on_host) + END + rest.partition(END)[2])

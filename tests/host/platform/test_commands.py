@@ -1,4 +1,4 @@
-"""The README's commands that no other test runs do on a running platform what the README says of them."""
+"""Commands that no other test runs do on a running platform what docs/COMMANDS.md says of them."""
 
 from __future__ import annotations
 
@@ -39,13 +39,6 @@ def in_a_terminal(target: str, typed: str) -> str:
     os.close(terminal)
     assert command.wait(30) == 0, shown.decode()
     return shown.decode()
-
-
-def test_help_names_every_target_that_the_readme_has() -> None:
-    shown = make("help")
-    for row in (ROOT / "README.md").read_text().splitlines():
-        if row.startswith("| `make "):
-            assert f"make {row.split('`')[1].split()[1]} " in shown
 
 
 def test_info_describes_the_platform_for_scripts(platform: Platform) -> None:

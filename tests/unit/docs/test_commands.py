@@ -18,7 +18,17 @@ from loading import load
 from project import ROOT
 from what_runs import in_code_that_runs
 
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/ADMIN.md", "docs/USER.md", "docs/TROUBLESHOOTING.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/ADMIN.md",
+    "docs/COMMANDS.md",
+    "docs/FIGURES.md",
+    "docs/TROUBLESHOOTING.md",
+    "docs/USER.md",
+)
+COMMANDS_PAGE = (ROOT / "docs/COMMANDS.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
 FENCED = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 ROW = re.compile(r"^\| `make ([\w-]+)[^`]*` \|.*$", re.MULTILINE)
@@ -34,7 +44,7 @@ RUN = {
     "make down": ("tests/host/readme/test_quickstart.py", 'run("make down")'),
     "make info": ("tests/host/platform/test_commands.py", 'make("info")'),
     "make status": ("tests/host/platform/test_status.py", '["make", "-s", "status"'),
-    "make help": ("tests/host/platform/test_commands.py", 'make("help")'),
+    "make help": ("tests/unit/docs/test_commands.py", '["make", "-s", "help"]'),
     "make logs": ("tests/host/platform/test_commands.py", '"logs"'),
     "make logs-importer": ("tests/host/platform/test_commands.py", '"logs-importer"'),
     "make test-alert": ("tests/host/platform/test_commands.py", 'make("test-alert")'),
@@ -68,6 +78,7 @@ RUN = {
     "make uninstall": ("tests/host/uninstall/test_uninstall.py", 'make("uninstall")'),
     "make docs-exposure": ("molecule/default/tests/test_base.py", "exposure_document.render("),
     "make docs": ("tests/unit/docs/test_variables.py", "render()"),
+    "make release": ("tests/unit/test_release.py", "release.main()"),
     "ansible-playbook site.yml": ("tests/host/certificates/test_issuing.py", 'play("site.yml")'),
     "ansible-playbook add-clinic.yml": ("Makefile", "$(PLAYBOOK) add-clinic.yml"),
     "ansible-playbook playbooks/add-user.yml": ("Makefile", "$(PLAYBOOK) playbooks/add-user.yml"),
@@ -133,7 +144,9 @@ def dry(*words: str) -> str:
 
 def assert_make_uses(target: str, variables: list[str]) -> None:
     for variable in variables:
-        if variable not in IN_THE_ENVIRONMENT:
+        if variable == "INVENTORY":
+            assert dry(target, "INVENTORY=inventories/production") != dry(target)
+        elif variable not in IN_THE_ENVIRONMENT:
             # 1 and all: where only these count.
             probes = {dry(target, f"{variable}={value}") for value in ("1", "all", "somewhere")}
             assert probes != {dry(target)}, f"make {target} does nothing with {variable}"
@@ -145,9 +158,37 @@ def test_make_knows_target_and_variables(command: str) -> None:
     assert_make_uses(target, [variable.partition("=")[0] for variable in variables])
 
 
-@pytest.mark.parametrize("row", list(ROW.finditer((ROOT / "README.md").read_text())), ids=lambda row: row[1])
-def test_make_uses_each_variable_of_the_readmes_table(row: re.Match[str]) -> None:
+@pytest.mark.parametrize("row", list(ROW.finditer(COMMANDS_PAGE)), ids=lambda row: row[1])
+def test_make_uses_each_variable_of_the_page_of_commands(row: re.Match[str]) -> None:
     assert_make_uses(row[1], re.findall(r"\b([A-Z_]+)=", row[0]))
+
+
+def groups_of(text: str, heading: str, target: str) -> dict[str, list[str]]:
+    """The targets below each heading, in their order."""
+    groups: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if found := re.match(heading, line):
+            groups[found[1]] = []
+        elif (found := re.match(target, line)) and groups:
+            groups[list(groups)[-1]].append(found[1])
+    return groups
+
+
+def test_makefile_help_and_the_page_of_commands_have_the_same_groups() -> None:
+    made = groups_of(MAKEFILE, r"##@ (.+)", r"([a-z][a-z-]*):.*## \w")
+    shown = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    explained = groups_of(COMMANDS_PAGE, r"## (.+)", r"\| `make ([a-z-]+)")
+    assert made == groups_of(shown, r"(\w.*)", r"  make (\S+) +\w") == explained
+    assert {target for targets in made.values() for target in targets} == set(
+        re.findall(r"^\.PHONY: ([a-z].*)$", MAKEFILE, re.MULTILINE)
+    )
+    assert [line for line in shown.splitlines() if len(line) > 100] == []
+
+
+def test_the_readme_has_the_dozen_for_newcomers_and_the_page_of_commands_all() -> None:
+    rows = re.findall(r"^\| `(make [^`]+)`", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) == 12
+    assert set(rows) <= set(re.findall(r"^\| `(make [^`]+)`", COMMANDS_PAGE, re.MULTILINE))
 
 
 def names_in(playbook: str) -> set[str]:
