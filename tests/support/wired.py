@@ -11,8 +11,8 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 from ansible.vars.manager import VariableManager
+from project import ROOT as PROJECT
 
-PROJECT = Path(__file__).parents[2]
 SANDBOX = PROJECT / "inventories/sandbox"
 
 init_plugin_loader([])

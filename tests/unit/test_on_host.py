@@ -12,7 +12,7 @@ from pathlib import Path
 import on_host
 import pytest
 from on_host import Host, HostError
-from platform_client import ROOT
+from project import ROOT
 
 ODD = [
     "a  b",

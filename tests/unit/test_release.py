@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import release
-from platform_client import ROOT
+from project import ROOT
 
 CHANGELOG = "# Changelog\n\n## Unreleased\n\n## 1.2.3 (2026-11-27)\n\n- It works.\n\n## 1.2.2 (2026-01-01)\n\n- Old.\n"
 

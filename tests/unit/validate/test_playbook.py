@@ -158,7 +158,7 @@ def test_each_play_has_the_one_host(inventory: Inventory, jobs: dict[str, list[s
     assert set(re.findall(r"hosts \((\d+)\)", result.stdout)) == {"1"}
 
 
-# tests/policy sees to it that each other play names its hosts in the same way.
+# tests/unit/policy sees to it that each other play names its hosts in the same way.
 @pytest.mark.parametrize(
     "arguments",
     [
