@@ -201,7 +201,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 	ansible-lint --offline --profile production
 	ruff check .
 	ruff format --check .
-	mypy sandbox library module_utils files/viewer vars playbooks/list_people.py
+	mypy sandbox tools library module_utils files/viewer vars playbooks/list_people.py
 	mypy playbooks/action_plugins playbooks/callback_plugins roles/grafana/filter_plugins
 	mypy files/importer/src
 	mypy files/gateway/src
@@ -214,7 +214,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests files/updates/tests
-	pytest tests/unit
+	pytest -n 2 --dist loadgroup tests/unit
 
 # A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
 .PHONY: test-recovery
@@ -227,6 +227,12 @@ test-recovery: .venv/test ## the importer's long tests: a thousand kills, faults
 test-readers: .venv/test ## let DCMTK read what the importer's reader lets through of 100,000 damaged and odd files
 	tests/packages.sh
 	IMAGING_READERS=100000 pytest -rP files/importer/tests/test_readers.py
+
+# Not part of `make test`: it runs the tests of a changed line once for each mistake.
+.PHONY: test-mutation
+test-mutation: .venv/test ## make small mistakes in a copy of our code and say how many of them the tests find: [SAMPLE=150] [SEED=…] [PACKAGE=…]
+	tests/packages.sh
+	nice -n 19 python tools/mutate.py $(PACKAGE) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 # The README's own commands make the host that the other tests then attack; it has a name of its own.
 .PHONY: test-platform
