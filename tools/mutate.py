@@ -56,7 +56,8 @@ def packages() -> dict[str, Package]:
         "gateway": Package(sorted((ROOT / "files/gateway/src").rglob("*.py")), ["files/gateway/tests"]),
         "dicom": Package(dicom, [f"files/importer/tests/test_{name}.py" for name in of_dicom]),
         "module_utils": Package(
-            sorted((ROOT / "module_utils").rglob("*.py")), ["tests/unit/modules", "tests/unit/test_list_people.py"]
+            sorted((ROOT / "module_utils").rglob("*.py")),
+            ["tests/unit/modules", "files/registry/tests/test_clinics_of_modules.py"],
         ),
     }
 
