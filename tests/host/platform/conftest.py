@@ -10,6 +10,7 @@ import requests
 from deliveries import Study, copy_with_new_uids
 from platform_client import Platform
 from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +38,11 @@ def central_study(deliver: Callable[[str], Study]) -> Study:
 @pytest.fixture(scope="session")
 def almaty_study(deliver: Callable[[str], Study]) -> Study:
     return deliver("denscan-almaty")
+
+
+@pytest.fixture(scope="session")
+def unknown_study() -> Study:
+    return Study("", generate_uid(), generate_uid(), generate_uid())
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from front_door import Life, store
 from platform_client import Platform
 from raw_http import exchange, statuses
 from real_sizes import panoramic
-from stored_kinds import encoded, images
+from stored_kinds import images
+from stow import encoded
 
 CLINIC = "denscan-central"
 NOTHING_HERE = b"There is nothing here.\n"
