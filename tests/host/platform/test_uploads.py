@@ -1,4 +1,4 @@
-"""The second door on a running platform: STOW-RS through nginx, the gateway and the importer, into the same archive."""
+"""Uploads on a running platform: STOW-RS through nginx, the gateway and the importer, into the same archive."""
 
 from __future__ import annotations
 
