@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The importer against a plain loop that sends the same kind of files by STOW-RS to the same Orthanc, in one run.
 
-Throughput counts from the moment the importer has claimed a folder until it is stamped, stored, verified, shown and
-archived; the loop only posts. Rounds alternate, ratios are of medians. Deploys to the host imaging-bench, or to
+Throughput counts from the moment the importer has taken a folder until it is stamped, stored, verified, shown and
+settled; the loop only posts. Rounds alternate, ratios are of medians. Deploys to the host imaging-bench, or to
 the one named by SANDBOX. The files are made on the host: random pixels below a real CT's header, and a
 small real report.
 """
@@ -67,7 +67,7 @@ class Bench:
         self.on_host("mv", folder, f"{self.platform.inbox}/{CLINIC}/")
 
     def imported(self, folder: str) -> float:
-        """Deliver a folder; the seconds from claimed to archived."""
+        """Deliver a folder; the seconds from taken to settled."""
         name, counter = "imaging_importer_delivery_duration_seconds", "imaging_importer_deliveries_total"
         seconds, deliveries = self.metric(f"{name}_sum"), self.metric(counter)
         self.deliver(folder)

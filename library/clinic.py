@@ -12,7 +12,7 @@ description:
   - Clinics that are not listed stay too. The module clinic_removal removes one.
 requirements: [python3-psycopg (version 3) on the host]
 options:
-  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
@@ -32,7 +32,7 @@ options:
       - Whether a listed clinic that was removed becomes one again. C(empty) refuses where studies were kept, because
         every member would see them; C(with_studies) means just that.
   registry_host: {type: str, required: true, description: Host of the registry's PostgreSQL.}
-  registry_port: {type: int, default: 5432, description: Its port.}
+  registry_port: {type: int, required: true, description: Its port.}
   registry_name: {type: str, required: true, description: Name of the database.}
   registry_user: {type: str, required: true, description: Role that may execute registry.upsert_clinic.}
   registry_password: {type: str, required: true, description: Its password.}
@@ -45,11 +45,12 @@ author: [The imaging platform's authors]
 EXAMPLES = r"""
 - name: Make the clinics known
   clinic:
-    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_url: "{{ identity_keycloak_url }}"
     keycloak_client_id: imaging-ansible
     keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
     clinics: [{id: denscan-almaty, name: DenScan Almaty}]
-    registry_host: 127.0.0.1
+    registry_host: "{{ identity_registry_host }}"
+    registry_port: "{{ identity_registry_port }}"
     registry_name: registry
     registry_user: registry_operator
     registry_password: "{{ identity_registry_password }}"

@@ -12,7 +12,7 @@ description:
     tokens say the same as those of a person and the gateway knows no difference.
   - Refuses to touch a client that it has not made.
 options:
-  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
@@ -53,7 +53,7 @@ author: [The imaging platform's authors]
 EXAMPLES = r"""
 - name: Let the clinic's information system in
   clinic_client:
-    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_url: "{{ identity_keycloak_url }}"
     keycloak_client_id: imaging-ansible
     keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
     client_id: ris-almaty

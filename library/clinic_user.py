@@ -12,7 +12,7 @@ description:
   - Who gets another role is logged out, because that role may ask for a second factor at the login.
   - Users that are not listed stay as they are.
 options:
-  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
@@ -49,7 +49,7 @@ author: [The imaging platform's authors]
 EXAMPLES = r"""
 - name: Give Aigerim access to her clinic
   clinic_user:
-    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_url: "{{ identity_keycloak_url }}"
     keycloak_client_id: imaging-ansible
     keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
     users:

@@ -13,7 +13,7 @@ description:
   - Every client gets the authorisation code flow with PKCE S256 and nothing else - no implicit flow, no direct grants,
     no service account, no full scope, no offline tokens.
 options:
-  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
@@ -89,7 +89,7 @@ author: [The imaging platform's authors]
 EXAMPLES = r"""
 - name: Apply the realm
   keycloak_realm:
-    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_url: "{{ identity_keycloak_url }}"
     keycloak_client_id: imaging-ansible
     keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
     realm: imaging

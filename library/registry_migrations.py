@@ -31,7 +31,7 @@ options:
   port:
     description: Port that names the socket.
     type: int
-    default: 5432
+    required: true
   migrations:
     description: All migrations this release knows, applied or not.
     type: list
@@ -185,7 +185,7 @@ def main() -> None:
             "owner": {"type": "str", "default": "registry_owner"},
             "administrator": {"type": "str", "default": "postgres"},
             "socket": {"type": "str", "default": "/var/run/postgresql"},
-            "port": {"type": "int", "default": 5432},
+            "port": {"type": "int", "required": True},
             "migrations": {
                 "type": "list",
                 "elements": "dict",

@@ -15,7 +15,7 @@ description:
   - Whatever shuts somebody out ends the user's sessions too. An access token that was issued before lives on until it
     ends by itself (accessTokenLifespan of the realm).
 options:
-  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
@@ -37,7 +37,7 @@ author: [The imaging platform's authors]
 EXAMPLES = r"""
 - name: Shut somebody out who left
   user_account:
-    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_url: "{{ identity_keycloak_url }}"
     keycloak_client_id: imaging-ansible
     keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
     username: aigerim

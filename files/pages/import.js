@@ -23,11 +23,11 @@ const make = (name, properties, ...children) => {
 };
 
 const STATES = {
-  claimed: "accepted",
+  taken: "accepted",
   listed: "being stored",
   verified: "stored and verified",
   recorded: "visible",
-  archiving: "being put away",
+  settling: "being put away",
 };
 const RESULTS = { processed: "imported", "partly-failed": "imported in part", failed: "failed" };
 

@@ -41,7 +41,10 @@ TESTING_DAYS = 3
 
 @dataclass(frozen=True)
 class Service:
-    """A service as the configuration names it; a health `url` answers `expects`, a health `command` ends with 0."""
+    """A service as the configuration names it; a health `url` answers `expects`, a health `command` ends with 0.
+
+    An https `url` is asked at `address`, whatever its name resolves to.
+    """
 
     name: str
     unit: str
@@ -49,6 +52,7 @@ class Service:
     package: str = ""
     version: str = ""
     url: str = ""
+    address: str = ""
     expects: int = 200
     command: list[str] = field(default_factory=list)
 
@@ -60,6 +64,7 @@ class Config:
     domain: str
     ca_file: str  # of the authority that signed nginx's certificate; empty: one that the host trusts anyway
     paths: list[Path]  # whose disks are looked at
+    nginx: str  # address of this host's own
     importer: str  # address of its metrics
     metrics: Path  # directory of the node exporter's textfile collector
     services: list[Service]
@@ -100,22 +105,23 @@ class OwnNginx(http.client.HTTPSConnection):
     """The platform by its public name, at this host's own nginx, whatever the name resolves to."""
 
     def connect(self) -> None:
-        raw = socket.create_connection(("127.0.0.1", self.port), self.timeout)
+        raw = socket.create_connection((self.address, self.port), self.timeout)
         self.sock = self.context.wrap_socket(raw, server_hostname=self.host)
 
-    def __init__(self, host: str, ca_file: str) -> None:
+    def __init__(self, host: str, address: str, ca_file: str) -> None:
+        self.address = address
         self.context = ssl.create_default_context(cafile=ca_file or None)
         # Authorities of hospitals exist that lack key identifiers; browsers and curl take them.
         self.context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         super().__init__(host, timeout=TIMEOUT, context=self.context)
 
 
-def ask(url: str, ca_file: str = "") -> tuple[int, bytes]:
+def ask(url: str, address: str = "", ca_file: str = "") -> tuple[int, bytes]:
     """Status and body of the answer. Raises OSError and http.client.HTTPException."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     connection = (
-        OwnNginx(host, ca_file)
+        OwnNginx(host, address, ca_file)
         if parts.scheme == "https"
         else http.client.HTTPConnection(host, parts.port, timeout=TIMEOUT)
     )
@@ -157,7 +163,7 @@ def unhealthy(service: Service, ca_file: str) -> str:
     if not service.url:
         return ""
     try:
-        status, _ = ask(service.url, ca_file)
+        status, _ = ask(service.url, service.address, ca_file)
     except ssl.SSLCertVerificationError as error:
         return f"its certificate is not accepted: {error.verify_message}"
     except (OSError, http.client.HTTPException) as error:
@@ -194,9 +200,9 @@ def look_at_services(services: list[Service], ca_file: str) -> list[ServiceState
     return seen
 
 
-def certificate(domain: str, ca_file: str) -> Fact:
+def certificate(domain: str, address: str, ca_file: str) -> Fact:
     """How long the certificate is good that browsers are shown."""
-    nginx = OwnNginx(domain, ca_file)
+    nginx = OwnNginx(domain, address, ca_file)
     try:
         nginx.connect()
         ends = ssl.cert_time_to_seconds(str((nginx.sock.getpeercert() or {})["notAfter"]))
@@ -330,7 +336,7 @@ def look_at_the_rest(config: Config) -> list[Fact]:
     makes, pushes = "imaging-backup.service", "imaging-backup-push.service"
     states = unit_states([makes, pushes])
     return [
-        certificate(config.domain, config.ca_file),
+        certificate(config.domain, config.nginx, config.ca_file),
         *disk(config.paths),
         *memory_limits(),
         backup(samples, states[makes] == "failed", now),

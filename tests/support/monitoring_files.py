@@ -6,15 +6,21 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import jinja2
 import yaml
+from project import ROOT as PROJECT
+from wired import Wired
 
-PROJECT = Path(__file__).parents[2]
 ROLE = PROJECT / "roles" / "monitoring"
 TOOLS = PROJECT / ".cache/monitoring-tools/usr/bin"  # put there by tests/packages.sh
+
+
+@cache
+def wired() -> dict[str, Any]:
+    return Wired().of("monitoring")
 
 
 def render(template: str, **variables: Any) -> str:
@@ -33,6 +39,7 @@ def render(template: str, **variables: Any) -> str:
     )
     environment.filters["to_json"] = json.dumps
     known = {
+        **wired(),
         **yaml.safe_load((ROLE / "defaults/main.yml").read_text()),
         **yaml.safe_load((ROLE / "vars/main.yml").read_text()),
         "monitoring_domain": "imaging.example.org",

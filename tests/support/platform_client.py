@@ -16,9 +16,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import requests
+from project import ROOT
 from second_factor import Phones, answer_to
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def make(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:

@@ -49,7 +49,7 @@ EXCEPTIONS = {
     "pydicom/test_files/rtplan_truncated.dcm": "truncated",
     "pydicom/test_files/meta_missing_tsyntax.dcm": "missing-transfer-syntax",
     "pydicom/test_files/no_meta.dcm": "not-dicom",  # a blank stands before its first element
-    "pydicom/test_files/zipMR.gz": "archive-kind",  # for the reader; in a delivered folder it is unpacked
+    "pydicom/test_files/zipMR.gz": "packed-kind",  # for the reader; in a delivered folder it is unpacked
 }
 
 # Several of the files are one image in several encodings, under one SOPInstanceUID: delivered together, Orthanc keeps

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pydicom
-from platform_client import ROOT
+from project import ROOT
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from real_files import real_files

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from loading import load
-from platform_client import ROOT
+from project import ROOT
 
 platform_visit = load(ROOT / "library/platform_visit.py")
 URL = "https://imaging.example.org"

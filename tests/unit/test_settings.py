@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from loading import load
-from platform_client import ROOT
+from project import ROOT
 
 sys.path[:0] = [str(ROOT / "files/gateway/src"), str(ROOT / "files/backup/src")]
 

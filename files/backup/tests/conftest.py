@@ -160,7 +160,11 @@ def host(databases, registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         cache=tmp_path / "cache",
         journal=tmp_path / "journal",
         postgresql=PostgresqlConfig(
-            programs=newest_programs(), socket=str(databases.socket), data=databases.socket, loader="nobody"
+            programs=newest_programs(),
+            socket=str(databases.socket),
+            port=5432,
+            data=databases.socket,
+            loader="nobody",
         ),
         keycloak=KeycloakConfig(
             url="http://127.0.0.1:9",  # nobody answers on the discard port

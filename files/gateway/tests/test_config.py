@@ -1,4 +1,4 @@
-"""Which secrets the gateway starts with. Of its settings all services ask the same (tests/unit/test_settings.py)."""
+"""Secrets with which the gateway starts. All services ask the same of their settings: tests/unit/test_settings.py."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ from typing import Any
 import pydicom
 from deliveries import TEMPLATES, changed, contents, deliver, instance, uid
 from imaging_importer import failpoints
-from imaging_importer.instance import read_instance
+from imaging_importer.dicom.instance import read_instance
+from imaging_importer.dicom.stamp import stamp
 from imaging_importer.reasons import SENTENCES
-from imaging_importer.stamp import stamp
 from importer_fakes import Platform
 
 CLINICS = ("north", "south")
@@ -152,13 +152,13 @@ class Campaign:
         assert {identity[1] for identity in identities} == visible
 
     def imported(self) -> Iterator[tuple[str, Path, bytes]]:
-        """What is under processed/, with what is in archives, and what did not fail of archives under failed/."""
+        """What is under processed/, also in packed files, and what did not fail of packed files under failed/."""
         for folder in [*(self.root / "processed").glob("*/*/*"), *(self.root / "failed").glob("*/*/*")]:
             place, clinic = folder.relative_to(self.root).parts[:2]
             report = json.loads((folder / "report.json").read_text()) if place == "failed" else {"failures": []}
             failed = {failure["path"] for failure in report["failures"]}
             for path in folder.rglob("*"):
-                if path.is_file() and (place == "processed" or (report["processed"] and is_archive(path.read_bytes()))):
+                if path.is_file() and (place == "processed" or (report["processed"] and is_packed(path.read_bytes()))):
                     for name, data in unpacked(path.read_bytes()).items():
                         if f"{path.relative_to(folder)}{name}" not in failed:
                             yield clinic, path, data
@@ -190,7 +190,7 @@ def zipped(*images: bytes) -> bytes:
     return target.getvalue()
 
 
-def is_archive(data: bytes) -> bool:
+def is_packed(data: bytes) -> bool:
     return data[:2] in (b"PK", b"\x1f\x8b")
 
 
@@ -199,7 +199,7 @@ def unpacked(data: bytes) -> dict[str, bytes]:
     if data[:2] == b"PK":
         with zipfile.ZipFile(io.BytesIO(data)) as made:
             return {f"/{name}": made.read(name) for name in made.namelist()}
-    return {"/file": gzip.decompress(data)} if is_archive(data) else {"": data}
+    return {"/file": gzip.decompress(data)} if is_packed(data) else {"": data}
 
 
 def stamped(data: bytes, clinic: str) -> bytes:

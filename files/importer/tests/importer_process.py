@@ -19,41 +19,39 @@ from typing import Any
 
 TESTS = Path(__file__).parent
 COOLDOWN = 0.2
-DOOR_SECRET = "the-door-s-secret"
+UPLOAD_SECRET = "the-upload-secret"
 
 
 def config_for(root: Path, url: str, port: int = 0, cooldown: float = COOLDOWN, patience: float = 1.5, **more: Any):
-    from imaging_importer.config import Config
-    from imaging_importer.instance import Limits
+    from imaging_importer import config
 
     for name in ("inbox", "processed", "failed"):
         (root / name).mkdir(exist_ok=True)
-    settings = {
-        "inbox": root / "inbox",
-        "processed": root / "processed",
-        "failed": root / "failed",
-        "state": root / "state",
-        "cooldown": cooldown,
+    chosen = {
         "scan_interval": 0.1,
-        "patience": patience,
-        "orthanc_url": url,
-        "orthanc_user": "importer",
-        "orthanc_password": "secret",
         "batch_bytes": 1 << 20,
         "batch_count": 7,
-        "registry": {},
-        "http_host": "127.0.0.1",
-        "http_port": port,
-        "door_secret": DOOR_SECRET,
-        "public_url": "https://imaging.test/dicom-web",
+        "registry": ("127.0.0.1", 5432, "registry", "registry_importer"),
         "upload_bytes": 64 << 20,
+        "limits": (8 << 20, 8 << 20),
         "disk_reserve": 1,
         "quotas": {},
         "charsets": {},
-        "limits": [8 << 20, 8 << 20],  # JSON knows no Limits
     }
-    chosen = settings | more
-    return Config(**chosen | {"limits": Limits(*chosen["limits"])})
+    assert more.keys() <= chosen.keys(), more
+    chosen |= more
+    return config.Config(
+        config.Paths(root / "inbox", root / "processed", root / "failed", root / "state"),
+        config.Scan(cooldown, chosen["scan_interval"], patience),
+        config.Orthanc(url, "importer", chosen["batch_bytes"], chosen["batch_count"]),
+        config.RegistryDatabase(*chosen["registry"]),
+        config.Http("127.0.0.1", port),
+        config.Upload("https://imaging.test/dicom-web", chosen["upload_bytes"]),
+        config.ImageLimits(*chosen["limits"]),
+        config.Disk(chosen["disk_reserve"]),
+        chosen["quotas"],
+        chosen["charsets"],
+    )
 
 
 def start(root: Path | str, url: str, failpoint: str = "", **settings: Any) -> subprocess.Popen:
@@ -153,8 +151,10 @@ def run_importer(
     `timeout`: for Orthanc's answers; `deaf`: inotify tells nothing;
     `slowest`: bytes a second and over how many seconds that an upload must have, seconds for the head of a request.
     """
-    from imaging_importer import app, delivery, orthanc, watch, web, worker
+    from imaging_importer import app, delivery, orthanc, web, worker
+    from imaging_importer.config import Secrets
     from imaging_importer.registry import PostgresRegistry
+    from imaging_importer.ways_in import watch
     from importer_fakes import HttpRegistry
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -169,7 +169,8 @@ def run_importer(
     if clock is not None:
         jumping_clock(random.Random(clock))
     config = config_for(Path(root), url, **more)
-    app.App(config, PostgresRegistry(registry) if registry else HttpRegistry(url)).run()
+    secrets = Secrets("secret", "secret", UPLOAD_SECRET)
+    app.App(config, secrets, PostgresRegistry(registry) if registry else HttpRegistry(url)).run()
 
 
 def jumping_clock(random_: random.Random) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from imaging_importer.journal import SCHEMAS
 
+TODAY = {"claimed_at": "taken_at", "archive": "packed"}  # what a column of earlier releases is called by now
+
 
 def rewind(path: Path, version: int) -> None:
     """Leave of a closed journal what a release that knew so many of the SCHEMAS would have."""
@@ -15,6 +17,7 @@ def rewind(path: Path, version: int) -> None:
             database.executescript(schema)
         database.execute("ATTACH ? AS today", (str(today),))
         for (table,) in database.execute("SELECT name FROM main.sqlite_schema WHERE type = 'table'").fetchall():
-            columns = ", ".join(row[1] for row in database.execute(f"PRAGMA main.table_info ({table})"))
-            database.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM today.{table}")  # noqa: S608
+            columns = [row[1] for row in database.execute(f"PRAGMA main.table_info ({table})")]
+            today_s = ", ".join(TODAY.get(column, column) for column in columns)
+            database.execute(f"INSERT INTO main.{table} ({', '.join(columns)}) SELECT {today_s} FROM today.{table}")  # noqa: S608
         database.execute(f"PRAGMA main.user_version = {version}")

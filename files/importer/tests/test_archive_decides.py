@@ -19,13 +19,14 @@ import pytest
 from campaign import stamped
 from deliveries import changed, deliver, instance, report, sop_uid, uid
 from imaging_importer import cli
-from imaging_importer.journal import Journal, Outcome
+from imaging_importer.config import Secrets
+from imaging_importer.journal import SCHEMAS, Journal, Outcome, State
 from imaging_importer.quarantine import HOPELESS
 from imaging_importer.reasons import UNTOLD
 from imaging_importer.spool import CALLER, Spool, lock
 from importer_fakes import Faults, HttpRegistry
-from importer_process import DOOR_SECRET, wait_until
-from test_door import House
+from importer_process import UPLOAD_SECRET, config_for, wait_until
+from test_uploads import House
 from uploads import CALLER as WHO
 from uploads import upload
 
@@ -93,7 +94,7 @@ def end(house: House, clinic: str, folder: str) -> dict[str | None, str]:
 
 
 def ask(house: House, path: str, clinics: str = "*", method: str = "GET") -> tuple[int, str]:
-    headers = {"Authorization": f"Bearer {DOOR_SECRET}", "X-Clinics": clinics}
+    headers = {"Authorization": f"Bearer {UPLOAD_SECRET}", "X-Clinics": clinics}
     request = urllib.request.Request(f"http://127.0.0.1:{house.port}{path}", headers=headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -476,7 +477,7 @@ def test_the_sweep_ends_claims_and_shows_what_orthanc_has(house: House) -> None:
 def test_an_operator_lists_and_releases_claims(house: House, monkeypatch, capsys, tmp_path: Path) -> None:
     command(house, monkeypatch, tmp_path)
     monkeypatch.setattr(cli, "PostgresRegistry", lambda _: HttpRegistry(house.platform.url))
-    monkeypatch.setattr(cli, "load", lambda _: type("Config", (), {"registry": {}}))
+    monkeypatch.setattr(cli, "load_secrets", lambda: Secrets("", "", UPLOAD_SECRET))
     with house.platform.lock:
         house.platform.owner["1.2.3"] = "north"
     assert cli.main(["claims"]) == 0
@@ -493,10 +494,10 @@ def test_an_operator_lists_and_releases_claims(house: House, monkeypatch, capsys
 
 def command(house: House, monkeypatch, tmp_path: Path) -> None:
     """Let the command on the host speak to this importer."""
-    (tmp_path / "secret").write_text(DOOR_SECRET)
+    (tmp_path / "secret").write_text(UPLOAD_SECRET)
     monkeypatch.setattr(cli, "SECRET", tmp_path / "secret")
-    paths = type("Paths", (), {"url": f"http://127.0.0.1:{house.port}"})
-    monkeypatch.setattr(cli, "load_paths", lambda _: paths)
+    running = config_for(house.root, house.platform.url, house.port)
+    monkeypatch.setattr(cli, "load", lambda _: running)
 
 
 def test_an_operator_ends_a_delivery_that_cannot_end(house: House, monkeypatch, capsys, tmp_path: Path) -> None:
@@ -583,6 +584,43 @@ def test_a_journal_of_the_last_release_is_read_and_grows(tmp_path: Path) -> None
         journal.close()
 
 
+def test_a_journal_keeps_its_jobs_and_reasons_when_their_words_change(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    states = ["claimed", "listed", "archiving"]
+    with sqlite3.connect(path) as database:
+        for schema in SCHEMAS[:7]:
+            database.executescript(schema)
+        database.execute("PRAGMA user_version = 7")
+        for at, state in enumerate(states):
+            database.execute(
+                "INSERT INTO job (id, clinic, folder, state, claimed_at) VALUES (?, 'n', x'66', ?, ?)",
+                (state, state, at),
+            )
+        for name, reason, inside in (
+            ("a.zip", "archive", ""),
+            ("b.zip", "archive-kind", ""),
+            ("c", "stops-the-archive", "a.zip"),
+        ):
+            database.execute(
+                "INSERT INTO file (job, path, size, mtime_ns, outcome, reason, archive)"
+                " VALUES ('listed', ?, 1, 1, 'failed', ?, ?)",
+                (name.encode(), reason, inside.encode()),
+            )
+        database.execute(
+            "INSERT INTO job (id, clinic, folder, state, claimed_at, finished_at, reasons)"
+            " VALUES ('done', 'n', x'66', 'archived', 5, 6, 'archive-damaged=2 refused-by-archive=3')"
+        )
+    journal = Journal(path)
+    assert [(job.id, job.state, job.taken_at) for job in journal.open_jobs()] == [
+        ("claimed", State.TAKEN, 0), ("listed", State.LISTED, 1), ("archiving", State.SETTLING, 2),
+    ]  # fmt: skip
+    assert [(file.path, file.reason, file.packed) for file in journal.files("listed", Outcome.FAILED)] == [
+        ("a.zip", "packed", ""), ("b.zip", "packed-kind", ""), ("c", "stops-the-archive", "a.zip"),
+    ]  # fmt: skip
+    done = journal.finished_summary("done")
+    assert (done.job.state, done.reasons) == (State.SETTLED, {"packed-damaged": 2, "refused-by-archive": 3})
+
+
 def test_a_spool_knows_the_caller_of_what_the_journal_lost(tmp_path: Path) -> None:
     (tmp_path / "inbox" / "north").mkdir(parents=True)
     handle = lock(tmp_path / "inbox" / ".spool")
@@ -590,7 +628,7 @@ def test_a_spool_knows_the_caller_of_what_the_journal_lost(tmp_path: Path) -> No
     upload_ = tmp_path / "inbox" / ".spool" / "upload"
     spool = Spool(tmp_path / "inbox" / ".spool", first)
     deliver(upload_, {"0.dcm": b"x"})
-    spool.claim_folder("north", upload_, '{"username": "tech"}')
+    spool.take_folder("north", upload_, '{"username": "tech"}')
     Spool(tmp_path / "inbox" / ".spool", second).recover()
     assert [job.caller for job in second.open_jobs()] == ['{"username": "tech"}']
     os.close(handle)

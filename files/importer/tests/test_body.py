@@ -5,7 +5,8 @@ import random
 from email.message import Message
 
 import pytest
-from imaging_importer.body import BrokenOffError, MalformedError, Parts, TooLargeError, open_body
+from imaging_importer.ways_in.body import MalformedError, Parts, TooLargeError, open_body
+from imaging_importer.web import SenderGoneError
 from uploads import multipart
 
 
@@ -84,13 +85,13 @@ def test_a_chunked_body_is_put_together() -> None:
         (b"x", {"Content_Length": "1", "Transfer_Encoding": "chunked"}, MalformedError),
         (b"x", {"Transfer_Encoding": "gzip"}, MalformedError),
         (b"x", {"Content_Length": "101"}, TooLargeError),
-        (b"xy", {"Content_Length": "3"}, BrokenOffError),
+        (b"xy", {"Content_Length": "3"}, SenderGoneError),
         (b"65\r\nx", {"Transfer_Encoding": "chunked"}, TooLargeError),
         (b"60\r\n" + b"x" * 96 + b"\r\n9\r\n", {"Transfer_Encoding": "chunked"}, TooLargeError),
         (b"3\r\nabcd", {"Transfer_Encoding": "chunked"}, MalformedError),
         (b"-3\r\nabc\r\n", {"Transfer_Encoding": "chunked"}, MalformedError),
-        (b"3\r\nab", {"Transfer_Encoding": "chunked"}, BrokenOffError),
-        (b"", {"Transfer_Encoding": "chunked"}, BrokenOffError),
+        (b"3\r\nab", {"Transfer_Encoding": "chunked"}, SenderGoneError),
+        (b"", {"Transfer_Encoding": "chunked"}, SenderGoneError),
         (b"1" * 2000, {"Transfer_Encoding": "chunked"}, MalformedError),
     ],
 )

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from imaging_importer.instance import read_instance
-from imaging_importer.stamp import Body, former, stamp
+from imaging_importer.dicom.instance import read_instance
+from imaging_importer.dicom.stamp import Body, former, stamp
 from real_files import EXCEPTIONS, IMPORTED, expected, real_files
 
 SCRATCH = Path(tempfile.gettempdir())

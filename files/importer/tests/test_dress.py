@@ -223,7 +223,7 @@ def test_a_directory_of_a_medium_is_known_by_its_content() -> None:
         assert kept.value.reason == "dicomdir"
 
 
-# --- archives -------------------------------------------------------------------------------------------------------
+# --- packed files ---------------------------------------------------------------------------------------------------
 def tar(kind: str, format_: int = tarfile.GNU_FORMAT) -> bytes:
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode=f"w:{kind}", format=format_) as made:  # type: ignore[call-overload]
@@ -270,9 +270,9 @@ def old_tar() -> bytes:
         ("an image of a CD", bytes(32769) + b"BEA01\1" + bytes(2048)),
     ],
 )
-def test_an_archive_is_no_image_and_does_not_stay_behind_in_silence(kind: str, data: bytes) -> None:
+def test_a_packed_file_is_no_image_and_does_not_stay_behind_in_silence(kind: str, data: bytes) -> None:
     refused = refusal(data)
-    assert (refused.reason, refused.detail) == ("archive-kind", kind)
+    assert (refused.reason, refused.detail) == ("packed-kind", kind)
 
 
 # --- certainly no DICOM ---------------------------------------------------------------------------------------------
@@ -336,10 +336,10 @@ def test_random_bytes_are_companions() -> None:
 
 
 def test_files_that_every_computer_has_are_no_images() -> None:
-    """Python's own files: code, texts, programs, images, archives."""
+    """Python's own files: code, texts, programs, images, packed files."""
     for path in list(Path(os.__file__).parent.rglob("*"))[:600]:
         if not path.is_file() or path.is_symlink() or path in real_files().values() or not path.stat().st_size:
             continue
         with pytest.raises((CompanionError, RejectedError)) as refused:
             sent(path.read_bytes()[: 1 << 17])
-        assert refused.value.reason in ("not-dicom", "archive-kind"), path
+        assert refused.value.reason in ("not-dicom", "packed-kind"), path

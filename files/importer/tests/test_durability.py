@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from deliveries import deliver
 from imaging_importer import tree
-from imaging_importer.archive import Archive
 from imaging_importer.journal import FileOutcome, Journal, Outcome, State
 from imaging_importer.reasons import TransientError
 from imaging_importer.reconcile import Reconciler
 from imaging_importer.recorder import Recorder
+from imaging_importer.settle import Settler
 from imaging_importer.spool import Spool, lock
 
 
@@ -71,7 +71,7 @@ def events(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_taken_folder_is_durable_before_it_is_journalled(root: Path, spool: Spool, events: list[str]) -> None:
     deliver(root / "inbox" / "north" / "study", {"a": b"1"})
-    spool.claim_folder("north", root / "inbox" / "north" / "study")
+    spool.take_folder("north", root / "inbox" / "north" / "study")
     assert events == [
         "rename inbox/.spool/north/JOB/study",
         "sync inbox/.spool/north/JOB",
@@ -101,13 +101,13 @@ def test_a_report_is_durable_before_the_job_is_done(
     root: Path, spool: Spool, journal: Journal, events: list[str]
 ) -> None:
     deliver(root / "inbox" / "north" / "study", {"a": b"1"})
-    job_id = spool.claim_folder("north", root / "inbox" / "north" / "study")
+    job_id = spool.take_folder("north", root / "inbox" / "north" / "study")
     journal.list_files(job_id, tree.entries(spool.folder(journal.job(job_id))))
-    journal.settle(job_id, [FileOutcome("a", Outcome.FAILED, "damaged")])
-    archive = Archive(root / "processed", root / "failed", journal, spool)
-    archive.choose(journal.job(job_id))
+    journal.write_outcomes(job_id, [FileOutcome("a", Outcome.FAILED, "damaged")])
+    settler = Settler(root / "processed", root / "failed", journal, spool)
+    settler.choose(journal.job(job_id))
     events.clear()
-    list(archive.move(journal.job(job_id)))
+    list(settler.move(journal.job(job_id)))
     date = time.strftime("%Y-%m-%d")
     folder = f"failed/north/{date}/study"
     kept = [event.replace(job_id, "JOB") for event in events]
@@ -133,13 +133,13 @@ def test_a_full_disk_while_a_folder_is_taken_needs_no_restart(
     with monkeypatch.context() as patched:
         patched.setattr(Journal, "add", full)
         with pytest.raises(sqlite3.OperationalError):
-            spool.claim_folder("north", root / "inbox" / "north" / "study")
-    assert spool.unsettled
+            spool.take_folder("north", root / "inbox" / "north" / "study")
+    assert spool.may_hold_unknown
     deliver(root / "inbox" / "north" / "next", {"b": b"2"})
-    spool.claim_folder("north", root / "inbox" / "north" / "next")
-    assert spool.unsettled, "another folder's success says nothing of the first"
+    spool.take_folder("north", root / "inbox" / "north" / "next")
+    assert spool.may_hold_unknown, "another folder's success says nothing of the first"
     assert spool.recover() == 1
-    assert not spool.unsettled
+    assert not spool.may_hold_unknown
     assert {job.folder for job in journal.open_jobs()} == {"study", "next"}
 
 
@@ -158,15 +158,15 @@ def test_loose_files_that_were_taken_in_part_are_found(
 
     monkeypatch.setattr(Path, "rename", fail_on_b)
     with pytest.raises(OSError, match="full"):
-        spool.claim_files("north", list(files.values()))
+        spool.take_files("north", list(files.values()))
     assert spool.recover() == 1
     (job,) = journal.open_jobs()
     assert [entry.path for entry in tree.entries(spool.folder(job))] == ["a"]
     assert files["b"].read_bytes() == b"2"
 
 
-def test_a_job_is_verified_before_it_is_recorded_and_archived() -> None:
-    assert [state.value for state in State] == ["claimed", "listed", "verified", "recorded", "archiving", "archived"]
+def test_a_job_is_verified_before_it_is_recorded_and_settled() -> None:
+    assert [state.value for state in State] == ["taken", "listed", "verified", "recorded", "settling", "settled"]
 
 
 class Confused:

@@ -34,7 +34,6 @@ import requests
 import urllib3.exceptions
 from deliveries import contents, deliver, instance, sop_uid, uid
 from imaging_importer import delivery, reasons, status, worker
-from imaging_importer.archive import Archive, put_back
 from imaging_importer.delivery import Carrier
 from imaging_importer.journal import SAME_TROUBLE, Journal
 from imaging_importer.metrics import Metrics
@@ -43,8 +42,9 @@ from imaging_importer.quarantine import Quarantine
 from imaging_importer.reasons import RejectedError, TransientError
 from imaging_importer.recorder import Recorder
 from imaging_importer.registry import PostgresRegistry
+from imaging_importer.settle import Settler, put_back
 from imaging_importer.spool import Spool, lock
-from imaging_importer.tickets import Tickets
+from imaging_importer.ways_in.tickets import Tickets
 from imaging_importer.worker import Worker
 from importer_fakes import Platform, _Handler, is_stow
 from importer_process import config_for
@@ -112,11 +112,11 @@ class House:
         self.journal = Journal(root / "state" / "journal.sqlite")
         self.spool = Spool(root / "inbox" / ".spool", self.journal)
         self.spool.recover()
-        archive = Archive(root / "processed", root / "failed", self.journal, self.spool)
+        settler = Settler(root / "processed", root / "failed", self.journal, self.spool)
         registry_ = PostgresRegistry({})
         self.metrics = Metrics()
         carrier = Carrier(
-            config_for(root, "http://orthanc"), self.journal, self.spool, archive, registry_,
+            config_for(root, "http://orthanc"), self.journal, self.spool, settler, registry_,
             Recorder(self.journal, registry_), lambda: OrthancClient("http://orthanc", "u", "p"),
             Quarantine(self.journal), Tickets(),
         )  # fmt: skip
@@ -129,19 +129,19 @@ class House:
         self.journal.close()
         os.close(self._lock)
 
-    def claim(self) -> bool:
+    def take(self) -> bool:
         """As the scanner does; whether the folder is in the spool."""
         folder = self.root / "inbox" / "north" / "study"
         there = folder.exists()
         with self.faults:
             try:
-                if self.spool.unsettled:
+                if self.spool.may_hold_unknown:
                     self.spool.recover()
                 if there:
-                    self.spool.claim_folder("north", folder)
+                    self.spool.take_folder("north", folder)
             except (OSError, sqlite3.Error):
                 self.stumbled += 1
-        return not folder.exists() and not self.spool.unsettled
+        return not folder.exists() and not self.spool.may_hold_unknown
 
     def turn(self) -> None:
         """As a lane does."""
@@ -270,13 +270,13 @@ def carry_one(base: Path, faults: Faults, platform: Platform, fault: tuple[str, 
     try:
         deliver(root / "inbox" / "north" / "study", FILES)
         faults.arm(*fault)
-        while not house.claim() and house.tries() < FAILURES:
-            assert everything(root) == DIGESTS, "lost while it was claimed"
+        while not house.take() and house.tries() < FAILURES:
+            assert everything(root) == DIGESTS, "lost while it was taken"
         house.carry(lambda: house.ended() or house.tries() >= FAILURES)
         retried = house.tries() > 0
         faults.fail = None
         assert set(everything(root)) == set(DIGESTS), "lost"
-        assert house.claim(), "not taken, although all is well"
+        assert house.take(), "not taken, although all is well"
         house.carry(house.ended)
         assert everything(root) == DIGESTS, "not as delivered at the end"
         return (*(["retried"] if retried else []), *check_end(house))
@@ -511,7 +511,7 @@ def test_the_journal(base: Path, monkeypatch, faults: Faults, platform: Platform
 MISTAKES = (KeyError, TypeError, AttributeError, IndexError, ValueError, UnicodeError, AssertionError, RecursionError)
 STEPS = (
     (Carrier, "_claim"), (Carrier, "_place"), (Carrier, "_verify"), (Recorder, "refresh"),
-    (Quarantine, "strikes"), (Archive, "choose"), (Archive, "_report"),
+    (Quarantine, "strikes"), (Settler, "choose"), (Settler, "_report"),
 )  # fmt: skip
 
 
@@ -523,7 +523,7 @@ def test_mistakes_of_our_own(base: Path, monkeypatch, faults: Faults, platform: 
         assert {reason for end in ends for reason in end} <= {"retried"}, kind
 
 
-@pytest.mark.parametrize("step", [name for class_, name in STEPS if class_ is not Archive])
+@pytest.mark.parametrize("step", [name for class_, name in STEPS if class_ is not Settler])
 def test_a_mistake_of_our_own_that_is_made_each_time_ends(
     base: Path, monkeypatch, faults: Faults, platform: Platform, step: str
 ) -> None:
@@ -547,7 +547,7 @@ def house(base: Path, faults: Faults, platform: Platform) -> Iterator[House]:
 def test_the_same_trouble_again_and_again_is_told_as_such(house: House, faults: Faults) -> None:
     """Whatever differs in its words from time to time, and until the next step is reached."""
     deliver(house.root / "inbox" / "north" / "study", FILES)
-    assert house.claim()
+    assert house.take()
     numbers = iter(range(10**6))
     faults.arm("orthanc", 1, raising(lambda: requests.ConnectionError(f"<object at 0x{next(numbers):x}> is away")))
     house.carry(lambda: house.tries() >= SAME_TROUBLE - 1)
@@ -575,14 +575,14 @@ def shown(house: House) -> tuple[list[dict[str, Any]], ...]:
 
 def test_two_open_deliveries_never_choose_one_place(house: House, faults: Faults, monkeypatch) -> None:
     """The first has chosen and cannot move yet; the second has its name, and the names of its files."""
-    monkeypatch.setattr(Archive, "_move", faults.wrap("move", Archive._move))
+    monkeypatch.setattr(Settler, "_move", faults.wrap("move", Settler._move))
     folder = house.root / "inbox" / "north" / "study"
     deliver(folder, FILES)
-    assert house.claim()
+    assert house.take()
     faults.arm("move", 1, os_error("EROFS"))
     house.carry(lambda: house.tries() >= 1)
     deliver(folder, FILES | {"note.txt": b"another"})
-    assert house.claim()
+    assert house.take()
     house.carry(lambda: house.tries() >= 4)
     faults.fail = None
     house.carry(house.ended)
@@ -598,9 +598,9 @@ def test_two_open_deliveries_never_choose_one_place(house: House, faults: Faults
 def test_a_place_that_somebody_else_has_taken_meanwhile_is_left_to_him(
     house: House, faults: Faults, monkeypatch
 ) -> None:
-    monkeypatch.setattr(Archive, "_move", faults.wrap("move", Archive._move))
+    monkeypatch.setattr(Settler, "_move", faults.wrap("move", Settler._move))
     deliver(house.root / "inbox" / "north" / "study", FILES)
-    assert house.claim()
+    assert house.take()
     faults.arm("move", 1, os_error("EROFS"))
     house.carry(lambda: house.tries() >= 1)
     (job,) = house.journal.open_jobs()
@@ -613,7 +613,7 @@ def test_a_place_that_somebody_else_has_taken_meanwhile_is_left_to_him(
 
 def test_a_folder_that_is_taken_away_ends(house: House) -> None:
     deliver(house.root / "inbox" / "north" / "study", FILES)
-    assert house.claim()
+    assert house.take()
     (job,) = house.journal.open_jobs()
     REMOVE(house.spool.folder(job))
     house.carry(house.ended)
@@ -634,13 +634,13 @@ def test_the_longest_names_go_the_whole_way_twice_and_back(
     inbox = house.root / "inbox" / "north"
     for _ in range(2):
         deliver(inbox / name, FILES)
-        house.spool.claim_folder("north", inbox / name)
+        house.spool.take_folder("north", inbox / name)
         house.carry(house.ended)
     for again in (1, 2):
         folders = sorted(house.root.glob("failed/north/*/*"))
         assert len(folders) == 2
         back = put_back(folders[0], house.root / "failed", house.root / "inbox")
-        house.spool.claim_folder("north", back)
+        house.spool.take_folder("north", back)
         house.carry(house.ended)
         assert len(list(house.root.glob("processed/north/*/*"))) == 2, again
     assert house.tries() == 0
@@ -660,12 +660,12 @@ def test_an_image_that_orthanc_always_fails_on_ends_once_others_are_stored(
 
     monkeypatch.setattr(_Handler, "_answer", fails)
     deliver(house.root / "inbox" / "north" / "study", FILES)
-    assert house.claim()
+    assert house.take()
     random_ = random.Random(5)
     for number in range(10):
         folder = house.root / "inbox" / "south" / f"{number}"
         deliver(folder, {"a.dcm": instance(random_, uid(random_), uid(random_))})
-        house.spool.claim_folder("south", folder)
+        house.spool.take_folder("south", folder)
         house.carry(lambda number=number: "south" not in house.journal.open_clinics())
         before = house.tries()
         house.carry(lambda before=before: house.ended() or house.tries() > before)

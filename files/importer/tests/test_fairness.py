@@ -16,16 +16,16 @@ from types import SimpleNamespace
 
 import pytest
 from deliveries import deliver, instance, uid
-from imaging_importer.door import UPLOADS_AT_ONCE, Places
-from imaging_importer.inbox import Inbox
 from imaging_importer.journal import Journal, State
 from imaging_importer.metrics import Metrics
 from imaging_importer.recorder import Recorder
-from imaging_importer.tickets import Tickets
+from imaging_importer.ways_in.folders import Inbox
+from imaging_importer.ways_in.tickets import Tickets
+from imaging_importer.ways_in.uploads import UPLOADS_AT_ONCE, Places
 from imaging_importer.web import MOST_CONNECTIONS
 from imaging_importer.worker import LANES, MOST_BEGUN, Worker
 from importer_fakes import Platform
-from importer_process import DOOR_SECRET, start, wait_until
+from importer_process import UPLOAD_SECRET, start, wait_until
 from uploads import multipart, upload
 
 # --- the lanes --------------------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ class Carrier:
                 yield batch
                 self._step(job, crowded)
                 self.journal.trouble(job.id, "")
-            self.tickets.settle(job.id, lambda: None)
+            self.tickets.answer(job.id, lambda: None)
             self.journal.finish(job.id)
         finally:
             self.open -= 1
@@ -150,7 +150,8 @@ def test_only_one_large_batch_is_sent_at_a_time(lanes: Lanes, journal: Journal) 
 def test_who_waits_goes_before_the_clinics_folders_and_the_folders_still_move(lanes: Lanes, journal: Journal) -> None:
     folder = lanes.job("north", 0, steps=50)
     waited_for = [
-        lanes.tickets.take("north", lambda number=number: lanes.job("north", number, steps=1)) for number in range(1, 9)
+        lanes.tickets.issue("north", lambda number=number: lanes.job("north", number, steps=1))
+        for number in range(1, 9)
     ]
     lanes.run(lambda: all(not journal.is_open(ticket.job_id) for ticket in waited_for))
     assert lanes.carrier.steps[0] == waited_for[0].job_id
@@ -225,11 +226,11 @@ def test_two_hold_different_studies_and_not_the_same(journal: Journal) -> None:
 
 def test_one_clinic_has_half_of_the_places_and_leaves_some_to_each_that_comes() -> None:
     places = Places(UPLOADS_AT_ONCE)
-    taken = {clinic: sum(places.take(clinic) for _ in range(100)) for clinic in "abcd"}
+    taken = {clinic: sum(places.enter(clinic) for _ in range(100)) for clinic in "abcd"}
     assert taken["a"] == UPLOADS_AT_ONCE // 2
     assert all(taken.values())
     places.leave("a")
-    assert places.take("e")
+    assert places.enter("e")
 
 
 # --- the inbox --------------------------------------------------------------------------------------------------------
@@ -242,7 +243,7 @@ def test_a_clinic_with_very_much_in_its_inbox_does_not_keep_the_scanner(tmp_path
     class Spool:
         leases_work = False
 
-        def claim_folder(self, clinic: str, path: Path) -> str:
+        def take_folder(self, clinic: str, path: Path) -> str:
             time.sleep(0.002)  # renames and syncs
             taken.append(clinic)
             path.rmdir()
@@ -271,7 +272,7 @@ def test_a_clinic_with_very_much_in_its_inbox_does_not_keep_the_scanner(tmp_path
 
 
 def test_what_is_remembered_of_the_inbox_is_bounded_and_the_rest_is_counted(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("imaging_importer.inbox.MOST_WAITING", 100)
+    monkeypatch.setattr("imaging_importer.ways_in.folders.MOST_WAITING", 100)
     for clinic, count in (("greedy", 200), ("modest", 5)):
         for number in range(count):
             (tmp_path / clinic / f"{number}").mkdir(parents=True)
@@ -389,7 +390,8 @@ class Flood:
 
 def head(clinic: str, length: int) -> bytes:
     return (
-        f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {DOOR_SECRET}\r\nX-Clinics: {clinic}\r\n"
+        f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {UPLOAD_SECRET}\r\n"
+        f"X-Clinics: {clinic}\r\n"
         f"Content-Type: multipart/related; type=application/dicom; boundary=b0\r\nContent-Length: {length}\r\n\r\n"
     ).encode()
 

@@ -14,7 +14,7 @@ from campaign import Campaign
 from deliveries import deliver, instance, report, sop_uid, uid
 from imaging_importer import tree
 from imaging_importer.reasons import SENTENCES
-from importer_process import DOOR_SECRET, Nursery, wait_until
+from importer_process import UPLOAD_SECRET, Nursery, wait_until
 from real_files import IMPORTED, SAME_IMAGE, expected, real_files
 
 LONG = bool(os.environ.get("IMAGING_LONG"))
@@ -59,7 +59,7 @@ def test_every_real_file_ends_as_the_table_says(campaign: Campaign, nursery: Nur
         if outcome == IMPORTED:
             assert sop_uid(files[name]) in stored, name
             assert failed.pop(name, None) in SAME_IMAGE | {None}, name
-        elif outcome == "archive-kind":  # unpacked in a folder, and the image in it is one of the others
+        elif outcome == "packed-kind":  # unpacked in a folder, and the image in it is one of the others
             assert failed.pop(f"{name}/{Path(name).stem}", None) in SAME_IMAGE | {None}, name
         elif outcome in SENTENCES:
             assert failed.pop(name) == outcome, name
@@ -88,8 +88,8 @@ def test_names_in_any_bytes(campaign: Campaign, nursery: Nursery) -> None:
     importer = nursery.start(**campaign.settings)
     assert wait_until(campaign.settled, 120, importer)
     campaign.check_end()
-    archived = {os.fsencode(path.name) for path in (campaign.root / "processed").glob("*/*/*")}
-    assert archived == set(names)
+    settled = {os.fsencode(path.name) for path in (campaign.root / "processed").glob("*/*/*")}
+    assert settled == set(names)
     assert not list((campaign.root / "failed").glob("*/*/*"))
 
 
@@ -103,8 +103,8 @@ def test_ten_thousand_files_in_one_folder(campaign: Campaign, nursery: Nursery) 
     (folder / "image").write_bytes(image(campaign))
     importer = nursery.start(**campaign.settings, batch_count=500)
     assert wait_until(campaign.settled, 120, importer)
-    (archived,) = (campaign.root / "processed").glob("*/*/many")
-    assert len(list(archived.iterdir())) == 10_002  # report.json names what is kept
+    (settled,) = (campaign.root / "processed").glob("*/*/many")
+    assert len(list(settled.iterdir())) == 10_002  # report.json names what is kept
 
 
 def test_a_loose_file_that_is_still_being_written_waits(campaign: Campaign, nursery: Nursery) -> None:
@@ -198,7 +198,7 @@ def test_an_overflow_of_inotify_is_made_up_for_by_a_scan(campaign: Campaign, nur
 
 
 def test_one_clinics_unreadable_folder_does_not_stop_the_others(tmp_path: Path, monkeypatch) -> None:
-    from imaging_importer.inbox import Inbox
+    from imaging_importer.ways_in.folders import Inbox
 
     for clinic in ("north", "south"):
         (tmp_path / clinic / "study").mkdir(parents=True)
@@ -217,7 +217,7 @@ def test_one_clinics_unreadable_folder_does_not_stop_the_others(tmp_path: Path, 
 
 def test_ten_thousand_waiting_folders_cost_little(tmp_path: Path) -> None:
     """A scan takes under 2 s, an idle importer under 2 % of a processor."""
-    from imaging_importer.inbox import Inbox
+    from imaging_importer.ways_in.folders import Inbox
 
     for number in range(10_000):
         (tmp_path / "north" / f"{number}").mkdir(parents=True)
@@ -269,7 +269,7 @@ def status(campaign: Campaign, importer) -> str:
     if not found:
         return ""
     url = f"http://127.0.0.1:{rest.partition('/')[0]}/status.json"
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {DOOR_SECRET}", "X-Clinics": "*"})
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {UPLOAD_SECRET}", "X-Clinics": "*"})
     with urllib.request.urlopen(request) as answer:
         return answer.read().decode()
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 from imaging_importer.batch import Source, read_batch
-from imaging_importer.instance import Limits, read_instance
+from imaging_importer.dicom.instance import Limits, read_instance
+from imaging_importer.dicom.stamp import stamp
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import SENTENCES, CompanionError, RejectedError
-from imaging_importer.stamp import stamp
 from real_files import real_files
 
 ROUNDS = int(os.environ.get("IMAGING_FUZZ", "1500"))

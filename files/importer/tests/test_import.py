@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deliveries import changed, contents, deliver, instance, report, sample, sop_uid, uid
+from deliveries import changed, contents, deliver, instance, report, sample, sop_uid, study_uid, uid
 from importer_fakes import Platform
-from importer_process import COOLDOWN, DOOR_SECRET, start, wait_until
+from importer_process import COOLDOWN, UPLOAD_SECRET, start, wait_until
 from odd_pixels import CASES
 
 STORED_ONLY = ("processed",)
@@ -38,18 +38,18 @@ class World:
     def inbox(self, clinic: str, folder: str = "") -> Path:
         return self.root / "inbox" / clinic / folder
 
-    def archived(self, kind: str, clinic: str, folder: str) -> Path | None:
+    def settled(self, kind: str, clinic: str, folder: str) -> Path | None:
         return next((self.root / kind / clinic).glob(f"*/{folder}"), None)
 
     def wait_for(self, kind: str, clinic: str, folder: str, timeout: float = 15) -> Path:
         def done() -> bool:
-            """Archived, and its place in the spool given up, which comes after the report."""
-            if self.archived(kind, clinic, folder) is None:
+            """Settled, and its place in the spool given up, which comes after the report."""
+            if self.settled(kind, clinic, folder) is None:
                 return False
             return not any((self.root / "inbox" / ".spool" / clinic).iterdir())
 
         assert wait_until(done, timeout, self.process), self.log()
-        return self.archived(kind, clinic, folder)
+        return self.settled(kind, clinic, folder)
 
     def series(self, count: int, **options: str) -> dict[str, bytes]:
         study, series = uid(self.random), uid(self.random)
@@ -81,7 +81,7 @@ def test_what_cannot_be_displayed_is_stored_and_told_everywhere(world: World) ->
     assert 'imaging_importer_notes_total{clinic="north",note="not-displayable"} 1' in get(world, "/metrics")
 
 
-def test_a_folder_is_stored_recorded_and_archived(world: World) -> None:
+def test_a_folder_is_stored_recorded_and_settled(world: World) -> None:
     files = world.series(20)
     deliver(world.inbox("north", "ct"), files)
     folder = world.wait_for("processed", "north", "ct")
@@ -90,7 +90,7 @@ def test_a_folder_is_stored_recorded_and_archived(world: World) -> None:
     study = next(identity[1] for identity in world.platform.identity.values() if identity[3] == sop_uid(files["0.dcm"]))
     assert world.platform.owner[study] == "north"
     assert world.platform.recorded[study]["00201208"]["Value"] == [20]
-    assert not world.archived("failed", "north", "ct")
+    assert not world.settled("failed", "north", "ct")
 
 
 def test_the_registry_is_told_of_a_studys_largest_instance(world: World) -> None:
@@ -105,12 +105,11 @@ def test_the_registry_is_told_of_a_studys_largest_instance(world: World) -> None
 
 
 def test_nothing_is_sent_before_the_study_is_claimed(world: World) -> None:
-    before = len(world.platform.requests)
-    deliver(world.inbox("north", "order"), world.series(1))
+    files = world.series(1)
+    deliver(world.inbox("north", "order"), files)
     world.wait_for("processed", "north", "order")
-    asked = [request for request in world.platform.requests[before:] if request.startswith("POST")]
-    (study,) = {line for line in asked if line.startswith("POST /dicom-web/studies/")}
-    assert asked.index("POST /registry/log_upload") < asked.index("POST /registry/claim_study") < asked.index(study)
+    course = world.platform.course[study_uid(files["0.dcm"])]
+    assert course[:3] == ["log_upload", "claim_study", "upload"]
 
 
 def test_a_study_of_another_clinic_is_refused_and_nothing_of_it_is_sent(world: World) -> None:
@@ -145,7 +144,7 @@ def test_other_bytes_under_a_known_instance_are_refused_and_the_stored_one_stays
     world.wait_for("failed", "north", "second")
     assert report(world.root, "north", "second") == {"0.dcm": "conflicting-bytes"}
     assert world.platform.md5s() == before
-    assert [path.name for path in world.archived("processed", "north", "second").iterdir()] == ["1.dcm"]
+    assert [path.name for path in world.settled("processed", "north", "second").iterdir()] == ["1.dcm"]
 
 
 def test_a_second_patient_in_one_study_is_refused(world: World) -> None:
@@ -193,7 +192,7 @@ def test_what_is_not_an_image_is_told_apart(world: World) -> None:
         "pipe": "device-file",
         "hard.dcm": "hard-link",
     }
-    processed = world.archived("processed", "north", "mixed")
+    processed = world.settled("processed", "north", "mixed")
     kept = sorted(os.fsencode(path.relative_to(processed)) for path in processed.rglob("*") if path.is_file())
     assert kept == sorted(
         [
@@ -207,7 +206,7 @@ def test_what_is_not_an_image_is_told_apart(world: World) -> None:
         ]
     )
     for place in ("processed", "failed"):
-        told = json.loads((world.archived(place, "north", "mixed") / "report.json").read_text())
+        told = json.loads((world.settled(place, "north", "mixed") / "report.json").read_text())
         kept_as = {entry["path"]: entry["reason"] for entry in told["kept"]}
         assert kept_as == {"notes.txt": "not-dicom", "DICOMDIR": "dicomdir", ".DS_Store": "not-dicom"}
         assert told["files"] == {"stored": 3, "kept": 3, "failed": 6}
@@ -237,8 +236,13 @@ def test_an_empty_folder_stays_where_it_is(world: World) -> None:
 
 
 def test_files_directly_in_the_clinic_folder_are_a_delivery(world: World) -> None:
-    deliver(world.inbox("south"), world.series(2))
-    world.wait_for("processed", "south", "loose-files")
+    files = world.series(2)
+    deliver(world.inbox("south"), files)
+    folder = world.wait_for("processed", "south", "loose-files")
+    assert {path.name: path.read_bytes() for path in folder.glob("*.dcm")} == files
+    assert {sop_uid(data) for data in files.values()} <= set(world.platform.md5s())
+    assert {world.platform.owner[study_uid(data)] for data in files.values()} == {"south"}
+    assert [path.name for path in world.inbox("south").iterdir()] == []
 
 
 def test_a_folder_of_an_unknown_clinic_waits_until_there_is_that_clinic(world: World) -> None:
@@ -297,7 +301,7 @@ def test_orthanc_being_away_delays_and_nothing_else(world: World) -> None:
 
 
 def test_a_failed_folder_can_be_delivered_again(world: World) -> None:
-    from imaging_importer.archive import put_back
+    from imaging_importer.settle import put_back
 
     deliver(world.inbox("north", "retried"), {"image.dcm": world.series(1)["0.dcm"][:-50]})
     folder = world.wait_for("failed", "north", "retried")
@@ -357,7 +361,7 @@ def test_other_users_of_the_host_learn_how_many_and_not_which(world: World) -> N
 
 @pytest.mark.parametrize("path", ["/status.json", "/dicom-web/studies"])
 def test_other_users_of_the_host_learn_nothing(world: World, path: str) -> None:
-    for secret in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": DOOR_SECRET}):
+    for secret in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": UPLOAD_SECRET}):
         with pytest.raises(urllib.error.HTTPError) as refusal:
             get(world, path, **{"X-Clinics": "*"}, **secret)
         assert refusal.value.code == 403
@@ -382,7 +386,7 @@ def get(world: World, path: str, **headers: str) -> str:
 
 
 def status(world: World, clinics: str = "*") -> dict:
-    secret = {"Authorization": f"Bearer {DOOR_SECRET}", "X-Clinics": clinics}
+    secret = {"Authorization": f"Bearer {UPLOAD_SECRET}", "X-Clinics": clinics}
     return json.loads(get(world, "/status.json", **secret))
 
 

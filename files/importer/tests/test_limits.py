@@ -17,15 +17,15 @@ import pytest
 from campaign import Campaign
 from deliveries import deliver, instance, report, uid
 from imaging_importer import tree
-from imaging_importer.archive import Archive, put_back
 from imaging_importer.delivery import Carrier
 from imaging_importer.disk import Disk
 from imaging_importer.journal import FileOutcome, Journal, Outcome
 from imaging_importer.reasons import SENTENCES, TransientError
+from imaging_importer.settle import Settler, put_back
 from imaging_importer.spool import Spool, lock
 from imaging_importer.status import as_text, collect
 from importer_fakes import Platform
-from importer_process import DOOR_SECRET, Nursery, environment, start, wait_until
+from importer_process import UPLOAD_SECRET, Nursery, environment, start, wait_until
 from uploads import upload
 
 LONG = bool(os.environ.get("IMAGING_LONG"))
@@ -44,7 +44,7 @@ CARRY = """
 import os, sys
 from pathlib import Path
 from imaging_importer import tree
-from imaging_importer.archive import Archive
+from imaging_importer.settle import Settler
 from imaging_importer.delivery import Carrier
 from imaging_importer.journal import FileOutcome, Journal, Outcome
 from imaging_importer.spool import Spool, lock
@@ -63,23 +63,23 @@ journal = Journal(root / "journal.sqlite")
 lock(root / "inbox/.spool")
 spool = Spool(root / "inbox/.spool", journal)
 (root / "inbox/north/many").mkdir()
-job = journal.job(spool.claim_folder("north", root / "inbox/north/many"))
+job = journal.job(spool.take_folder("north", root / "inbox/north/many"))
 tree._walk = walk
-archive = Archive(root / "processed", root / "failed", journal, spool)
-carrier = Carrier(None, journal, spool, archive, None, None, None, None, None)
+settler = Settler(root / "processed", root / "failed", journal, spool)
+carrier = Carrier(None, journal, spool, settler, None, None, None, None, None)
 for _ in tree.look(root): pass
 for _ in carrier._list(job): pass
 page = []
 for number, entry in enumerate(journal.files(job.id, Outcome.PENDING)):
     page.append(FileOutcome(entry.path, Outcome.FAILED, "damaged", "a detail"))
     if len(page) == 1000 or number == count - 1:
-        journal.settle(job.id, page)
+        journal.write_outcomes(job.id, page)
         page = []
 for _ in carrier._refuse_changes(job): pass
 inbox = SimpleNamespace(waiting={}, further={}, unknown={}, last_scan=0.0)
 assert collect(inbox, journal, [], {}, {})["importing"][0]["files"] == count
-archive.choose(job)
-for _ in archive.move(journal.job(job.id)): pass
+settler.choose(job)
+for _ in settler.move(journal.job(job.id)): pass
 journal.finish(job.id)
 while journal.forget_some(job.id, *Outcome): pass
 # Not ru_maxrss, which begins with the size of the process that started this one.
@@ -107,13 +107,13 @@ class Delivery:
         self.journal = Journal(root / "journal.sqlite")
         lock(root / "inbox" / ".spool")
         self.spool = Spool(root / "inbox" / ".spool", self.journal)
-        self.archive = Archive(root / "processed", root / "failed", self.journal, self.spool)
-        self.carrier = Carrier(None, self.journal, self.spool, self.archive, None, None, None, None, None)
-        self.claim(folder, files)
+        self.settler = Settler(root / "processed", root / "failed", self.journal, self.spool)
+        self.carrier = Carrier(None, self.journal, self.spool, self.settler, None, None, None, None, None)
+        self.take(folder, files)
 
-    def claim(self, folder: str, files: dict[str, bytes]) -> None:
+    def take(self, folder: str, files: dict[str, bytes]) -> None:
         deliver(self.root / "inbox" / "north" / folder, files)
-        job_id = self.spool.claim_folder("north", self.root / "inbox" / "north" / folder)
+        job_id = self.spool.take_folder("north", self.root / "inbox" / "north" / folder)
         self.job = self.journal.job(job_id)
 
     def list(self) -> dict[str, str]:
@@ -122,8 +122,8 @@ class Delivery:
         return {file.path: file.reason for file in self.journal.files(self.job.id, Outcome.FAILED)}
 
     def end(self) -> None:
-        self.archive.choose(self.job)
-        list(self.archive.move(self.journal.job(self.job.id)))
+        self.settler.choose(self.job)
+        list(self.settler.move(self.journal.job(self.job.id)))
         self.journal.finish(self.job.id)
 
 
@@ -182,14 +182,14 @@ def test_a_folder_of_any_name_may_be_delivered_often(root: Path, name: str, kind
     delivery = Delivery(root, name, {"0.dcm": b"0"})
     for number in range(12):
         if number:
-            delivery.claim(name, {"0.dcm": b"%d" % number})
+            delivery.take(name, {"0.dcm": b"%d" % number})
         delivery.list()
         outcome = (
             FileOutcome("0.dcm", Outcome.STORED)
             if kind == "processed"
             else FileOutcome("0.dcm", Outcome.FAILED, "damaged")
         )
-        delivery.journal.settle(delivery.job.id, [outcome])
+        delivery.journal.write_outcomes(delivery.job.id, [outcome])
         delivery.end()
     places = list(root.glob(f"{kind}/north/*/*"))
     assert len(places) == 12
@@ -209,7 +209,7 @@ def test_a_name_that_the_file_system_refuses_is_replaced_by_the_jobs_number(
     """As a Windows share does with a colon, and as a journal of the last release has one that is too long."""
     delivery = Delivery(root, "12:30", {"0.dcm": b"0"})
     delivery.list()
-    delivery.journal.settle(delivery.job.id, [FileOutcome("0.dcm", Outcome.STORED)])
+    delivery.journal.write_outcomes(delivery.job.id, [FileOutcome("0.dcm", Outcome.STORED)])
     rename = Path.rename
 
     def refuse(self: Path, target: Path) -> Path:
@@ -220,7 +220,7 @@ def test_a_name_that_the_file_system_refuses_is_replaced_by_the_jobs_number(
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(TransientError):
         delivery.end()
-    list(delivery.archive.move(delivery.journal.job(delivery.job.id)))
+    list(delivery.settler.move(delivery.journal.job(delivery.job.id)))
     assert [path.name for path in root.glob("processed/north/*/*")] == [delivery.job.id]
 
 
@@ -346,7 +346,7 @@ def test_deliveries_wait_for_room_and_go_on_by_themselves(tmp_path: Path) -> Non
 
 
 def get(port: int, path: str, clinics: str = "") -> str:
-    headers = {"Authorization": f"Bearer {DOOR_SECRET}", "X-Clinics": clinics}
+    headers = {"Authorization": f"Bearer {UPLOAD_SECRET}", "X-Clinics": clinics}
     with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)) as answer:
         return answer.read().decode()
 
@@ -361,7 +361,7 @@ def test_evil_names_reach_nobody_as_they_are(root: Path) -> None:
     delivery = Delivery(root, EVIL, {EVIL: b"x", "Қанат.dcm": b"x"})
     delivery.list()
     failed = [FileOutcome(name, Outcome.FAILED, "damaged", EVIL) for name in (EVIL, "Қанат.dcm")]
-    delivery.journal.settle(delivery.job.id, failed)
+    delivery.journal.write_outcomes(delivery.job.id, failed)
     delivery.journal.trouble(delivery.job.id, f"cannot move {EVIL}")
     inbox = SimpleNamespace(waiting={}, further={}, unknown={}, last_scan=0.0)
     told = [as_text(collect(inbox, delivery.journal, [], {"orthanc": EVIL}, {}))]

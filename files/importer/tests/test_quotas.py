@@ -2,14 +2,12 @@
 
 import json
 import random
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from deliveries import deliver, instance, sop_uid, uid
-from imaging_importer import config
 from imaging_importer.journal import Journal, KnownStudy, State
 from imaging_importer.orthanc import OrthancClient
 from imaging_importer.quotas import Quotas
@@ -19,10 +17,9 @@ from imaging_importer.recorder import Recorder
 from importer_fakes import HttpRegistry, Platform
 from importer_process import wait_until
 from old_journal import rewind
-from test_door import House
 from test_fairness import Lanes
 from test_limits import get
-from test_strict import settings
+from test_uploads import House
 from uploads import upload
 
 
@@ -205,31 +202,3 @@ def test_a_study_that_orthanc_measures_too_long_is_recorded_all_the_same(
     assert journal.used() == {"north": 0}
     assert recorder.refresh(orthanc, "1.2.3", "north") == "unchanged"
     assert journal.used() == {"north": size}
-
-
-# --- the configuration ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("quotas", "said"),
-    [
-        ("[quotas]", ""),
-        ('[quotas]\n"north" = 500000000000', ""),
-        ("", "quotas is missing"),
-        ('[quotas]\n"north" = 0', "north is 0; it takes a number above 0"),
-        ('[quotas]\n"north" = "5"', "north is '5'; it takes a number above 0"),
-        ('[quotas]\n"north" = true', "north is True; it takes a number above 0"),
-    ],
-)
-def test_the_quotas_are_read_strictly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quotas: str, said: str) -> None:
-    for secret in ("orthanc-password", "registry-password", "door-secret"):
-        (tmp_path / secret).write_text("x")
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    limits = "instance_bytes = 5\ninflated_bytes = 6"
-    (tmp_path / "importer.toml").write_text(re.sub(r"\[quotas\][^\[]*", quotas, settings(limits)))
-    if said:
-        with pytest.raises(config.ConfigError, match=said):
-            config.load(tmp_path / "importer.toml")
-    else:
-        expected = {"north": 500 * 10**9} if "north" in quotas else {}
-        assert config.load(tmp_path / "importer.toml").quotas == expected

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from imaging_importer.charsets import declared
-from imaging_importer.elements import SPECIFIC_CHARACTER_SET
-from imaging_importer.instance import PATIENT_ID, read_instance
+from imaging_importer.dicom.charsets import declared
+from imaging_importer.dicom.elements import SPECIFIC_CHARACTER_SET
+from imaging_importer.dicom.instance import PATIENT_ID, read_instance
+from imaging_importer.dicom.stamp import stamp
 from imaging_importer.reasons import CompanionError, RejectedError
-from imaging_importer.stamp import stamp
 from odd_files import odd_file
 from real_files import real_files
 

@@ -17,13 +17,13 @@ from pydicom.sequence import Sequence
 from real_files import EXCEPTIONS, real_files
 
 # Reached in test_fuzz.py: they take a bomb, and a sender that swaps a file while it is read; and in test_limits.py and
-# test_archives.py. Those of what Orthanc reads, dies of or does not list, and of operators, in test_archive_decides.py;
+# test_packed.py. Those of what Orthanc reads, dies of or does not list, and of operators, in test_archive_decides.py;
 # of what takes a mistake of our own or a folder that is taken away, in test_endings.py; of an unknown VR in
 # test_strict.py.
 ELSEWHERE = {
-    "archive-damaged",
-    "archive-encrypted",
-    "archive-too-large",
+    "packed-damaged",
+    "packed-encrypted",
+    "packed-too-large",
     "deleted-meanwhile",
     "dropped",
     "importer-stumbled",
@@ -65,7 +65,7 @@ def test_each_reason_is_reached_and_explained(tmp_path: Path, registry) -> None:
     }
     cut = sample("MR_small.dcm").read_bytes()
     files = from_table | {
-        "archive-kind": b"7z\xbc\xaf\x27\x1c" + bytes(100),
+        "packed-kind": b"7z\xbc\xaf\x27\x1c" + bytes(100),
         "conflicting-bytes": changed(first),
         "damaged": cut[:1000] + b"\xff" * 200 + cut[1200:],
         "empty-file": b"",

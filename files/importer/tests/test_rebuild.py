@@ -122,7 +122,7 @@ def test_two_patients_under_one_study_are_left_to_a_person(both: Both) -> None:
 
 def test_the_command_changes_nothing_by_itself(both: Both, tmp_path, monkeypatch, capsys) -> None:
     study = both.study("north")
-    for name in ("orthanc-password", "registry-password", "door-secret"):
+    for name in ("orthanc-password", "registry-password", "upload-secret"):
         (tmp_path / name).write_text("secret\n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     monkeypatch.setattr("imaging_importer.cli.load", lambda _: config(both, tmp_path))
@@ -142,7 +142,8 @@ def test_the_command_changes_nothing_by_itself(both: Both, tmp_path, monkeypatch
 def config(both: Both, tmp_path):
     from importer_process import config_for
 
-    return config_for(tmp_path, both.platform.url, registry=both.connection)
+    registry = (both.connection["host"], 5432, both.connection["dbname"], both.connection["user"])
+    return config_for(tmp_path, both.platform.url, registry=registry)
 
 
 def test_a_study_that_orthanc_cannot_list_keeps_no_other_from_being_recorded(both: Both) -> None:

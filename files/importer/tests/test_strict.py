@@ -20,10 +20,10 @@ import pytest
 import yaml
 from imaging_importer import config
 from imaging_importer.batch import Batch, Source, read_batch
-from imaging_importer.instance import Limits, read_instance
+from imaging_importer.dicom.instance import Limits, read_instance
+from imaging_importer.dicom.stamp import stamp
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import CompanionError, RejectedError
-from imaging_importer.stamp import stamp
 
 SCRATCH = Path(tempfile.gettempdir())
 IMPLICIT, EXPLICIT, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"
@@ -613,35 +613,19 @@ def test_text_of_any_kind_is_still_a_companion() -> None:
         sent(b"text" * 100)
 
 
-def settings(limits: str) -> str:
-    """The role's importer.toml with other limits."""
+def test_what_the_role_writes_is_read(tmp_path: Path) -> None:
     role = Path(__file__).parents[3] / "roles/importer"
-    values = yaml.safe_load((role / "defaults/main.yml").read_text()) | {"importer_public_url": "https://imaging.test"}
+    values = yaml.safe_load((role / "defaults/main.yml").read_text()) | {
+        "importer_public_url": "https://imaging.test/dicom-web/",
+        "importer_instance_max_mb": 5,
+        "importer_quotas": {"north": 500},
+        "importer_charsets": {"north": "koi8-r"},
+    }
     toml = jinja2.Template((role / "templates/importer.toml.j2").read_text()).render(values)
-    return re.sub(r"(?<=\[limits\]\n)instance_bytes.*\ninflated_bytes.*", limits, toml)
-
-
-@pytest.mark.parametrize(
-    ("limits", "said"),
-    [
-        ("instance_bytes = 5\ninflated_bytes = 6", ""),
-        ("instance_bytes = 5", "inflated_bytes is missing"),
-        ('instance_bytes = "5"\ninflated_bytes = 6', "instance_bytes is '5'; it takes a number above 0"),
-        ("instance_bytes = 5\ninflated_bytes = 0", "inflated_bytes is 0; it takes a number above 0"),
-    ],
-)
-def test_the_limits_are_read_as_strictly_as_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: str, said: str
-) -> None:
-    for secret in ("orthanc-password", "registry-password", "door-secret"):
-        (tmp_path / secret).write_text("x")
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    (tmp_path / "importer.toml").write_text(settings(limits))
-    if said:
-        with pytest.raises(config.ConfigError, match=said):
-            config.load(tmp_path / "importer.toml")
-    else:
-        assert config.load(tmp_path / "importer.toml").limits == Limits(5, 6)
+    (tmp_path / "importer.toml").write_text(toml)
+    read = config.load(tmp_path / "importer.toml")
+    assert read.image_limits == Limits(5 << 20, 5 << 20)
+    assert (read.quotas, read.charsets) == ({"north": 500 * 10**9}, {"north": "koi8-r"})
 
 
 def test_a_batch_is_as_large_as_what_orthanc_unpacks(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from deliveries import sop_uid, uid
-from imaging_importer.instance import read_instance
-from imaging_importer.stamp import former
+from imaging_importer.dicom.instance import read_instance
+from imaging_importer.dicom.stamp import former
 from test_archive_decides import House, house, send, shared, study_of  # noqa: F401 - fixtures
 from test_text import made
 

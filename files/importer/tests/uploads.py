@@ -1,4 +1,4 @@
-"""Sends uploads to the importer's second door as nginx passes them on."""
+"""Sends uploads to the importer as nginx passes them on."""
 
 import http.client
 import json
@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from importer_process import DOOR_SECRET
+from importer_process import UPLOAD_SECRET
 
 CALLER = {"username": "tech", "subject": "0b2e", "client": "ohif", "address": "192.0.2.7"}
 
@@ -50,7 +50,7 @@ def upload(
     """Send these parts, or this body; an iterable body goes in chunks."""
     boundary = boundary or str(uuid.uuid4())
     sent = {
-        "Authorization": f"Bearer {DOOR_SECRET}",
+        "Authorization": f"Bearer {UPLOAD_SECRET}",
         "X-Clinics": clinic,
         "X-Caller": json.dumps(CALLER),
         "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',

@@ -20,6 +20,7 @@ class PostgresqlConfig:
 
     programs: Path
     socket: str
+    port: int
     data: Path
     loader: str  # user of the host who reads dumps, and may do nothing else
 

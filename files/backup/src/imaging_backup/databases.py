@@ -78,14 +78,19 @@ class Server:
 
     def __init__(self, config: Config) -> None:
         self._programs = config.postgresql.programs
-        self._socket = config.postgresql.socket
+        self._socket, self._port = config.postgresql.socket, config.postgresql.port
         self._loader = config.postgresql.loader
 
     def connect(self, database: str, autocommit: bool = False) -> Connection:
         """Raises BackupError."""
         try:
             return psycopg.connect(
-                host=self._socket, user=ADMINISTRATOR, dbname=database, autocommit=autocommit, options=CAREFULLY
+                host=self._socket,
+                port=self._port,
+                user=ADMINISTRATOR,
+                dbname=database,
+                autocommit=autocommit,
+                options=CAREFULLY,
             )
         except psycopg.Error as error:
             raise BackupError(f"PostgreSQL does not answer for the database {database}: {error}") from error
@@ -233,7 +238,7 @@ class Server:
                 )
 
     def _reached_by(self, role: str) -> list[str]:
-        return [f"--username={role}", f"--host={self._socket}", "--no-password"]
+        return [f"--username={role}", f"--host={self._socket}", f"--port={self._port}", "--no-password"]
 
     def _as_loader(self, program: str, *arguments: str, files: tuple[int, ...] = ()) -> str:
         rights = ["--clear-groups", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--reset-env"]

@@ -8,13 +8,10 @@ import threading
 import time
 
 from imaging_importer import status, systemd
-from imaging_importer.archive import Archive
-from imaging_importer.config import Config
+from imaging_importer.config import Config, Secrets
 from imaging_importer.delivery import Carrier
 from imaging_importer.disk import Disk
-from imaging_importer.door import Door
 from imaging_importer.erase import RESOURCE, Eraser
-from imaging_importer.inbox import Inbox
 from imaging_importer.journal import Journal
 from imaging_importer.metrics import Metrics
 from imaging_importer.operate import DROP, RELEASE, Operator
@@ -25,8 +22,11 @@ from imaging_importer.reasons import TransientError, UnavailableError
 from imaging_importer.reconcile import Reconciler
 from imaging_importer.recorder import Recorder
 from imaging_importer.registry import Registry
+from imaging_importer.settle import Settler
 from imaging_importer.spool import Spool, lock
-from imaging_importer.tickets import Tickets
+from imaging_importer.ways_in.folders import Inbox
+from imaging_importer.ways_in.tickets import Tickets
+from imaging_importer.ways_in.uploads import Uploads
 from imaging_importer.web import Answer, Request, Route, as_json, as_text, serve
 from imaging_importer.worker import LANES, StoppingError, Worker
 
@@ -41,8 +41,10 @@ SCANNER_HANGS = 600.0
 class App:
     """The importer."""
 
-    def __init__(self, config: Config, registry: Registry) -> None:
+    def __init__(self, config: Config, secrets: Secrets, registry: Registry) -> None:
         self._config = config
+        self._secrets = secrets
+        paths = config.paths
         self._registry = registry
         self._stopping = threading.Event()
         self._services = {"orthanc": "not asked yet", "registry": "not asked yet"}
@@ -50,27 +52,27 @@ class App:
         self._clinics_due = 0.0
         self._scanned = time.monotonic()
         self._metrics = Metrics()
-        for directory in (config.inbox, config.processed, config.failed):
+        for directory in (paths.inbox, paths.processed, paths.failed):
             if not directory.is_dir():
                 raise FileNotFoundError(f"{directory} is not a directory: create it, or correct the configuration")
-        config.state.mkdir(parents=True, exist_ok=True)
-        self._lock = lock(config.spool)  # before a second importer could touch the journal
-        self._journal = Journal(config.state / "journal.sqlite")
-        self._spool = Spool(config.spool, self._journal)
+        paths.state.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(paths.spool)  # before a second importer could touch the journal
+        self._journal = Journal(paths.state / "journal.sqlite")
+        self._spool = Spool(paths.spool, self._journal)
         recorder = Recorder(self._journal, registry)
-        archive = Archive(config.processed, config.failed, self._journal, self._spool)
+        settler = Settler(paths.processed, paths.failed, self._journal, self._spool)
         tickets = Tickets()
         quarantine = Quarantine(self._journal)
         carrier = Carrier(
-            config, self._journal, self._spool, archive, registry, recorder, self._orthanc, quarantine, tickets
+            config, self._journal, self._spool, settler, registry, recorder, self._orthanc, quarantine, tickets
         )
-        self._disk = Disk((config.inbox, config.processed, config.failed, config.state), config.disk_reserve)
+        self._disk = Disk((paths.inbox, paths.processed, paths.failed, paths.state), config.disk.reserve_bytes)
         has_room = self._disk.has_room
         self._quotas = Quotas(self._journal.used, config.quotas)
         self._worker = Worker(
             self._journal, carrier, tickets, self._metrics, self._report, has_room, self._quotas.may_begin
         )
-        self._door = Door(
+        self._uploads = Uploads(
             self._spool,
             tickets,
             lambda: self._clinics or set(),
@@ -78,26 +80,26 @@ class App:
             has_room,
             self._quotas.shortage,
             self._worker.wake,
-            config.public_url,
-            config.upload_bytes,
-            config.limits,
+            config.upload.public_url.rstrip("/"),
+            config.upload.request_bytes,
+            config.image_limits,
         )
         self._reconciler = Reconciler(self._journal, registry, recorder, self._orthanc())
         self._operator = Operator(self._journal, registry, recorder, self._orthanc(), self._worker.wake)
         self._eraser = Eraser(self._journal, recorder, self._orthanc())
         self._inbox = Inbox(
-            config.inbox,
+            paths.inbox,
             self._spool,
             lambda: self._clinics or set(),
             self._worker.wake,
-            config.cooldown,
-            config.scan_interval,
-            config.patience,
+            config.scan.cooldown,
+            config.scan.interval,
+            config.scan.patience,
         )
 
     def _orthanc(self) -> OrthancClient:
-        config = self._config
-        return OrthancClient(config.orthanc_url, config.orthanc_user, config.orthanc_password, self._tick)
+        orthanc = self._config.orthanc
+        return OrthancClient(orthanc.url, orthanc.user, self._secrets.orthanc_password, self._tick)
 
     def _tick(self) -> None:
         if self._stopping.is_set():
@@ -111,7 +113,7 @@ class App:
         # to tenths of a second for an upload that waits for a network answer dozens of times.
         sys.setswitchinterval(0.0005)
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken read lease must not end the process
-        server = serve(self._config.http_host, self._config.http_port, self._config.door_secret, self._routes())
+        server = serve(self._config.http.host, self._config.http.port, self._secrets.upload_secret, self._routes())
         self._recover()
         self._inbox.start()
         threads = [
@@ -130,7 +132,7 @@ class App:
         for thread in threads:
             thread.start()
         systemd.notify("READY=1")
-        log.info("ready: inbox %s, status on http://%s:%d/", self._config.inbox, *server.server_address[:2])
+        log.info("ready: inbox %s, status on http://%s:%d/", self._config.paths.inbox, *server.server_address[:2])
         while not self._stopping.wait(min(systemd.watchdog_interval(), 30)):
             if all(thread.is_alive() for thread in threads) and time.monotonic() - self._scanned < SCANNER_HANGS:
                 systemd.notify("WATCHDOG=1")
@@ -145,13 +147,13 @@ class App:
 
     def _scan(self) -> None:
         more = False
-        while not self._stopping.wait(0 if more else min(1.0, self._config.scan_interval)):
+        while not self._stopping.wait(0 if more else min(1.0, self._config.scan.interval)):
             more = False
             try:
                 if time.monotonic() >= self._clinics_due:
                     self._clinics_due = time.monotonic() + CLINICS_EVERY
                     self._refresh_clinics()
-                if self._spool.unsettled:
+                if self._spool.may_hold_unknown:
                     self._recover()
                 if self._clinics is not None:
                     more = self._inbox.tick()
@@ -177,7 +179,7 @@ class App:
             return
         self._report("registry", "ok")
         for clinic in self._clinics:
-            folder = self._config.inbox / clinic
+            folder = self._config.paths.inbox / clinic
             if not folder.exists():
                 folder.mkdir()
                 folder.chmod(0o770)
@@ -206,7 +208,7 @@ class App:
 
     def _routes(self) -> list[Route]:
         return [
-            Route("POST", r"/dicom-web/studies(/[0-9.]{1,64})?", self._door.store),
+            Route("POST", r"/dicom-web/studies(/[0-9.]{1,64})?", self._uploads.store),
             Route("GET", "/", self._counts, is_open=True),
             Route("GET", "/status.json", self._status),
             Route("POST", DROP, self._operator.drop),
@@ -227,7 +229,7 @@ class App:
         return as_text(200, status.as_counts(self._collect(None)))
 
     def _collect(self, clinics: list[str] | None) -> status.Status:
-        arriving = list(self._door.arriving.values())
+        arriving = list(self._uploads.arriving.values())
         services = dict(self._services)
         if shortage := self._disk.shortage():
             services["disk"] = shortage

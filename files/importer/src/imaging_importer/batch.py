@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from imaging_importer import correction, display, reasons, tree
-from imaging_importer.containers import Archives
-from imaging_importer.instance import Instance, Limits, admit, read_instance, too_large
+from imaging_importer import reasons, tree
+from imaging_importer.dicom import correction, display
+from imaging_importer.dicom.instance import Instance, Limits, admit, read_instance, too_large
+from imaging_importer.dicom.packed import PackedFiles
+from imaging_importer.dicom.stamp import Body, former, stamp
 from imaging_importer.journal import FileOutcome, Outcome
 from imaging_importer.reasons import CompanionError, RejectedError, TransientError
 from imaging_importer.snapshot import snapshot
-from imaging_importer.stamp import Body, former, stamp
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Prepared:
         """Its bytes in Orthanc's memory: a deflated one is small on its way only."""
         return max(self.body.size, self.instance.data_end)
 
-    def take_former(self) -> None:
+    def use_former(self) -> None:
         """Send it as earlier releases did: only Orthanc knows how it reads the PatientID in that."""
         if self.former:
             self.body, self.former, self.instance.patient_id = self.former, None, None
@@ -56,16 +57,16 @@ class Source:
     scratch: Path  # a directory for copies
     limits: Limits
     charset: str = ""  # what the clinic writes where an image does not say so
-    archives: Archives | None = None  # of the whole delivery; without them none is unpacked
+    packed_files: PackedFiles | None = None  # of the whole delivery; without them none is unpacked
 
 
 @dataclass
 class Batch:
-    """Files that are settled together. Holds them open until it is closed."""
+    """Files that are stored together. Holds them open until it is closed."""
 
     outcomes: list[FileOutcome] = field(default_factory=list)  # what is decided already
     instances: list[Prepared] = field(default_factory=list)  # what is to be sent
-    listed: list[FileOutcome] = field(default_factory=list)  # what was found in archives
+    listed: list[FileOutcome] = field(default_factory=list)  # what was found in packed files
     _open: ExitStack = field(default_factory=ExitStack)
 
     def __len__(self) -> int:
@@ -78,20 +79,20 @@ class Batch:
     def read(self, source: Source, file: FileOutcome) -> int:
         """Read and stamp one more file; its weight.
 
-        What is read, checked and sent is a copy of it: its sender may still write into it. Of an archive, what is in it
-        is listed, to be read in its turn.
+        What is read, checked and sent is a copy of it: its sender may still write into it. The files in a packed file
+        are listed, to be read in their turn.
 
         Raises TransientError or OSError for what may pass.
         """
-        limits, scratch, archives = source.limits, source.scratch, source.archives
+        limits, scratch, packed_files = source.limits, source.scratch, source.packed_files
         try:
             with _read_errors(), ExitStack() as opened:  # what is refused is closed at once
-                if file.archive and archives:
-                    copy = opened.enter_context(archives.open(file))
-                    self._list(file, copy, archives)
+                if file.packed and packed_files:
+                    copy = opened.enter_context(packed_files.open(file))
+                    self._list(file, copy, packed_files)
                 else:
                     with tree.open_file(source.folder, file.path) as delivered:
-                        self._list(file, delivered, archives)
+                        self._list(file, delivered, packed_files)
                         admit(delivered, limits)
                         copy = opened.enter_context(snapshot(delivered, scratch))
                 instance = read_instance(copy, scratch, limits)
@@ -113,14 +114,14 @@ class Batch:
             return prepared.weight
         return 0
 
-    def _list(self, file: FileOutcome, content: BinaryIO, archives: Archives | None) -> None:
-        """List what is in an archive. Raises CompanionError for one: it stays beside what is in it."""
-        members = archives.members(file, content) if archives else None
+    def _list(self, file: FileOutcome, content: BinaryIO, packed_files: PackedFiles | None) -> None:
+        """List what is in a packed file. Raises CompanionError for one: it stays beside what is in it."""
+        members = packed_files.members(file, content) if packed_files else None
         if members is not None:
             self.listed += members
-            raise CompanionError(reasons.ARCHIVE)
+            raise CompanionError(reasons.PACKED)
         size = os.fstat(content.fileno()).st_size
-        if file.archive and size != file.size:  # gzip does not say it beforehand
+        if file.packed and size != file.size:  # gzip does not say it beforehand
             self.listed.append(replace(file, size=size))
 
 

@@ -1,4 +1,4 @@
-"""The command: `imaging-importer run`, `status`, `retry FOLDER`, `drop JOB`, `claims`, `release STUDY`, `rebuild`."""
+"""The command `imaging-importer`: run, status, retry FOLDER, drop JOB, claims, release STUDY, rebuild, check-config."""
 
 import argparse
 import json
@@ -7,22 +7,24 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from imaging_importer import archive, status
+from imaging_importer import settle, status
 from imaging_importer.app import App
-from imaging_importer.config import HOST_CREDENTIALS, Config, ConfigError, load, load_paths
+from imaging_importer.config import HOST_CREDENTIALS, Config, Secrets, load, load_secrets
 from imaging_importer.orthanc import OrthancClient
 from imaging_importer.printable import Formatter, printable
 from imaging_importer.reasons import TransientError
 from imaging_importer.rebuild import rebuild
 from imaging_importer.registry import PostgresRegistry
 from imaging_importer.spool import AnotherImporterError
+from imaging_importer.strict_toml import SettingsError
 
 CONFIG = Path("/etc/imaging/importer.toml")
-SECRET = HOST_CREDENTIALS / "door-secret"
+SECRET = HOST_CREDENTIALS / "upload-secret"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=CONFIG, help="default: %(default)s")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="run the service (systemd does)")
+    commands.add_parser("check-config", help="say whether the configuration can be used (Ansible does)")
     commands.add_parser("status", help="show what waits, what is being imported, what failed and why")
     retry = commands.add_parser("retry", help="deliver a failed folder again")
     retry.add_argument("folder", type=Path, help="the folder under failed/, with its REASON.txt")
@@ -49,21 +52,24 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
+        config = load(options.config)
+        if options.command == "check-config":
+            return 0
         if options.command == "run":
-            return run(load(options.config))
+            return run(config)
         if options.command == "rebuild":
-            return show_differences(load(options.config), options.apply, set(options.adopt))
+            return show_differences(config, options.apply, set(options.adopt))
         if options.command == "claims":
-            return show_claims(load(options.config))
-        paths = load_paths(options.config)
+            return show_claims(config)
         if options.command == "status":
-            return show_status(paths.url)
+            return show_status(config.http.url)
         if options.command == "drop":
-            return tell(paths.url, f"/jobs/{quote(options.job, safe='')}/drop")
+            return tell(config.http.url, f"/jobs/{quote(options.job, safe='')}/drop")
         if options.command == "release":
-            return tell(paths.url, f"/claims/{quote(options.study, safe='')}/release")
-        print(f"back in the inbox: {printable(archive.put_back(options.folder, paths.failed, paths.inbox))}")
-    except (ConfigError, AnotherImporterError, TransientError, OSError, ValueError) as error:
+            return tell(config.http.url, f"/claims/{quote(options.study, safe='')}/release")
+        paths = config.paths
+        print(f"back in the inbox: {printable(settle.put_back(options.folder, paths.failed, paths.inbox))}")
+    except (SettingsError, AnotherImporterError, TransientError, OSError, ValueError) as error:
         print(f"imaging-importer: {printable(error)}", file=sys.stderr)
         return 1
     return 0
@@ -75,22 +81,24 @@ def run(config: Config) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
-    App(config, PostgresRegistry(config.registry)).run()
+    secrets = load_secrets()
+    App(config, secrets, _registry(config, secrets)).run()
     return 0
 
 
 def show_claims(config: Config) -> int:
     """Print the claims that no image came for."""
-    for claim in PostgresRegistry(config.registry).claims():
+    for claim in _registry(config, load_secrets()).claims():
         print(f"{claim.clinic_id}  {claim.study_uid}  since {claim.since}")
     return 0
 
 
 def show_differences(config: Config, apply: bool, adopt: set[str]) -> int:
     """Print where registry and Orthanc disagree; beside the running service or without it."""
-    orthanc = OrthancClient(config.orthanc_url, config.orthanc_user, config.orthanc_password)
+    secrets = load_secrets()
+    orthanc = OrthancClient(config.orthanc.url, config.orthanc.user, secrets.orthanc_password)
     found = mended = 0
-    for difference in rebuild(orthanc, PostgresRegistry(config.registry), apply, adopt):
+    for difference in rebuild(orthanc, _registry(config, secrets), apply, adopt):
         print(printable(f"{difference.study_uid}: {difference.what}"), flush=True)
         found += 1
         mended += difference.mended
@@ -117,6 +125,10 @@ def tell(url: str, path: str) -> int:
         print(f"imaging-importer: {error.read().decode().strip() or error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _registry(config: Config, secrets: Secrets) -> PostgresRegistry:
+    return PostgresRegistry({**asdict(config.registry), "password": secrets.registry_password})
 
 
 def _ask(method: str, url: str) -> Any:  # noqa: ANN401 - urllib's

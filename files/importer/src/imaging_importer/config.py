@@ -1,138 +1,156 @@
 """The importer's settings, read from TOML; secrets come as files in $CREDENTIALS_DIRECTORY."""
 
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from imaging_importer.charsets import FOREIGN
-from imaging_importer.instance import Limits
+from imaging_importer import strict_toml
+from imaging_importer.dicom.charsets import FOREIGN
+from imaging_importer.dicom.instance import Limits
+from imaging_importer.strict_toml import SettingsError
 
 # Where systemd takes the service's credentials from. Root's commands have no CREDENTIALS_DIRECTORY and read them there.
 HOST_CREDENTIALS = Path("/etc/imaging/credentials/importer")
 
 
-class ConfigError(Exception):
-    """The configuration cannot be used; the message names the key and what it takes."""
-
-
 @dataclass(frozen=True)
-class Config:
-    """All settings. Times in seconds, sizes in bytes."""
+class Paths:
+    """Where deliveries come in, and where they end."""
 
     inbox: Path
     processed: Path
     failed: Path
     state: Path
-    cooldown: float  # a folder unchanged for so long is complete
-    scan_interval: float  # between full scans of the inbox
-    patience: float  # how long an upload may rest with unfinished files before it counts as broken off
-    orthanc_url: str
-    orthanc_user: str
-    orthanc_password: str
-    batch_bytes: int  # one STOW-RS request carries at most so much, but always one instance
-    batch_count: int
-    registry: dict[str, Any]  # connection parameters of psycopg
-    http_host: str
-    http_port: int
-    door_secret: str  # who has it may upload and see what is delivered
-    public_url: str  # where DICOMweb is reached from outside
-    upload_bytes: int  # of one STOW-RS request
-    limits: Limits  # of one image, which is also one part of an upload
-    disk_reserve: int  # deliveries wait while less is free on a file system that they pass through
-    quotas: dict[str, int]  # of the archive, by clinic; one that is not named has none
-    charsets: dict[str, str]  # what a clinic writes where an image does not say so, or untruly
 
     @property
     def spool(self) -> Path:
-        """Claimed folders wait here.
+        """Deliveries wait here.
 
-        Inside the inbox, because claiming is a rename, and hidden, so that no scan enters it.
+        Inside the inbox, because taking a folder is a rename, and hidden, so that no scan enters it.
         """
         return self.inbox / ".spool"
 
 
 @dataclass(frozen=True)
-class Paths:
-    """What the commands need, without the secrets of the service."""
+class Scan:
+    """How the inbox is looked at. Seconds."""
 
-    inbox: Path
-    failed: Path
-    url: str  # of the running service
+    cooldown: float  # a folder unchanged for so long is complete
+    interval: float  # between full scans of the inbox
+    patience: float  # how long an upload may rest with unfinished files before it counts as broken off
 
 
-def load_paths(path: Path) -> Paths:
-    """Read what the commands need. Raises ConfigError."""
-    try:
-        settings = tomllib.loads(path.read_text("utf-8"))
-        http = settings["http"]
-        return Paths(
-            _directory(settings["paths"], "inbox"),
-            _directory(settings["paths"], "failed"),
-            f"http://{http['host']}:{http['port']}",
-        )
-    except KeyError as error:
-        raise ConfigError(f"{path}: {error.args[0]} is missing") from error
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+@dataclass(frozen=True)
+class Orthanc:
+    """The archive. One STOW-RS request carries at most so much, but always one instance."""
+
+    url: str
+    user: str
+    batch_bytes: int
+    batch_count: int
+
+
+@dataclass(frozen=True)
+class RegistryDatabase:
+    """Connection parameters, as psycopg calls them."""
+
+    host: str
+    port: int
+    dbname: str
+    user: str
+
+
+@dataclass(frozen=True)
+class Http:
+    """Where the importer listens."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Where the running service answers."""
+        return f"http://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Uploads through nginx."""
+
+    public_url: str  # where DICOMweb is reached from outside
+    request_bytes: int  # of one STOW-RS request
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What is taken of one image, which is also one part of an upload."""
+
+    instance_bytes: int
+    inflated_bytes: int
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Deliveries wait while less is free on a file system that they pass through."""
+
+    reserve_bytes: int
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration of the service, but for its secrets: a section each."""
+
+    paths: Paths
+    scan: Scan
+    orthanc: Orthanc
+    registry: RegistryDatabase
+    http: Http
+    upload: Upload
+    limits: ImageLimits
+    disk: Disk
+    quotas: dict[str, int]  # bytes of the archive, by clinic; one that is not named has none
+    charsets: dict[str, str]  # what a clinic writes where an image does not say so, or untruly
+
+    @property
+    def image_limits(self) -> Limits:
+        """The limits as the reader of DICOM takes them."""
+        return Limits(self.limits.instance_bytes, self.limits.inflated_bytes)
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """The credentials of the service."""
+
+    orthanc_password: str
+    registry_password: str
+    upload_secret: str  # who has it may upload and see what is delivered
 
 
 def load(path: Path) -> Config:
-    """Read the configuration file and the credentials. Raises ConfigError."""
-    try:
-        settings = tomllib.loads(path.read_text("utf-8"))
-        paths, scan, orthanc = (settings[name] for name in ("paths", "scan", "orthanc"))
-        http, upload, limits = settings["http"], settings["upload"], settings["limits"]
-        return Config(
-            inbox=_directory(paths, "inbox"),
-            processed=_directory(paths, "processed"),
-            failed=_directory(paths, "failed"),
-            state=_directory(paths, "state"),
-            cooldown=_number(scan, "cooldown"),
-            scan_interval=_number(scan, "interval"),
-            patience=_number(scan, "patience"),
-            orthanc_url=str(orthanc["url"]).rstrip("/"),
-            orthanc_user=str(orthanc["user"]),
-            orthanc_password=_credential("orthanc-password"),
-            batch_bytes=int(_number(orthanc, "batch_bytes")),
-            batch_count=int(_number(orthanc, "batch_count")),
-            registry={**settings["registry"], "password": _credential("registry-password")},
-            http_host=str(http["host"]),
-            http_port=int(_number(http, "port")),
-            door_secret=_credential("door-secret"),
-            public_url=str(upload["public_url"]).rstrip("/"),
-            upload_bytes=int(_number(upload, "request_bytes")),
-            limits=Limits(int(_number(limits, "instance_bytes")), int(_number(limits, "inflated_bytes"))),
-            disk_reserve=int(settings["disk"]["reserve_bytes"]),
-            quotas={clinic: int(_number(settings["quotas"], clinic)) for clinic in settings["quotas"]},
-            charsets={clinic: _charset(clinic, name) for clinic, name in settings.get("charsets", {}).items()},
-        )
-    except KeyError as error:
-        raise ConfigError(f"{path}: {error.args[0]} is missing") from error
-    except (OSError, tomllib.TOMLDecodeError, ConfigError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+    """Read the configuration file. Raises SettingsError."""
+    config = strict_toml.read(Config, path)
+    sections = {name: vars(getattr(config, name)) for name in ("scan", "orthanc", "http", "upload", "limits", "disk")}
+    for section, settings in (sections | {"quotas": config.quotas}).items():
+        for name, value in settings.items():
+            if not isinstance(value, str) and value <= 0:
+                raise SettingsError(f"{path}: {section}.{name} takes a number above 0, not {value}")
+    for clinic, name in config.charsets.items():
+        if name not in FOREIGN:
+            raise SettingsError(f"{path}: charsets.{clinic} takes one of {', '.join(FOREIGN)}, not {name!r}")
+    return config
 
 
-def _directory(table: dict[str, Any], key: str) -> Path:
-    directory = Path(str(table[key]))
-    if not directory.is_absolute():
-        raise ConfigError(f"paths.{key} is {directory}; it takes an absolute path")
-    return directory
-
-
-def _charset(clinic: str, name: str) -> str:
-    if name not in FOREIGN:
-        raise ConfigError(f"charsets.{clinic} is {name!r}; it takes one of {', '.join(FOREIGN)}")
-    return name
-
-
-def _number(table: dict[str, Any], key: str) -> float:
-    value = table[key]
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
-        raise ConfigError(f"{key} is {value!r}; it takes a number above 0")
-    return value
+def load_secrets() -> Secrets:
+    """Read the credentials. Raises SettingsError."""
+    return Secrets(_credential("orthanc-password"), _credential("registry-password"), _credential("upload-secret"))
 
 
 def _credential(name: str) -> str:
-    return (Path(os.environ.get("CREDENTIALS_DIRECTORY", HOST_CREDENTIALS)) / name).read_text("utf-8").rstrip("\n")
+    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", HOST_CREDENTIALS)) / name
+    try:
+        secret = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the credential {name} cannot be read: {error}") from error
+    if not secret:
+        raise SettingsError(f"the credential {name} is empty")
+    return secret

@@ -1,4 +1,4 @@
-"""Carries claimed folders from state to state: claimed, listed, verified, recorded, archiving, archived.
+"""Carries deliveries from state to state: taken, listed, verified, recorded, settling, settled.
 
 Every step can be done again: what was done before a kill is recognised by Orthanc (same bytes), by the registry
 (same owner) or by the file system (already moved).
@@ -12,22 +12,24 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from itertools import islice
 
-from imaging_importer import correction, display, failpoints, tree
-from imaging_importer.archive import Archive
+from imaging_importer import failpoints, tree
 from imaging_importer.batch import Batch, Prepared, Source, read_batch
 from imaging_importer.config import Config
-from imaging_importer.containers import Archives
-from imaging_importer.instance import Instance, orthanc_id
+from imaging_importer.dicom import correction, display
+from imaging_importer.dicom.instance import Instance, orthanc_id
+from imaging_importer.dicom.packed import PackedFiles
 from imaging_importer.journal import FileOutcome, Job, Journal, Outcome, State
 from imaging_importer.orthanc import Held, OrthancClient, Stow
 from imaging_importer.quarantine import GUILTY, Quarantine
 from imaging_importer.reasons import UNTOLD, BrokenOffError, RejectedError, TransientError, UnavailableError
 from imaging_importer.recorder import Recorder
 from imaging_importer.registry import Displayed, Registry
+from imaging_importer.settle import Settler
 from imaging_importer.spool import Spool
-from imaging_importer.tickets import Tickets
+from imaging_importer.ways_in.tickets import Tickets
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class Carrier:
         config: Config,
         journal: Journal,
         spool: Spool,
-        archive: Archive,
+        settler: Settler,
         registry: Registry,
         recorder: Recorder,
         orthanc: Callable[[], OrthancClient],
@@ -69,7 +71,7 @@ class Carrier:
         self._config = config
         self._journal = journal
         self._spool = spool
-        self._archive = archive
+        self._settler = settler
         self._registry = registry
         self._recorder = recorder
         self._new_orthanc = orthanc
@@ -90,34 +92,36 @@ class Carrier:
 
         Raises TransientError, OSError or sqlite3.Error: try again later. Left alone, it goes on where it was.
         """
-        if job.ends and job.state in (State.CLAIMED, State.LISTED):
+        if job.ends and job.state in (State.TAKEN, State.LISTED):
             self._journal.fail_pending(job.id, job.ends)
-            self._advance(job, State.VERIFIED, "files-verified")
-        elif job.state is State.CLAIMED or (job.state is State.LISTED and job.attempts):
+            job = self._advance(job, State.VERIFIED, "files-verified")
+        elif job.state is State.TAKEN or (job.state is State.LISTED and job.attempts):
             yield from self._list(job)
-        if self._journal.job(job.id).state is State.LISTED:
+            job = replace(job, state=State.LISTED)
+        if job.state is State.LISTED:
             while (yield from self._upload(job, crowded)):
-                pass  # what was found in archives is sent in its turn
+                pass  # what was found in packed files is sent in its turn
             yield from self._refuse_changes(job)
             if self._journal.has_pending(job.id):
                 raise TransientError("orthanc does not store some of the images just now")
-            self._advance(job, State.VERIFIED, "files-verified")
-        if self._journal.job(job.id).state is State.VERIFIED:
+            job = self._advance(job, State.VERIFIED, "files-verified")
+        if job.state is State.VERIFIED:
             yield from self._record(job)
-            self._advance(job, State.RECORDED, "studies-recorded")
-            self._tickets.settle(job.id, lambda: list(self._journal.files(job.id, *Outcome)))
-        if self._journal.job(job.id).state is State.RECORDED:
-            self._archive.choose(job)
-        yield from self._archive.move(self._journal.job(job.id))
+            job = self._advance(job, State.RECORDED, "studies-recorded")
+            self._tickets.answer(job.id, lambda: list(self._journal.files(job.id, *Outcome)))
+        if job.state is State.RECORDED:
+            self._settler.choose(job)
+        yield from self._settler.move(self._journal.job(job.id))  # which knows the places by now
         self._journal.finish(job.id)
         failpoints.reach("job-finished")
         with suppress(sqlite3.Error):  # the job is done: what is left of its list goes at the next start
             while self._journal.forget_some(job.id, *Outcome):
                 yield None
 
-    def _advance(self, job: Job, state: State, failpoint: str) -> None:
+    def _advance(self, job: Job, state: State, failpoint: str) -> Job:
         self._journal.advance(job.id, state)
         failpoints.reach(failpoint)
+        return replace(job, state=state)
 
     def _list(self, job: Job) -> Iterator[Step]:
         """Remember every file; beyond the limits of a delivery it fails as a whole."""
@@ -153,7 +157,7 @@ class Carrier:
         """What was withdrawn before it was sent is no part of the delivery."""
         folder = self._spool.folder(job)
         for file in self._journal.files(job.id, Outcome.PENDING) if job.attempts else ():
-            if not tree.exists(folder, file.archive or file.path):
+            if not tree.exists(folder, file.packed or file.path):
                 self._journal.forget_file(job.id, file.path)
             yield None
 
@@ -165,19 +169,19 @@ class Carrier:
             raise TransientError("the folder was changed while it was imported; what changed is imported again")
 
     def _upload(self, job: Job, crowded: Callable[[], bool]) -> Generator[Step, None, bool]:
-        """Send every pending file, in batches, in the order of their paths; whether more were found in archives."""
+        """Send every pending file, in batches, in the order of their paths; whether more were found in packed files."""
         unpacked = False
-        folder, scratch, limits = self._spool.folder(job), self._spool.scratch, self._config.limits
-        archives = Archives(folder, scratch, limits)
+        folder, scratch, limits = self._spool.folder(job), self._spool.scratch, self._config.image_limits
+        packed_files = PackedFiles(folder, scratch, limits)
         # A part of an upload is one DICOM file (PS3.18 10.5.1): there, nothing is unpacked.
-        unpack = None if job.caller else archives
+        unpack = None if job.caller else packed_files
         source = Source(folder, job.clinic, scratch, limits, self._config.charsets.get(job.clinic, ""), unpack)
-        with closing(archives), ThreadPoolExecutor(1, "read-ahead") as reader:
+        with closing(packed_files), ThreadPoolExecutor(1, "read-ahead") as reader:
             files = self._journal.files(job.id, Outcome.PENDING)
 
             def read_next() -> Future[Batch]:
                 share = CROWDED if crowded() else 1
-                sizes = (self._config.batch_bytes // share, -(-self._config.batch_count // share))
+                sizes = (self._config.orthanc.batch_bytes // share, -(-self._config.orthanc.batch_count // share))
                 return reader.submit(read_batch, source, files, *sizes)
 
             coming = read_next()
@@ -186,7 +190,7 @@ class Carrier:
                 while batch := coming.result():
                     coming = read_next()  # while Orthanc stores one batch the next is being read
                     with closing(batch):
-                        self._settle(job, batch)
+                        self._store_batch(job, batch)
                         unpacked = unpacked or bool(batch.listed)
                     yield coming
             finally:
@@ -194,7 +198,7 @@ class Carrier:
                     coming.result().close()
         return unpacked
 
-    def _settle(self, job: Job, batch: Batch) -> None:
+    def _store_batch(self, job: Job, batch: Batch) -> None:
         """Claim the studies of a batch, send it, and write down what became of each file.
 
         Another clinic's study, which a batch may name and cannot claim, is let go before anything is sent.
@@ -205,7 +209,7 @@ class Carrier:
                 held.enter_context(self._recorder.holding(prepared.instance.study_uid for prepared in claimed))
             sent = self._send(job, claimed)
             self._note_display(claimed, sent)
-            self._journal.settle(job.id, batch.outcomes + refused + sent, batch.listed)
+            self._journal.write_outcomes(job.id, batch.outcomes + refused + sent, batch.listed)
             failpoints.reach("batch-journalled")
 
     def _claim(self, job: Job, batch: list[Prepared]) -> tuple[list[Prepared], list[FileOutcome]]:
@@ -222,7 +226,7 @@ class Carrier:
                     places[instance.study_uid] = self._place(job, instance)
                 place = places[instance.study_uid]
                 if isinstance(place, str) and self._is_of_before(prepared, place):
-                    prepared.take_former()
+                    prepared.use_former()
                 _check(instance, place, strikes.get(prepared.path, 0))
             except RejectedError as rejection:
                 refused.append(self._refuse(job, prepared, rejection))
@@ -360,7 +364,7 @@ class Carrier:
             self._quarantine.strike([suspect])
             self._end_repeated(job)
             rejection = RejectedError("stops-the-archive", str(error))
-            self._journal.settle(job.id, [_failed(suspect, rejection)])
+            self._journal.write_outcomes(job.id, [_failed(suspect, rejection)])
             self._note(job, study_uid, rejection)
             raise
         self._quarantine.acquit(suspect)
@@ -456,7 +460,7 @@ class Carrier:
                         is_right = True
                         continue
                 log.error("job %s: %s was stored and is taken out again: %s", job.id, copy.orthanc_id, rejection)
-                self._orthanc.take_out(copy.orthanc_id)
+                self._orthanc.remove(copy.orthanc_id)
             if is_right:
                 outcomes.append(FileOutcome(prepared.path, Outcome.STORED, study_uid=study_uid, notes=instance.notes))
                 stored += 1

@@ -20,7 +20,7 @@ NAMES = (
     "files-verified",
     "study-recorded",
     "studies-recorded",
-    "archive-chosen",
+    "places-chosen",
     "failed-file-moved",
     "failed-files-moved",
     "copying-across",

@@ -1,4 +1,4 @@
-"""What the importer knows of each claimed folder: SQLite, every step committed to disk before the next begins.
+"""What the importer knows of each delivery: SQLite, every step committed to disk before the next begins.
 
 SQLite rather than a file per job: a batch's outcomes, the job's state and the counts for the status page change
 together or not at all, and 10,000 files of a folder cost one write. The spool itself stays the truth of what is
@@ -109,10 +109,20 @@ ALTER TABLE job ADD COLUMN trouble TEXT NOT NULL DEFAULT '';
 ALTER TABLE job ADD COLUMN repeated INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE job ADD COLUMN troubled_at REAL NOT NULL DEFAULT 0;
 """,
+    # One word for one thing: a delivery is taken and settled, a zip file is packed, a study is claimed.
+    """
+ALTER TABLE job RENAME COLUMN claimed_at TO taken_at;
+ALTER TABLE file RENAME COLUMN archive TO packed;
+DROP INDEX file_archive;
+CREATE INDEX file_packed ON file (job, packed) WHERE packed <> x'';
+UPDATE job SET reasons = replace(reasons, 'archive-', 'packed-'), state = CASE state
+    WHEN 'claimed' THEN 'taken' WHEN 'archiving' THEN 'settling' WHEN 'archived' THEN 'settled' ELSE state END;
+UPDATE file SET reason = 'packed' || substr(reason, 8) WHERE reason = 'archive' OR reason LIKE 'archive-%';
+""",
 )
 
 JOB_COLUMNS = (
-    "id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed_path, failed_path, caller, dropped,"
+    "id, clinic, folder, state, taken_at, finished_at, attempts, error, processed_path, failed_path, caller, dropped,"
     " repeated, troubled_at"
 )
 
@@ -138,14 +148,14 @@ KEEP_FINISHED = 30 * 86400.0
 
 
 class State(StrEnum):
-    """How far a claimed folder has come; each state is entered once its work is durable."""
+    """How far a delivery has come; each state is entered once its work is durable."""
 
-    CLAIMED = "claimed"  # it is in the spool
+    TAKEN = "taken"  # it is in the spool
     LISTED = "listed"  # its files are known
     VERIFIED = "verified"  # every file has an outcome; what Orthanc holds was compared byte for byte
     RECORDED = "recorded"  # the registry shows its studies
-    ARCHIVING = "archiving"  # its place under processed/ and failed/ is chosen
-    ARCHIVED = "archived"  # it is there
+    SETTLING = "settling"  # its place under processed/ and failed/ is chosen
+    SETTLED = "settled"  # it is there
 
 
 class Outcome(StrEnum):
@@ -159,13 +169,13 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Job:
-    """One claimed folder."""
+    """One delivery."""
 
     id: str
     clinic: str
     folder: str
     state: State
-    claimed_at: float  # seconds since 1970
+    taken_at: float  # seconds since 1970
     finished_at: float | None
     attempts: int
     error: str
@@ -207,7 +217,7 @@ class FileOutcome:
     study_uid: str | None = None
     size: int = 0
     notes: dict[str, str] = field(default_factory=dict)  # what is to be said of a stored image: key of NOTES, detail
-    archive: str = ""  # the delivered file that it was unpacked from; its own path is then none of a file system
+    packed: str = ""  # the delivered file that it was unpacked from; its own path is then none of a file system
 
 
 @dataclass(frozen=True)
@@ -223,7 +233,7 @@ class Summary:
 
     @property
     def result(self) -> str:
-        """How an archived job ended: processed, partly-failed or failed."""
+        """How a settled job ended: processed, partly-failed or failed."""
         if not self.files.get(Outcome.STORED):
             return "failed"
         return "partly-failed" if self.files.get(Outcome.FAILED) else "processed"
@@ -260,14 +270,14 @@ class Journal:
         """Remember a folder that is in the spool."""
         with self._transaction() as database:
             database.execute(
-                "INSERT OR IGNORE INTO job (id, clinic, folder, state, claimed_at, caller) VALUES (?, ?, ?, ?, ?, ?)",
-                (job_id, clinic, os.fsencode(folder), State.CLAIMED, time.time(), caller),
+                "INSERT OR IGNORE INTO job (id, clinic, folder, state, taken_at, caller) VALUES (?, ?, ?, ?, ?, ?)",
+                (job_id, clinic, os.fsencode(folder), State.TAKEN, time.time(), caller),
             )
 
     def open_jobs(self, limit: int = -1, clinic: str | None = None) -> list[Job]:
-        """Jobs that are not archived, oldest first; of one clinic, or of all."""
+        """Jobs that are not settled, oldest first; of one clinic, or of all."""
         whose = "" if clinic is None else "AND clinic = :clinic"
-        where = f"WHERE finished_at IS NULL {whose} ORDER BY claimed_at, id LIMIT :limit"
+        where = f"WHERE finished_at IS NULL {whose} ORDER BY taken_at, id LIMIT :limit"
         return self._jobs(where, clinic=clinic, limit=limit)
 
     def open_clinics(self) -> list[str]:
@@ -281,7 +291,7 @@ class Journal:
         return [clinic for (clinic,) in rows]
 
     def is_open(self, job_id: str) -> bool:
-        """Whether the journal knows this job, and it is not archived."""
+        """Whether the journal knows this job, and it is not settled."""
         return bool(self._jobs("WHERE id = :id AND finished_at IS NULL", id=job_id))
 
     def job(self, job_id: str) -> Job:
@@ -298,13 +308,13 @@ class Journal:
 
     def list_files(self, job_id: str, entries: Iterable[Entry]) -> int:
         """Remember files of a job; how many are new or changed. One that is known and unchanged keeps its outcome; what
-        was in a changed archive is forgotten, until it is read again.
+        was in a changed packed file is forgotten, until it is read again.
         """
         with self._transaction() as database:
             changed = database.executemany(
                 "INSERT INTO file (job, path, size, mtime_ns, outcome, reason) VALUES (?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (job, path) DO UPDATE SET size = excluded.size, mtime_ns = excluded.mtime_ns,"
-                " outcome = excluded.outcome, reason = excluded.reason, detail = '', archive = excluded.archive"
+                " outcome = excluded.outcome, reason = excluded.reason, detail = '', packed = excluded.packed"
                 " WHERE size <> excluded.size OR mtime_ns <> excluded.mtime_ns",
                 [
                     (job_id, os.fsencode(entry.path), entry.size, entry.mtime_ns, *_first_outcome(entry))
@@ -313,8 +323,8 @@ class Journal:
             ).rowcount
             if changed:
                 database.execute(
-                    "DELETE FROM file WHERE job = :job AND archive <> x'' AND EXISTS (SELECT 1 FROM file AS real"
-                    " WHERE real.job = :job AND real.path = file.archive AND real.outcome = 'pending')",
+                    "DELETE FROM file WHERE job = :job AND packed <> x'' AND EXISTS (SELECT 1 FROM file AS real"
+                    " WHERE real.job = :job AND real.path = file.packed AND real.outcome = 'pending')",
                     {"job": job_id},
                 )
             return changed
@@ -365,7 +375,7 @@ class Journal:
         while True:
             with self._lock:
                 rows = self._database.execute(
-                    "SELECT path, outcome, reason, detail, study_uid, size, notes, archive FROM file"
+                    "SELECT path, outcome, reason, detail, study_uid, size, notes, packed FROM file"
                     " WHERE job = :job AND path > :after"
                     " AND outcome IN (SELECT value FROM json_each(:outcomes)) AND (:reason IS NULL OR reason = :reason)"
                     " AND (NOT :noted OR notes <> '{}') ORDER BY path LIMIT :page",
@@ -378,16 +388,16 @@ class Journal:
                         "page": PAGE,
                     },
                 ).fetchall()
-            for path, outcome, why, detail, study_uid, size, notes, archive in rows:
+            for path, outcome, why, detail, study_uid, size, notes, packed in rows:
                 yield FileOutcome(
-                    os.fsdecode(path),
-                    Outcome(outcome),
-                    why,
-                    detail,
-                    study_uid,
-                    size,
-                    json.loads(notes),
-                    os.fsdecode(archive),
+                    path=os.fsdecode(path),
+                    outcome=Outcome(outcome),
+                    reason=why,
+                    detail=detail,
+                    study_uid=study_uid,
+                    size=size,
+                    notes=json.loads(notes),
+                    packed=os.fsdecode(packed),
                 )
             if len(rows) < PAGE:
                 return
@@ -421,11 +431,11 @@ class Journal:
         with self._lock:
             return _notes(self._database, job_id)
 
-    def settle(self, job_id: str, outcomes: Iterable[FileOutcome], listed: Iterable[FileOutcome] = ()) -> None:
-        """Write down what became of files, and what was found in archives, all of it or none."""
+    def write_outcomes(self, job_id: str, outcomes: Iterable[FileOutcome], listed: Iterable[FileOutcome] = ()) -> None:
+        """Write down what became of files, and what was found in packed files, all of it or none."""
         with self._transaction() as database:
             database.executemany(
-                "INSERT INTO file (job, path, size, mtime_ns, outcome, reason, detail, archive)"
+                "INSERT INTO file (job, path, size, mtime_ns, outcome, reason, detail, packed)"
                 " VALUES (?, ?, ?, 0, ?, ?, ?, ?) ON CONFLICT (job, path) DO UPDATE SET size = excluded.size",
                 [
                     (
@@ -435,7 +445,7 @@ class Journal:
                         file.outcome,
                         file.reason,
                         printable(file.detail),
-                        os.fsencode(file.archive),
+                        os.fsencode(file.packed),
                     )
                     for file in listed
                 ],
@@ -597,12 +607,12 @@ class Journal:
             (count,) = self._database.execute(statement, (SAME_TROUBLE,)).fetchone()
         return int(count)
 
-    def choose_archive(self, job_id: str, processed: Path | None, failed: Path | None) -> None:
+    def choose_places(self, job_id: str, processed: Path | None, failed: Path | None) -> None:
         """Remember where the job's files go, before the first one is moved."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE job SET state = ?, processed_path = ?, failed_path = ? WHERE id = ?",
-                (State.ARCHIVING, processed and os.fsencode(processed), failed and os.fsencode(failed), job_id),
+                (State.SETTLING, processed and os.fsencode(processed), failed and os.fsencode(failed), job_id),
             )
 
     def chosen(self, clinic: str, job_id: str) -> set[Path]:
@@ -611,7 +621,7 @@ class Journal:
             rows = self._database.execute(
                 "SELECT processed_path, failed_path FROM job"
                 " WHERE finished_at IS NULL AND clinic = ? AND id <> ? AND state = ?",
-                (clinic, job_id, State.ARCHIVING),
+                (clinic, job_id, State.SETTLING),
             ).fetchall()
         return {Path(os.fsdecode(path)) for row in rows for path in row if path}
 
@@ -620,14 +630,14 @@ class Journal:
         with self._transaction() as database:
             counts = self.counts(job_id)
             (size,) = database.execute(
-                "SELECT coalesce(sum(size), 0) FROM file WHERE job = ? AND archive = x''", (job_id,)
+                "SELECT coalesce(sum(size), 0) FROM file WHERE job = ? AND packed = x''", (job_id,)
             ).fetchone()
             reasons = " ".join(f"{reason}={count}" for reason, count in _reasons(database, job_id).items())
             database.execute(
                 "UPDATE job SET state = ?, finished_at = ?, error = '', stored = ?, kept = ?, failed = ?, bytes = ?,"
                 " reasons = ?, notes = ? WHERE id = ?",
                 (
-                    State.ARCHIVED,
+                    State.SETTLED,
                     time.time(),
                     counts[Outcome.STORED],
                     counts[Outcome.KEPT],
@@ -647,7 +657,7 @@ class Journal:
         with self._looking:
             for row in self._view.execute(
                 f"SELECT {JOB_COLUMNS} FROM job WHERE finished_at IS NULL AND {OF_CLINICS}"  # noqa: S608
-                " ORDER BY claimed_at, id LIMIT :limit",
+                " ORDER BY taken_at, id LIMIT :limit",
                 {"clinics": _json(clinics), "limit": limit},
             ).fetchall():
                 job = _job(row)
@@ -663,12 +673,12 @@ class Journal:
         return summaries
 
     def finished_summaries(self, since: float, limit: int, clinics: list[str] | None = None) -> list[Summary]:
-        """Jobs archived since a time (seconds since 1970), newest first; of these clinics, or of all."""
+        """Jobs settled since a time (seconds since 1970), newest first; of these clinics, or of all."""
         where = f"WHERE finished_at >= :since AND {OF_CLINICS} ORDER BY finished_at DESC LIMIT :limit"
         return self._finished(where, since=since, clinics=_json(clinics), limit=limit)
 
     def finished_summary(self, job_id: str) -> Summary:
-        """One archived job."""
+        """One settled job."""
         return self._finished("WHERE id = :id", id=job_id)[0]
 
     def _finished(self, where: str, **values: str | float | None) -> list[Summary]:
@@ -693,7 +703,7 @@ class Journal:
         """How many jobs are open, and since when the oldest waits (seconds since 1970); of these clinics, or of all."""
         with self._lock:
             count, oldest = self._database.execute(
-                f"SELECT count(*), min(claimed_at) FROM job WHERE finished_at IS NULL AND {OF_CLINICS}",  # noqa: S608
+                f"SELECT count(*), min(taken_at) FROM job WHERE finished_at IS NULL AND {OF_CLINICS}",  # noqa: S608
                 {"clinics": _json(clinics)},
             ).fetchone()
         return count, oldest
@@ -759,23 +769,23 @@ def _open(path: Path) -> sqlite3.Connection:
 def _job(
     row: tuple[str, str, bytes, str, float, float | None, int, str, bytes | None, bytes | None, str, int, int, float],
 ) -> Job:
-    job_id, clinic, folder, state, claimed_at, finished_at, attempts, error, processed, failed, caller = row[:11]
+    job_id, clinic, folder, state, taken_at, finished_at, attempts, error, processed, failed, caller = row[:11]
     dropped, repeated, troubled_at = row[11:]
     return Job(
-        job_id,
-        clinic,
-        os.fsdecode(folder),
-        State(state),
-        claimed_at,
-        finished_at,
-        attempts,
-        error,
-        Path(os.fsdecode(processed)) if processed else None,
-        Path(os.fsdecode(failed)) if failed else None,
-        caller,
-        ENDS[dropped],
-        repeated,
-        troubled_at,
+        id=job_id,
+        clinic=clinic,
+        folder=os.fsdecode(folder),
+        state=State(state),
+        taken_at=taken_at,
+        finished_at=finished_at,
+        attempts=attempts,
+        error=error,
+        processed_path=Path(os.fsdecode(processed)) if processed else None,
+        failed_path=Path(os.fsdecode(failed)) if failed else None,
+        caller=caller,
+        ends=ENDS[dropped],
+        repeated=repeated,
+        troubled_at=troubled_at,
     )
 
 

@@ -3,19 +3,19 @@
 import threading
 from collections import defaultdict
 
-# Seconds from claimed to archived.
+# Seconds from taken to settled.
 BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 
 HELP = {
     "imaging_importer_files_total": ("counter", "Delivered files by clinic and outcome (stored, kept, failed)."),
     "imaging_importer_failures_total": ("counter", "Files that could not be imported, by clinic and reason."),
     "imaging_importer_notes_total": ("counter", "Files that were stored and have something said of them, by clinic."),
-    "imaging_importer_deliveries_total": ("counter", "Archived deliveries by clinic and outcome."),
+    "imaging_importer_deliveries_total": ("counter", "Settled deliveries by clinic and outcome."),
     "imaging_importer_bytes_total": ("counter", "Bytes of DICOM instances stored and verified, by clinic."),
     "imaging_importer_retries_total": ("counter", "Steps that have to be tried again, by cause."),
-    "imaging_importer_delivery_duration_seconds": ("histogram", "Time from claimed to archived."),
-    "imaging_importer_waiting_deliveries": ("gauge", "Deliveries by stage: inbox (not stable yet), spool (claimed)."),
-    "imaging_importer_oldest_pending_age_seconds": ("gauge", "Age of the oldest delivery that is not archived."),
+    "imaging_importer_delivery_duration_seconds": ("histogram", "Time from taken to settled."),
+    "imaging_importer_waiting_deliveries": ("gauge", "Deliveries by stage: inbox (not stable yet), spool (taken)."),
+    "imaging_importer_oldest_pending_age_seconds": ("gauge", "Age of the oldest delivery that is not settled."),
     "imaging_importer_repeating_deliveries": (
         "gauge",
         "Deliveries that have failed the same way twenty times in a row or more.",

@@ -22,10 +22,10 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from urllib3.exceptions import HTTPError, NewConnectionError
 
 from imaging_importer import failpoints
-from imaging_importer.instance import orthanc_id
+from imaging_importer.dicom.instance import orthanc_id
+from imaging_importer.dicom.stamp import Body
 from imaging_importer.reasons import BrokenOffError, RejectedError, UnavailableError
 from imaging_importer.registry import Attributes, Contents
-from imaging_importer.stamp import Body
 
 # Seconds to connect and between two bytes of the answer. Orthanc answers a STOW-RS request when all of it is stored,
 # at no less than so many bytes a second.
@@ -156,7 +156,7 @@ class OrthancClient:
     """One connection to Orthanc for one thread at a time. Every call may raise UnavailableError."""
 
     def __init__(self, url: str, user: str, password: str, tick: Callable[[], None] = lambda: None) -> None:
-        self._url = url
+        self._url = url.rstrip("/")
         self._tick = tick
         self._lock = threading.Lock()
         self._session = requests.Session()
@@ -235,7 +235,7 @@ class OrthancClient:
         with Path(os.devnull).open("rb") as nothing:
             answer = self.store(study, [Body(nothing, [_probe(study, series, instance)])])
         if instance in answer.stored:
-            self.take_out(orthanc_id(PROBE_PATIENT, study, series, instance))
+            self.remove(orthanc_id(PROBE_PATIENT, study, series, instance))
         return instance in answer.stored
 
     def instances(self, sop_instance_uids: set[str]) -> list[Held]:
@@ -275,7 +275,7 @@ class OrthancClient:
         with _understanding():
             return str(self._get(f"/instances/{instance_id}/study")["ID"])
 
-    def take_out(self, instance_id: str) -> None:
+    def remove(self, instance_id: str) -> None:
         """Delete one instance that should not have been stored."""
         response = self._request("DELETE", f"/instances/{instance_id}")
         if response.status_code not in (200, 404):

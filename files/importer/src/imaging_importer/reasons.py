@@ -1,12 +1,12 @@
 """Why a file was not imported: a code for machines, a sentence for the technician who delivered it."""
 
 SENTENCES = {
-    "archive-damaged": "The zip or gzip file is damaged, as after a copy that broke off. "
+    "packed-damaged": "The zip or gzip file is damaged, as after a copy that broke off. "
     "Copy it again, or unpack it and deliver the files.",
-    "archive-encrypted": "The zip file has a password. Unpack it and deliver the files.",
-    "archive-kind": "The file is packed in a way that is not unpacked here; plain zip and gzip are, in delivered "
+    "packed-encrypted": "The zip file has a password. Unpack it and deliver the files.",
+    "packed-kind": "The file is packed in a way that is not unpacked here; plain zip and gzip are, in delivered "
     "folders. Unpack it and deliver the files.",
-    "archive-too-large": "There is more in the zip or gzip file than is unpacked: too many files, too large ones, or "
+    "packed-too-large": "There is more in the zip or gzip file than is unpacked: too many files, too large ones, or "
     "ones that grow too much. Unpack it and deliver the files.",
     "conflicting-bytes": "The archive already holds an image with this SOPInstanceUID but different content. "
     "The archived image was kept. If this one is a correction, the sending system must give it a new SOPInstanceUID.",
@@ -84,11 +84,11 @@ NOTES = {
 # Kept with the delivery and counted, neither stored nor a failure.
 NOT_DICOM = "not-dicom"
 DICOMDIR = "dicomdir"
-ARCHIVE = "archive"
+PACKED = "packed"
 KEPT = {
     NOT_DICOM: "This is no DICOM image.",
     DICOMDIR: "This is the table of contents of a DICOM medium. The images that it lists are files of their own.",
-    ARCHIVE: "This zip or gzip file was unpacked; the files in it are listed and counted like any other.",
+    PACKED: "This zip or gzip file was unpacked; the files in it are listed and counted like any other.",
 }
 
 

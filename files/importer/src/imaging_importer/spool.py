@@ -1,6 +1,6 @@
-"""The private directory that claimed folders wait in: `.spool/<clinic>/<job id>/<folder>`, mode 0700.
+"""The private directory that deliveries wait in: `.spool/<clinic>/<job id>/<folder>`, mode 0700.
 
-Claiming is one rename on one file system, so a folder is either in the inbox or in the spool. The path alone tells
+Taking is one rename on one file system, so a folder is either in the inbox or in the spool. The path alone tells
 whose it is: what a kill leaves between rename and journal is found again by `unjournalled`.
 """
 
@@ -49,9 +49,9 @@ class Spool:
     def __init__(self, root: Path, journal: Journal) -> None:
         self._root = root
         self._journal = journal
-        self._claiming = threading.Lock()
+        self._taking = threading.Lock()
         # Whether a folder may lie in the spool that the journal does not know: after a kill, after a full disk.
-        self.unsettled = True
+        self.may_hold_unknown = True
         self.scratch = root / ".scratch"
         self.scratch.mkdir(exist_ok=True)
         # Uploads arrive here. What a kill left of one was never answered: its sender sends it again.
@@ -66,13 +66,13 @@ class Spool:
     def _directory(self, clinic: str, job_id: str) -> Path:
         return self._root / clinic / job_id
 
-    def claim_folder(self, clinic: str, folder: Path, caller: str = "") -> str:
+    def take_folder(self, clinic: str, folder: Path, caller: str = "") -> str:
         """Take a folder out of the inbox, or an upload of `caller` (JSON); the job's id.
 
         After an OSError or sqlite3.Error it is where it was, or `recover`
         finds it.
         """
-        with self._claim(), self._new_directory(clinic) as directory:
+        with self._take(), self._new_directory(clinic) as directory:
             if caller:
                 with (directory / CALLER).open("x", encoding="utf-8") as file:
                     file.write(caller)
@@ -86,9 +86,9 @@ class Spool:
             failpoints.reach("folder-spooled")
             return self._journalled(clinic, directory, folder.name, folder.parent, caller)
 
-    def claim_files(self, clinic: str, files: list[Path]) -> str:
+    def take_files(self, clinic: str, files: list[Path]) -> str:
         """Take single files out of a clinic's folder as one delivery; the job's id."""
-        with self._claim(), self._new_directory(clinic) as directory:
+        with self._take(), self._new_directory(clinic) as directory:
             (directory / LOOSE_FILES).mkdir()
             for file in files:
                 with contextlib.suppress(FileNotFoundError):  # withdrawn since the last look
@@ -97,13 +97,13 @@ class Spool:
             return self._journalled(clinic, directory, LOOSE_FILES, files[0].parent)
 
     @contextlib.contextmanager
-    def _claim(self) -> Iterator[None]:
-        """One claim at a time, and none while the spool is looked through."""
-        with self._claiming:
-            settled = not self.unsettled
-            self.unsettled = True
+    def _take(self) -> Iterator[None]:
+        """One at a time, and none while the spool is looked through."""
+        with self._taking:
+            known = not self.may_hold_unknown
+            self.may_hold_unknown = True
             yield
-            self.unsettled = not settled
+            self.may_hold_unknown = not known
 
     @contextlib.contextmanager
     def _new_directory(self, clinic: str) -> Iterator[Path]:
@@ -127,14 +127,14 @@ class Spool:
         return directory.name
 
     def release(self, job: Job) -> None:
-        """Remove the empty directory of a job whose folder was archived."""
+        """Remove the empty directory of a job whose folder was settled."""
         with contextlib.suppress(FileNotFoundError):
             (self._directory(job.clinic, job.id) / CALLER).unlink(missing_ok=True)
             self._directory(job.clinic, job.id).rmdir()
 
     def recover(self) -> int:
         """Journal every folder that is in the spool but not in the journal; how many there were."""
-        with self._claiming:
+        with self._taking:
             found = 0
             for clinic in _directories(self._root):
                 for directory in _directories(clinic):
@@ -147,7 +147,7 @@ class Spool:
                     if not folders:
                         (directory / CALLER).unlink(missing_ok=True)
                         directory.rmdir()
-            self.unsettled = False
+            self.may_hold_unknown = False
             return found
 
 

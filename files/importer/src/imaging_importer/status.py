@@ -4,11 +4,11 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from imaging_importer.door import Reception
-from imaging_importer.inbox import Inbox
 from imaging_importer.journal import SAME_TROUBLE, Job, Journal, Outcome, Summary
 from imaging_importer.printable import printable
 from imaging_importer.reasons import SENTENCES, told
+from imaging_importer.ways_in.folders import Inbox
+from imaging_importer.ways_in.uploads import Reception
 
 # So many lines of each list are shown; the totals count all.
 LINES = 200
@@ -86,7 +86,7 @@ def _open(summary: Summary, is_root: bool) -> Status:
         "job": summary.job.id,
         "clinic": summary.job.clinic,
         "folder": printable(summary.job.folder),
-        "since": _time(summary.job.claimed_at),
+        "since": _time(summary.job.taken_at),
         "state": summary.job.state.value,
         "files": total,
         "files_done": total - summary.files.get(Outcome.PENDING, 0),

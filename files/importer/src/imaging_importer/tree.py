@@ -26,7 +26,7 @@ UNFINISHED_SUFFIXES = (".part", ".partial", ".filepart", ".tmp", ".crdownload")
 DESKTOP_LITTER = (".ds_store", "._", ".directory", ".fseventsd", ".spotlight-v100", ".trashes")
 
 # A delivery beyond these is none: no modality or PACS nests so deep (a DICOMDIR medium has at most 8 levels), and who
-# exports a whole archive can do it by years. Files and directories count, so that empty directories are bounded too.
+# exports a whole PACS can do it by years. Files and directories count, so that empty directories are bounded too.
 MOST_ENTRIES = 2_000_000
 DEEPEST = 32
 LONGEST_PATH = 2048  # bytes; a copy onto another file system needs whole paths, and Linux takes 4096
@@ -38,7 +38,7 @@ MOST_LINKED = 100_000
 # What a file system says that does not take a name: too long, or characters or bytes that it has no room for.
 REFUSED_NAMES = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
 # What it says where somebody has put something in the place that was free when it was chosen.
-TAKEN = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR})
+OCCUPIED = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR})
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -266,7 +266,7 @@ def _placing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in REFUSED_NAMES | TAKEN:
+        if error.errno in REFUSED_NAMES | OCCUPIED:
             raise PlaceError(*error.args) from error
         raise
 

@@ -16,8 +16,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase, BufferedReader, RawIOBase
 from typing import NamedTuple
 
-from imaging_importer.body import BrokenOffError, TooSlowError
-
 log = logging.getLogger(__name__)
 
 # Each connection holds a thread; beyond these, new ones are closed at once. From the half of them on, who is refused in
@@ -32,6 +30,14 @@ SLOWEST_OVER = 30.0
 
 # A request that is refused before its body was read is read on for so long, or the proxy would lose the answer.
 DRAIN_SECONDS = 5
+
+
+class SenderGoneError(Exception):
+    """The sender went away in the middle: there is nobody to answer."""
+
+
+class TooSlowError(Exception):
+    """The sender lets us wait longer than its place may be kept."""
 
 
 class Answer(NamedTuple):
@@ -135,7 +141,7 @@ def serve(host: str, port: int, secret: str, routes: list[Route]) -> ThreadingHT
             self._paced.begin_body()
             try:
                 answer = self._answer()
-            except (BrokenOffError, ConnectionError, TimeoutError):
+            except (SenderGoneError, ConnectionError, TimeoutError):
                 self.close_connection = True
                 return
             except Exception:
@@ -151,7 +157,7 @@ def serve(host: str, port: int, secret: str, routes: list[Route]) -> ThreadingHT
             given = self.headers.get("Authorization", "").encode()
             may_pass = hmac.compare_digest(given, f"Bearer {secret}".encode())
             if route is None or not (route.is_open or may_pass):
-                return as_text(404 if may_pass else 403, "There is nothing here without the front door's secret.\n")
+                return as_text(404 if may_pass else 403, "There is nothing here without nginx's secret.\n")
             return route.answer(Request(self.path, self.headers, self.rfile))
 
         def _send(self, answer: Answer) -> None:

@@ -19,7 +19,7 @@ from imaging_importer.delivery import Carrier, Step
 from imaging_importer.journal import SAME_TROUBLE, Job, Journal, Outcome, State
 from imaging_importer.metrics import Metrics
 from imaging_importer.reasons import TransientError, UnavailableError
-from imaging_importer.tickets import Tickets
+from imaging_importer.ways_in.tickets import Tickets
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Worker:
                         self._changed.wait(1.0)
                         continue
                 try:
-                    self._take(turn)
+                    self._carry(turn)
                 finally:
                     self._end(turn)
             except StoppingError:
@@ -146,7 +146,7 @@ class Worker:
         served = {clinic: self._clinics.setdefault(clinic, Served()) for clinic in clinics if clinic not in self._busy}
         for clinic in sorted(served, key=lambda clinic: served[clinic].at):
             for job in self._candidates(clinic, served[clinic]):
-                begins = job.state in (State.CLAIMED, State.LISTED)
+                begins = job.state in (State.TAKEN, State.LISTED)
                 if begins and not has_room:
                     continue
                 # What is begun is ended: it would keep its place among MOST_BEGUN from other clinics.
@@ -184,7 +184,7 @@ class Worker:
         since = time.monotonic() - CROWDED_FOR
         return any(other != clinic and served.at > since for other, served in self._clinics.copy().items())
 
-    def _take(self, turn: Turn) -> None:
+    def _carry(self, turn: Turn) -> None:
         """Take steps of a job until its time is over, it has to wait or it ends."""
         job, begun = turn.job, turn.begun
         until = time.monotonic() + SLICE
@@ -248,7 +248,7 @@ class Worker:
             log.exception("job %s: unexpected", job.id)
         cause = error.service if isinstance(error, UnavailableError) else type(error).__name__
         self._metrics.count("imaging_importer_retries_total", cause=cause)
-        self._tickets.settle(job.id, lambda: None)
+        self._tickets.answer(job.id, lambda: None)
         log.warning("job %s: will be tried again: %s", job.id, error)
         try:
             # An error of our own has often no words, or is one word: whose it is says more.
@@ -271,7 +271,7 @@ class Worker:
         result = summary.result
         self._metrics.count("imaging_importer_deliveries_total", clinic=job.clinic, outcome=result)
         self._metrics.count("imaging_importer_bytes_total", summary.size, clinic=job.clinic)
-        self._metrics.took(time.time() - job.claimed_at)
+        self._metrics.took(time.time() - job.taken_at)
         log.info(
             "job %s: %s: %d stored, %d kept, %d failed %s",
             job.id, result, files[Outcome.STORED], files[Outcome.KEPT], files[Outcome.FAILED], summary.reasons or "",
