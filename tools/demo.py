@@ -41,6 +41,8 @@ def place_of(container: str, inbox: str, clinic: str, folder: str) -> str:
 
 
 def main() -> int:
+    if not Path(sys.argv[1]).exists():
+        raise SystemExit(f"demo: there is no sandbox whose state is in {Path(sys.argv[1]).parent}: `make up` makes one")
     info = json.loads(Path(sys.argv[1]).read_text())
     container, inbox = info["container"], info["inbox"]
     stamp = time.strftime("%Y%m%d-%H%M%S")

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-from on_host import WHOLE_HOST, find
+from on_host import find
 
 PAGE = Path(__file__).parents[1] / "docs/ARCHITECTURE.md"
 BEGIN = "<!-- Written by `make docs-exposure`: changes here are overwritten. -->\n"
@@ -65,7 +65,7 @@ def written() -> str:
 
 def main() -> None:
     """Write the table from the host of the inventory that is named."""
-    host = find(sys.argv[1], WHOLE_HOST)
+    host = find(sys.argv[1], "imaging")
 
     def on_host(command: str) -> str:
         words = host.command(["sh", "-c", command])

@@ -24,8 +24,10 @@ from ansible.module_utils.parsing.convert_bool import boolean  # type: ignore[im
 from ansible.plugins.loader import become_loader, connection_loader, init_plugin_loader  # type: ignore[import-untyped]
 from ansible.template import Templar  # type: ignore[import-untyped]
 
-WHOLE_HOST = "imaging"
-JOBS = (WHOLE_HOST, "postgres", "orthanc", "keycloak", "gateway", "importer", "nginx", "monitoring")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "playbooks/lookup_plugins"))
+
+from hosts_of import EVERY_HOST, JOBS, find_hosts  # noqa: E402
 
 
 class HostError(Exception):
@@ -60,15 +62,16 @@ def variables_of(inventory: str, job: str) -> dict[str, Any]:
     init_plugin_loader()
     try:
         loader, known, manager = client._play_prereqs()  # as ansible-inventory begins
-        group = job if job in known.groups and known.get_hosts(job) else WHOLE_HOST
-        hosts = known.get_hosts(group) if group in known.groups else []
+        groups = known.get_groups_dict()
+        hosts = find_hosts(job, groups)
         if len(hosts) != 1:
-            names = f" ({', '.join(sorted(host.name for host in hosts))})" if hosts else ""
+            group = job if groups.get(job) else EVERY_HOST
+            names = f" ({', '.join(hosts)})" if hosts else ""
             raise HostError(
                 f"the group {group} of the inventory {inventory} has {len(hosts) or 'no'} hosts{names}. "
                 "This command is for exactly one. Nothing was run."
             )
-        said = manager.get_vars(host=hosts[0])
+        said = manager.get_vars(host=known.get_host(hosts[0]))
         templar = Templar(loader=loader, variables=said)
         ours = {"inventory_hostname", "ansible_connection", "ansible_become", "ansible_become_method"}
         for loader, kind, plugin in ((connection_loader, "connection", "ssh"), (become_loader, "become", "sudo")):
@@ -115,7 +118,7 @@ def main() -> int:
     """Run the command; its exit status, unless its program takes the place of this one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("inventory")
-    parser.add_argument("job", choices=JOBS)
+    parser.add_argument("job", choices=[EVERY_HOST, *JOBS])
     parser.add_argument("--tty", action="store_true", help="the command is for somebody at a terminal")
     end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     asked, words = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]

@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+if not Path(sys.argv[1]).exists():
+    sys.exit(f"there is no sandbox whose state is in {Path(sys.argv[1]).parent}: `make up` makes one")
 info = json.loads(Path(sys.argv[1]).read_text())
 notices = "".join(f"\n!!! {notice}\n" for notice in info["notices"])
 if "--notices" in sys.argv:
