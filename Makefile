@@ -10,7 +10,7 @@ export SANDBOX
 # What is typed arrives as it is: make itself expands no $ in it, and q and extra keep the shell and JSON from it.
 ARGUMENTS := SANDBOX INVENTORY JSON CLINIC_ID CLINIC_NAME NAME CLINIC TAKE_OVER STUDIES CONFIRM USERNAME EMAIL ROLE ALL \
   NEW_USERNAME CLIENT_ID STUDY USER SINCE LIMIT BEFORE FORMAT RENEW PACKAGE INCLUDE_DICOM REPOSITORY BACKUP_FILE YES \
-  VERIFY ALLOW_MISSING TRUST UNSIGNED KEY PURGE QUICK
+  VERIFY ALLOW_MISSING TRUST UNSIGNED KEY PURGE QUICK SAMPLE SEED
 $(foreach name,$(ARGUMENTS),$(if $(filter command,$(firstword $(origin $(name)))),$(eval override $(name) := $$(value $(name)))))
 # A word for the shell.
 q = '$(subst ','\'',$1)'
@@ -28,7 +28,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # whether it refuses, works on every inventory, or needs no host.
 SANDBOX_ONLY := up demo info down up-dev test test-platform test-alerts test-certs test-hardening test-front \
   test-restore test-repository test-upgrade test-ssh test-uninstall test-reboot test-molecule bench bench-import bench-gateway
-NO_HOST := help lint test-unit test-recovery test-readers docs requirements audit-dependencies release
+NO_HOST := help lint test-unit test-recovery test-readers test-mutation docs requirements audit-dependencies release
 
 ifneq ($(abspath $(INVENTORY)),$(CURDIR)/inventories/sandbox)
 ELSEWHERE := 1
@@ -249,7 +249,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests files/updates/tests
-	pytest tests/unit
+	pytest -n 2 --dist loadgroup tests/unit
 
 # The README's own commands make the host that the other tests then attack; it has a name of its own.
 .PHONY: test-platform
@@ -271,6 +271,12 @@ test-recovery: .venv/test ## a thousand kills, faults and full disks of the impo
 test-readers: .venv/test ## 100,000 damaged and odd files: DCMTK reads what the importer lets through
 	tests/packages.sh
 	IMAGING_READERS=100000 pytest -rP files/importer/tests/test_readers.py
+
+# Not part of `make test`: it runs the tests of a changed line once for each mistake.
+.PHONY: test-mutation
+test-mutation: .venv/test ## make small mistakes in our code, count those that the tests find: [SAMPLE=150]
+	tests/packages.sh
+	nice -n 19 python tools/mutate.py $(if $(PACKAGE),$(call q,$(PACKAGE))) $(if $(SAMPLE),--sample $(call q,$(SAMPLE))) $(if $(SEED),--seed $(call q,$(SEED)))
 
 .PHONY: test-alerts
 test-alerts: .venv/test ## cause every fault on the sandbox and see that it is told

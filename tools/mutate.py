@@ -10,19 +10,27 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import copy
+import importlib
+import itertools
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "artifacts/mutation"
@@ -48,7 +56,8 @@ def packages() -> dict[str, Package]:
         "gateway": Package(sorted((ROOT / "files/gateway/src").rglob("*.py")), ["files/gateway/tests"]),
         "dicom": Package(dicom, [f"files/importer/tests/test_{name}.py" for name in of_dicom]),
         "module_utils": Package(
-            sorted((ROOT / "module_utils").rglob("*.py")), ["tests/unit/modules", "tests/unit/test_list_people.py"]
+            sorted((ROOT / "module_utils").rglob("*.py")),
+            ["tests/unit/modules", "files/registry/tests/test_clinics_of_modules.py"],
         ),
     }
 
@@ -116,34 +125,30 @@ TYPES = ("annotation", "returns", "type_params")
 @dataclass(frozen=True)
 class Mistake:
     path: Path
+    number: int  # among those that the file could have, in the order of its nodes
     line: int
     before: str
     after: str
-    source: str
 
     def __str__(self) -> str:
         return f"{self.path.relative_to(ROOT)}:{self.line}: {self.before}  →  {self.after}"
 
+    def source(self) -> str:
+        """The file with this mistake."""
+        tree = ast.parse(self.path.read_text())
+        put, _ = next(itertools.islice(places(tree), self.number, None))
+        put()
+        return ast.unparse(ast.fix_missing_locations(tree))
 
-def mistakes(path: Path) -> list[Mistake]:
-    """Every mistake that a file could have, in the order of its lines."""
-    tree = ast.parse(path.read_text())
-    found: list[Mistake] = []
 
-    def visit(parent: ast.AST) -> None:
-        for field, value in ast.iter_fields(parent):
-            for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
-                if not isinstance(node, ast.AST) or field in TYPES or is_for_people(node):
-                    continue
+def places(parent: ast.AST) -> Iterator[tuple[Callable[[], None], tuple[ast.AST, ast.AST]]]:
+    """What puts a mistake into a tree, and the node before and after it."""
+    for field, value in ast.iter_fields(parent):
+        for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if isinstance(node, ast.AST) and field not in TYPES and not is_for_people(node):
                 for changed in changes(node):
-                    put(parent, field, index, ast.copy_location(changed, node))
-                    after = ast.unparse(ast.fix_missing_locations(tree))
-                    put(parent, field, index, node)
-                    found.append(Mistake(path, node.lineno, short(node), short(changed), after))  # type: ignore[attr-defined]
-                visit(node)
-
-    visit(tree)
-    return found
+                    yield partial(put, parent, field, index, ast.copy_location(changed, node)), (node, changed)
+                yield from places(node)
 
 
 def put(parent: ast.AST, field: str, index: int | None, node: ast.AST) -> None:
@@ -151,6 +156,14 @@ def put(parent: ast.AST, field: str, index: int | None, node: ast.AST) -> None:
         setattr(parent, field, node)
     else:
         getattr(parent, field)[index] = node
+
+
+def mistakes(path: Path) -> list[Mistake]:
+    """Every mistake that a file could have."""
+    return [
+        Mistake(path, number, node.lineno, short(node), short(changed))  # type: ignore[attr-defined]
+        for number, (_, (node, changed)) in enumerate(places(ast.parse(path.read_text())))
+    ]
 
 
 def short(node: ast.AST) -> str:
@@ -184,8 +197,11 @@ def pytest_runtest_protocol(item):
     found[item.nodeid] = {"seconds": time.monotonic() - start, "lines": sorted(lines)}
 
 def pytest_sessionfinish(session):
+    here = os.getcwd()
+    files = {name: getattr(module, "__file__", None) or here for name, module in sys.modules.items()}
+    libraries = [name for name, file in files.items() if not file.startswith(here)]
     with open(os.environ["MUTATE_LINES"], "w") as file:
-        json.dump(found, file)
+        json.dump({"tests": found, "libraries": libraries}, file)
 '''
 
 
@@ -206,32 +222,49 @@ class Copy:
         (self.root / "mutate_lines.py").write_text(PLUGIN)
         self.runs = self._which_tests_run_which_lines()
 
-    def _pytest(self, *arguments: str, environment: Mapping[str, str] = {}, timeout: float | None = None) -> int:
-        """How a run of tests ended; 1 is failed, and so is a run that never ends."""
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *arguments]
-        with (self.root / "log").open("w") as log:
-            try:
-                return subprocess.run(
-                    command,
-                    cwd=self.root,
-                    stdout=log,
-                    stderr=log,
-                    check=False,
-                    timeout=timeout,
-                    env={**os.environ, **environment},
-                ).returncode
-            except subprocess.TimeoutExpired:
-                return 1
+    def _pytest(self, *arguments: str, environment: Mapping[str, str] = {}, timeout: float = 3600) -> int:
+        """How a run of tests ended; 1 is failed, and so is a run that never ends.
+
+        It runs in a copy of this process, which has the libraries already: to load them takes longer than most tests.
+        """
+        sys.stdout.flush()
+        if child := os.fork():
+            deadline = time.monotonic() + timeout
+            while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+                if time.monotonic() > deadline:
+                    os.killpg(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                    return 1
+                time.sleep(0.02)
+            return os.waitstatus_to_exitcode(ended[1])
+        os.setsid()
+        log = os.open(self.root / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.chdir(self.root)
+        os.environ.update(environment)
+        sys.path.insert(0, str(self.root))
+        try:
+            code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *arguments]))
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        os._exit(code)
 
     def _which_tests_run_which_lines(self) -> dict[str, Any]:
         files = [str(self.at(path)) for path in self.package.sources]
         lines = self.root / "lines.json"
-        given = {"MUTATE_FILES": json.dumps(files), "MUTATE_LINES": str(lines), "PYTHONPATH": str(self.root)}
+        given = {"MUTATE_FILES": json.dumps(files), "MUTATE_LINES": str(lines)}
         ended = self._pytest("-p", "mutate_lines", *self.package.tests, environment=given)
         if ended != 0:
             raise SystemExit(f"the tests fail without any mistake:\n{(self.root / 'log').read_text()[-3000:]}")
-        found: dict[str, Any] = json.loads(lines.read_text())
-        return found
+        found = json.loads(lines.read_text())
+        for name in found["libraries"]:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+        runs: dict[str, Any] = found["tests"]
+        return runs
 
     def at(self, path: Path) -> Path:
         return self.root / path.relative_to(ROOT)
@@ -263,7 +296,7 @@ class Copy:
         sound = file.read_text()
         (self.root / "chosen").write_text("\n".join(tests))
         try:
-            file.write_text(mistake.source)
+            file.write_text(mistake.source())
             # Python would take a compiled file of the same second for the same source.
             shutil.rmtree(file.parent / "__pycache__", ignore_errors=True)
             return SURVIVED if self._pytest("@chosen", timeout=60 + 10 * seconds) == 0 else KILLED

@@ -31,12 +31,6 @@ const STATES = {
 };
 const RESULTS = { processed: "imported", "partly-failed": "imported in part", failed: "failed" };
 
-const REMARKS = { "not-displayable": "stored, but cannot be displayed", "text-corrected": "with corrected text" };
-const remarks = (row) =>
-  Object.entries(row.notes)
-    .map(([note, count]) => `${count} ${REMARKS[note] ?? note}`)
-    .join(", ");
-
 function progress(row) {
   const text = `${row.files_done} of ${row.files} files`;
   return make("span", {}, make("progress", { max: 100, value: row.percent, ariaLabel: text }), ` ${text}`);
@@ -49,7 +43,7 @@ const LISTS = [
     ["When", (row) => time(row.finished)],
     ["Failed", (row) => row.failed],
     ["Stored", (row) => row.stored],
-    ["Remarks", remarks],
+    ["Remarks", (row) => row.remarks],
     ["Why", (row) => row.why],
   ]],
   ["arriving", "Arriving through the browser", "", [
@@ -73,7 +67,7 @@ const LISTS = [
     ["When", (row) => time(row.finished)],
     ["Result", (row) => RESULTS[row.result]],
     ["Images", (row) => row.stored],
-    ["Remarks", remarks],
+    ["Remarks", (row) => row.remarks],
   ]],
 ];
 

@@ -123,6 +123,11 @@ class Platform:
             ["docker", "exec", self.container, *command], check=check, capture_output=True, text=True
         ).stdout
 
+    def is_well(self) -> bool:
+        """Whether `imaging-status` finds every service well."""
+        command = ["docker", "exec", self.container, "imaging-status", "--services"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
     def deliver(self, clinic: str, folder: Path, name: str) -> None:
         """Copy a folder into the clinic's inbox, as a technician does."""
         target = f"{self.container}:{self.inbox}/{clinic}/{name}"

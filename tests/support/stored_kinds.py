@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pydicom
@@ -53,9 +52,3 @@ def images(directory: Path) -> dict[str, Dataset]:
 def _written(path: Path, write: object) -> Path:
     write(path)  # type: ignore[operator]
     return path
-
-
-def encoded(dataset: Dataset) -> bytes:
-    buffer = io.BytesIO()
-    dataset.save_as(buffer)
-    return buffer.getvalue()

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 
 import requests
 from platform_client import Platform
+from pydicom import Dataset
+
+
+def encoded(dataset: Dataset) -> bytes:
+    """The file that a data set makes."""
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
 
 
 def multipart(parts: list[bytes], boundary: str) -> bytes:

@@ -6,8 +6,7 @@ import time
 
 from platform_client import Platform
 from pydicom.dataset import Dataset
-from stored_kinds import encoded
-from stow import send
+from stow import encoded, send
 
 BEHIND = ("imaging-orthanc", "imaging-gateway")
 

@@ -19,7 +19,10 @@ init_plugin_loader([])
 
 
 class Wired:
-    """The variables of an inventory's first host, with secrets of its own; `changes` are set on top."""
+    """The variables of an inventory's first host, with secrets of its own; `changes` are set on top.
+
+    There are no dashboards, which only a run can ask for, unless the changes say so.
+    """
 
     def __init__(self, inventory: Path = SANDBOX, **changes: Any) -> None:
         self._loader = DataLoader()
@@ -27,7 +30,12 @@ class Wired:
         hosts = InventoryManager(self._loader, sources=[str(inventory)])
         known = VariableManager(self._loader, hosts).get_vars(host=hosts.get_hosts("imaging")[0])
         self._secrets = tempfile.TemporaryDirectory()
-        self._variables = {**known, "imaging_secrets_path": self._secrets.name, **changes}
+        self._variables = {
+            **known,
+            "imaging_secrets_path": self._secrets.name,
+            "imaging_dashboards": False,
+            **changes,
+        }
 
     def __getitem__(self, name: str) -> Any:
         return Templar(self._loader, variables=self._variables).template(self._variables[name])

@@ -64,6 +64,7 @@ journal = "/var/lib/imaging-importer"
 [postgresql]
 programs = "/usr/lib/postgresql/17/bin"
 socket = "/run/postgresql"
+port = 5432
 data = "/var/lib/postgresql/17/main"
 loader = "imaging-restore"
 [keycloak]
@@ -76,6 +77,7 @@ version = "26.7.3"
 domain = "imaging.example.org"
 ca_file = ""
 paths = ["/data"]
+nginx = "127.0.0.1"
 importer = "http://127.0.0.1:8080/metrics"
 metrics = "/var/lib/prometheus/node-exporter"
 [[services]]

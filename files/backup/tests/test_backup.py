@@ -534,6 +534,16 @@ def test_whoever_makes_a_backup_is_told_the_key(lived_in, capsys):
     assert f"signed with the key {KEY.public}\n" in restore.describe(restore.check(lived_in.config, path, TRUST))
 
 
+@pytest.mark.parametrize("images", [True, False])
+def test_a_script_is_told_what_people_are(lived_in, images):
+    path = create.create(lived_in.config, include_images=images)
+    about = restore.check(lived_in.config, path, TRUST)
+    told = json.loads(restore.summary(about))
+    assert told["images"] is images
+    assert (told["environment"], told["domain"], told["key"]) == ("north-hospital", "imaging.example.org", KEY.public)
+    assert (told["missing_images"], told["counts"]) == (0, about["counts"])
+
+
 def as_the_release_before(path: Path) -> Path:
     """The same backup file as a release made it that did not sign."""
     older = path.with_name("dicom-backup-2026-05-04T020000Z.tar.zst")

@@ -21,7 +21,9 @@ SERIES = Path(str(get_testdata_file("DICOMDIR"))).parent
 
 
 @pytest.fixture(scope="session")
-def deliver(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], Delivery]:
+def deliver(
+    platform: Platform, upload: Callable[[str, Path], None], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str, str], Delivery]:
     """Deliver a series of pydicom's to a clinic, dated as said, and wait until its physician can see it."""
 
     def deliver(clinic: str, series: str, study_date: str) -> Delivery:
@@ -29,7 +31,7 @@ def deliver(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Cal
         mark = generate_uid().split(".")[-1][-8:]
         patient = {"PatientName": f"Browser{mark}^Test", "PatientID": f"BROWSER-{mark}"}
         study = copy_with_new_uids(SERIES / series, folder, **patient, StudyDate=study_date)
-        platform.deliver(clinic, folder, f"browser-{mark}")
+        upload(clinic, folder)
         platform.wait_for_study(platform.api(platform.user("physician", clinic)), study.study_uid)
         first = min(
             folder.iterdir(), key=lambda file: int(pydicom.dcmread(file, stop_before_pixels=True).InstanceNumber)

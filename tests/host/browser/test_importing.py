@@ -13,7 +13,8 @@ from playwright.sync_api import expect
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 from reader import PATIENCE_MS, Reader
-from real_sizes import encoded, panoramic
+from real_sizes import panoramic
+from stow import encoded
 
 CLINIC = "denscan-central"
 SERIES = Path(str(get_testdata_file("DICOMDIR"))).parent / "98892001" / "CT5N"

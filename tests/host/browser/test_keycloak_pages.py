@@ -47,7 +47,7 @@ def test_the_console_gets_what_it_asks_for(platform: Platform, open_browser: Cal
     log_in(reader, platform.user("admin", CLINIC), f"{CONSOLE}#/imaging/users")
     for section in ("users", "groups", "clients", "realm-roles", "sessions", "events", "realm-settings"):
         reader.open(f"{CONSOLE}#/imaging/{section}")
-        reader.page.wait_for_timeout(3000)
+        reader.settle()
         reader.screenshot(section)
     assert in_vain - NOT_ROUTED == set()
 
@@ -59,6 +59,6 @@ def test_the_account_page_gets_what_it_asks_for(platform: Platform, open_browser
     expect(reader.page.get_by_text("Personal info").first).to_be_visible(timeout=PATIENCE_MS)
     for page in ("account-security/signing-in", "account-security/device-activity", "applications"):
         reader.open(ACCOUNT + page)
-        reader.page.wait_for_timeout(3000)
+        reader.settle()
         reader.screenshot(page.replace("/", "-"))
     assert in_vain == set()

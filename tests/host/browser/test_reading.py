@@ -76,7 +76,7 @@ def test_a_pasted_link_shows_no_image_to_a_physician_of_another_clinic(
     with reader.page.expect_response(asked, timeout=PATIENCE_MS) as told:
         reader.open(f"/viewer?StudyInstanceUIDs={older.study_uid}")
     assert told.value.json() == []
-    reader.page.wait_for_load_state("networkidle")
+    reader.settle()
     reader.screenshot("pasted-link")
     assert older.patient not in reader.page.content()
     images = [url for status, url in answers if status == 200 and re.search(r"/(frames|instances|metadata)", url)]

@@ -88,4 +88,4 @@ def test_the_technician_sees_it_on_the_import_page(platform: Platform, open_brow
     reader.page.locator("#done_today").scroll_into_view_if_needed()
     reader.screenshot("import")
     assert reader.policy_violations() == []
-    assert "4 cannot be displayed" in platform.on_host("imaging-importer", "status")
+    assert "4 stored, but cannot be displayed" in platform.on_host("imaging-importer", "status")

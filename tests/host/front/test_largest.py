@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from platform_client import Platform
-from real_sizes import encoded, panoramic
-from stow import multipart
+from real_sizes import panoramic
+from stow import encoded, multipart
 
 CLINIC = "denscan-central"
 

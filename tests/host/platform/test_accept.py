@@ -11,7 +11,8 @@ import requests
 from platform_client import Platform
 from raw_http import exchange, statuses
 from real_sizes import panoramic
-from stored_kinds import encoded, images
+from stored_kinds import images
+from stow import encoded
 from through_nginx import Life, store
 
 CLINIC = "denscan-central"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 from platform_client import ROOT, Platform
+from ports import free_port
 from time_lapse import wait_for
 
 MARK = "a developer was here"
@@ -28,9 +28,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        return int(candidate.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import pytest
 import requests
 from deliveries import Study
 from platform_client import Platform
-from pydicom.uid import generate_uid
 
 # Every DICOMweb route that names a study (PS3.18 10.3 to 10.6), as a viewer or a script asks for it.
 STUDY_ROUTES = [
@@ -56,11 +55,6 @@ def ask(platform: Platform, session: requests.Session, route: str, study: Study)
 def seen(answer: requests.Response) -> tuple[int, dict[str, str], bytes]:
     headers = {key.lower(): value for key, value in answer.headers.items() if key.lower() not in PER_ANSWER_HEADERS}
     return answer.status_code, headers, answer.content
-
-
-@pytest.fixture(scope="session")
-def unknown_study() -> Study:
-    return Study("", generate_uid(), generate_uid(), generate_uid())
 
 
 @pytest.mark.parametrize("route", VIEWER_ROUTES)

@@ -154,12 +154,7 @@ def in_place_of(platform: Platform, services: dict[str, int]) -> Iterator[list[s
         for impostor in impostors:
             seen += impostor.communicate()[0].splitlines()
         platform.on_host("systemctl", "start", "imaging.target")
-        wait_for("every service is well", lambda: well(platform), 300)
-
-
-def well(platform: Platform) -> bool:
-    command = ["docker", "exec", platform.container, "imaging-status", "--services"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        wait_for("every service is well", platform.is_well, 300)
 
 
 def test_nginx_takes_no_answer_of_a_stranger(platform, stranger, central_study, central_physician):

@@ -19,7 +19,6 @@ import requests
 from access_document import allowlist
 from deliveries import Study
 from platform_client import ROOT, Platform
-from pydicom.uid import generate_uid
 
 from .test_attacks import NOTHING_HERE, ask
 from .test_ends import Person
@@ -75,11 +74,6 @@ def nobodys_physician(platform: Platform) -> Iterator[requests.Session]:
     person = Person(platform, clinics=())
     yield person.session
     person.remove()
-
-
-@pytest.fixture(scope="module")
-def unknown_study() -> Study:
-    return Study("", generate_uid(), generate_uid(), generate_uid())
 
 
 def url_of(platform: Platform, rule: allowlist.Rule, study: Study) -> str:

@@ -10,6 +10,7 @@ import random
 import pydicom
 import pytest
 import requests
+from corpus import replaced
 from platform_client import Platform
 from pydicom.uid import generate_uid
 from stow import send
@@ -44,14 +45,11 @@ def written(charset: bytes, name: bytes, patient_id: bytes, **more: object) -> b
     """An image with exactly these bytes."""
     data = encoded(image(SpecificCharacterSet="CHARSET", PatientName="NAME", PatientID="PATIENT", **more))
     for tag, vr, marker, value in (
-        (b"\x08\0\x05\0", b"CS", b"CHARSET ", charset),
-        (b"\x10\0\x10\0", b"PN", b"NAME", name),
-        (b"\x10\0\x20\0", b"LO", b"PATIENT ", patient_id),
+        (0x00080005, b"CS", b"CHARSET ", charset),
+        (0x00100010, b"PN", b"NAME", name),
+        (0x00100020, b"LO", b"PATIENT ", patient_id),
     ):
-        value += b" " * (len(value) % 2)
-        old = tag + vr + len(marker).to_bytes(2, "little") + marker
-        assert data.count(old) == 1
-        data = data.replace(old, tag + vr + len(value).to_bytes(2, "little") + value)
+        data = replaced(data, tag, vr, value, marker)
     return data
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from platform_client import ROOT, Platform, state_path
+from ports import free_port
 from time_lapse import wait_for
 
 for directory in ("src", "tests"):
@@ -25,16 +26,14 @@ def orthanc(platform: Platform) -> Iterator[OrthancClient]:
     """Orthanc by a tunnel of root's, whom the guard of the host's loopback lets ask."""
     told = dict(re.findall(r'^(url|user) = "(.*)"$', orthanc_section(platform), re.MULTILINE))
     password = platform.on_host("cat", "/etc/imaging/credentials/importer/orthanc-password").strip()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     keys = state_path() / "ssh"
     options = [f"UserKnownHostsFile={keys}/known_hosts", "ExitOnForwardFailure=yes", "BatchMode=yes"]
     command = ["ssh", "-N", "-i", str(keys / "id_ed25519"), "-L", f"127.0.0.1:{port}:{told['url'].partition('//')[2]}"]
     command += [f"-o{option}" for option in options]
     tunnel = subprocess.Popen([*command, f"root@{platform.container.replace('-', '.', 1)}.test"])
     try:
-        wait_for(lambda: answers(port), 30)
+        wait_for("the tunnel is open", lambda: answers(port), 30)
         yield OrthancClient(f"http://127.0.0.1:{port}", told["user"], password)
     finally:
         tunnel.terminate()

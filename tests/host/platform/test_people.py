@@ -8,7 +8,7 @@ from functools import partial
 import jwt
 import platform_client
 import pytest
-from keycloak_admin import ask_keycloak
+from keycloak_admin import ask_keycloak, user_id
 from platform_client import Platform, User, state_path
 
 CLINIC = "added-clinic"
@@ -121,15 +121,10 @@ def leaver(platform: Platform, clinic: str) -> User:
     assert added.returncode == 0, added.stdout[-2000:]
     user = User(name, "Leaving-Horse-79-battery", ("physician",), (clinic,))
     own = {"type": "password", "value": user.password, "temporary": False}
-    ask_keycloak(platform, "PUT", f"imaging/users/{identity(platform, name)}/reset-password", own)
+    ask_keycloak(platform, "PUT", f"imaging/users/{user_id(platform, name)}/reset-password", own)
     names = {"firstName": "Leaving", "lastName": "Physician", "email": "leaving@example.org", "enabled": True}
-    ask_keycloak(platform, "PUT", f"imaging/users/{identity(platform, name)}", names)
+    ask_keycloak(platform, "PUT", f"imaging/users/{user_id(platform, name)}", names)
     return user
-
-
-def identity(platform: Platform, username: str) -> str:
-    (found,) = json.loads(ask_keycloak(platform, "GET", f"imaging/users?username={username}&exact=true")[0])
-    return str(found["id"])
 
 
 def renewed(platform: Platform, tokens: dict[str, str]) -> int:
@@ -167,14 +162,14 @@ def test_a_user_is_logged_out_disabled_given_another_password_and_removed(platfo
 
 def test_a_renamed_user_is_the_same_with_another_name_and_cannot_do_it_alone(platform: Platform, leaver: User) -> None:
     tokens = platform.login(leaver)
-    subject = identity(platform, leaver.username)
+    subject = user_id(platform, leaver.username)
     console = platform.login(leaver, "account-console", "/auth/realms/imaging/account/")["access_token"]
     account = {"url": f"{platform.realm_url}/account/", "timeout": 30}
     headers = {"Authorization": f"Bearer {console}", "Accept": "application/json"}
     own = platform.session().get(**account, headers=headers).json()
     assert own["username"] == leaver.username
     forged = platform.session().post(**account, headers=headers, json={**own, "username": "physician.forged"})
-    assert (forged.status_code, identity(platform, leaver.username)) == (400, subject), "users can rename themselves"
+    assert (forged.status_code, user_id(platform, leaver.username)) == (400, subject), "users can rename themselves"
 
     assert "is a user 'listed.physician' already" in make(
         "rename-user", f"USERNAME={leaver.username}", "NEW_USERNAME=listed.physician"
@@ -215,7 +210,7 @@ def test_the_inventorys_password_is_put_back_where_it_no_longer_opens_the_accoun
     user = platform.user("physician", "partner-clinic")
     other = {"type": "password", "value": "Restored-Horse-80-battery", "temporary": False}
     # Keycloak refuses the last five passwords: the account is one that never had the inventory's.
-    path = f"imaging/users/{identity(platform, user.username)}"
+    path = f"imaging/users/{user_id(platform, user.username)}"
     email = json.loads(ask_keycloak(platform, "GET", path)[0])["email"]
     groups = [group["path"] for group in json.loads(ask_keycloak(platform, "GET", f"{path}/groups")[0])]
     ask_keycloak(platform, "DELETE", path)
@@ -226,7 +221,7 @@ def test_the_inventorys_password_is_put_back_where_it_no_longer_opens_the_accoun
     )  # fmt: skip
     role = json.loads(ask_keycloak(platform, "GET", "imaging/roles/physician")[0])
     ask_keycloak(
-        platform, "POST", f"imaging/users/{identity(platform, user.username)}/role-mappings/realm", [role]
+        platform, "POST", f"imaging/users/{user_id(platform, user.username)}/role-mappings/realm", [role]
     )  # fmt: skip
 
     reset = make("reset-password", f"USERNAME={user.username}")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import requests
 from platform_client import ROOT, Platform
-from real_sizes import encoded, panoramic
-from stow import multipart
+from real_sizes import panoramic
+from stow import encoded, multipart
 
 CLINIC = "denscan-central"
 KIND = 'multipart/related; type="application/dicom"; boundary=part'

@@ -9,7 +9,7 @@ from functools import partial
 import platform_client
 import pytest
 import requests
-from keycloak_admin import ask_keycloak
+from keycloak_admin import ask_keycloak, user_id
 from platform_client import Platform, User
 from second_factor import ASKED, SET_UP, asked_by
 
@@ -19,18 +19,13 @@ SOME_CODE = {"otp": "000000"}
 make = partial(platform_client.make, timeout=120)
 
 
-def identity(platform: Platform, username: str) -> str:
-    (found,) = json.loads(ask_keycloak(platform, "GET", f"imaging/users?username={username}&exact=true")[0])
-    return str(found["id"])
-
-
 def added(platform: Platform, username: str, role: str) -> User:
     """Somebody with a password of their own, as after the first login."""
     email = f"{username}@example.org"
     done = make("add-user", f"USERNAME={username}", f"EMAIL={email}", f"CLINIC={CLINIC}", f"ROLE={role}")
     assert done.returncode == 0, done.stdout[-2000:]
     user = User(username, secrets.token_urlsafe(24), (role,), (CLINIC,))
-    path = f"imaging/users/{identity(platform, username)}"
+    path = f"imaging/users/{user_id(platform, username)}"
     names = {"firstName": "Second", "lastName": "Factor", "email": email, "enabled": True, "requiredActions": []}
     ask_keycloak(platform, "PUT", path, names)
     own = {"type": "password", "value": user.password, "temporary": False}

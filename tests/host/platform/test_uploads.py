@@ -1,8 +1,7 @@
-"""The second door on a running platform: STOW-RS through nginx, the gateway and the importer, into the same archive."""
+"""Uploads on a running platform: STOW-RS through nginx, the gateway and the importer, into the same archive."""
 
 from __future__ import annotations
 
-import io
 import json
 import socket
 import ssl
@@ -17,7 +16,7 @@ from dicomweb_client.api import DICOMwebClient
 from platform_client import Platform
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
-from stow import multipart, send
+from stow import encoded, multipart, send
 
 CLINIC = "denscan-central"
 NOTHING_HERE = b"There is nothing here.\n"
@@ -43,12 +42,6 @@ def image(study: str = "", series: str = "", **attributes: str) -> pydicom.Datas
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
     return dataset
-
-
-def encoded(dataset: pydicom.Dataset) -> bytes:
-    buffer = io.BytesIO()
-    dataset.save_as(buffer)
-    return buffer.getvalue()
 
 
 def reasons(answer: requests.Response, tag: str = "00081198") -> list[int]:

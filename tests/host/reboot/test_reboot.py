@@ -31,11 +31,6 @@ def started(platform: Platform, unit: str) -> int:
     return int(platform.on_host("systemctl", "show", "--value", "--property=InactiveExitTimestampMonotonic", unit))
 
 
-def healthy(platform: Platform) -> bool:
-    command = ["docker", "exec", platform.container, "imaging-status", "--services"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
 def spooled(platform: Platform) -> list[str]:
     """Deliveries that are taken and not yet imported."""
     spool = f"{platform.inbox}/.spool/{CLINIC}"
@@ -61,7 +56,7 @@ def seconds(platform: Platform, studies: list[Study]) -> float:
     subprocess.run(["docker", "restart", platform.container], check=True, capture_output=True)
     # Its address may be another one now. It starts nothing: a host that runs is only named.
     subprocess.run(["python3", "tools/sandbox.py", "up", "--name", platform.container], cwd=ROOT, check=True)
-    wait_for("every service is healthy", lambda: healthy(platform), 2 * LIMIT_SECONDS)
+    wait_for("every service is healthy", platform.is_well, 2 * LIMIT_SECONDS)
     took = time.monotonic() - begun
     print(f"healthy {took:.0f} s after the order to reboot, with {len(before)} of {STUDIES} deliveries under way")
     assert before, "nothing was being imported, so the test says nothing"

@@ -10,7 +10,6 @@ import hashlib
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+from ports import free_port
 from project import ROOT
 
 sys.path.insert(0, str(ROOT / "tests/unit/modules"))
@@ -77,12 +77,6 @@ def built() -> Path:
         subprocess.run([home / "bin/kc.sh", "build", *BUILD], check=True, stdout=subprocess.DEVNULL)
         (home / "built").touch()
     return home
-
-
-def free_port() -> int:
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        return int(candidate.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

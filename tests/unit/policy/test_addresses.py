@@ -96,7 +96,7 @@ def test_every_port_that_is_wired_is_guarded() -> None:
 
 # --- everything elsewhere ---------------------------------------------------------------------------------------------
 
-DASHBOARDS = {"nginx_grafana_address": "192.0.2.3:1", "status_dashboards": True}
+DASHBOARDS = {"imaging_dashboards": True}
 MOVED_PORTS = {name: 20000 + number for number, name in enumerate(PORTS)}
 # Where services listen, where others reach them, with whom they may speak: networks for documentation (RFC 5737).
 LISTEN, REACH, ALLOWED, PROXY = "192.0.2.1", "198.51.100.1", "203.0.113.0/24", "192.0.2.2"

@@ -213,7 +213,7 @@ class App:
             Route("GET", "/status.json", self._status),
             Route("POST", DROP, self._operator.drop),
             Route("POST", RELEASE, self._operator.release),
-            # Whoever deletes shows Orthanc's own password for it.
+            # A caller that deletes shows Orthanc's own password for it.
             Route("DELETE", RESOURCE, self._eraser.erase, is_open=True),
             Route("GET", "/metrics", self._render_metrics, is_open=True),
             Route("GET", "/health(/ready)?", self._health, is_open=True),

@@ -123,7 +123,7 @@ class Secrets:
 
     orthanc_password: str
     registry_password: str
-    upload_secret: str  # who has it may upload and see what is delivered
+    upload_secret: str  # a caller who shows it may upload and see what is delivered
 
 
 def load(path: Path) -> Config:

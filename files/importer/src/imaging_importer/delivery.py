@@ -43,7 +43,7 @@ LISTED_AT_ONCE = 1000
 # Seconds before each time that an instance which was not stored is sent alone. PostgreSQL's collisions pass in less.
 PAUSES = (0.0, 0.1, 0.5)
 
-# Who delivers a folder, in the access log. No user is called like this: names have no parentheses.
+# The access log names this user for a folder. No user is called so, because names have no parentheses.
 FOLDER = {"username": "(folder)", "subject": "", "client": "imaging-importer", "address": ""}
 
 # In the access log, of everything that a clinic is not told the reason of: its auditors read the row too.

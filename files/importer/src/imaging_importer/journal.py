@@ -251,7 +251,7 @@ class Journal:
                 self._database.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {number}; COMMIT;")
         with self._transaction() as database:  # what a kill left of a job that is done
             database.execute("DELETE FROM file WHERE job IN (SELECT id FROM job WHERE finished_at IS NOT NULL)")
-        # Who only looks (the status counts all files of each job) holds up nobody who writes.
+        # Readers (the status counts all files of each job) have their own connection, so that no writer waits for them.
         self._looking = threading.Lock()
         self._view = sqlite3.connect(path, check_same_thread=False)
         self._view.execute("PRAGMA query_only = ON")

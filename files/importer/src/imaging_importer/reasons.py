@@ -1,13 +1,6 @@
 """Why a file was not imported: a code for machines, a sentence for the technician who delivered it."""
 
 SENTENCES = {
-    "packed-damaged": "The zip or gzip file is damaged, as after a copy that broke off. "
-    "Copy it again, or unpack it and deliver the files.",
-    "packed-encrypted": "The zip file has a password. Unpack it and deliver the files.",
-    "packed-kind": "The file is packed in a way that is not unpacked here; plain zip and gzip are, in delivered "
-    "folders. Unpack it and deliver the files.",
-    "packed-too-large": "There is more in the zip or gzip file than is unpacked: too many files, too large ones, or "
-    "ones that grow too much. Unpack it and deliver the files.",
     "conflicting-bytes": "The archive already holds an image with this SOPInstanceUID but different content. "
     "The archived image was kept. If this one is a correction, the sending system must give it a new SOPInstanceUID.",
     "damaged": "The file says it is DICOM but cannot be read. Export it again from the modality or PACS.",
@@ -35,6 +28,13 @@ SENTENCES = {
     "Ask the administrator; the sending system has to write it shorter, or otherwise.",
     "owned-by-another-clinic": "This study was first delivered by another clinic and belongs to it. "
     "Nothing was stored. Ask the administrator if the study should change hands.",
+    "packed-damaged": "The zip or gzip file is damaged, as after a copy that broke off. "
+    "Copy it again, or unpack it and deliver the files.",
+    "packed-encrypted": "The zip file has a password. Unpack it and deliver the files.",
+    "packed-kind": "The file is packed in a way that is not unpacked here; plain zip and gzip are, in delivered "
+    "folders. Unpack it and deliver the files.",
+    "packed-too-large": "There is more in the zip or gzip file than is unpacked: too many files, too large ones, or "
+    "ones that grow too much. Unpack it and deliver the files.",
     "patient-mismatch": "The archive holds this study under another PatientID. Two patients cannot share one study. "
     "Correct the PatientID or the StudyInstanceUID and deliver it again.",
     "refused-by-archive": "Orthanc could not read the image and refused it. Export it again from the modality or PACS.",
@@ -63,14 +63,14 @@ SENTENCES = {
     "withdrawn": "The folder was taken away before it was imported. Deliver it again if it should be there.",
 }
 
-# Whoever delivers is told the one neutral sentence for each of these: none of them tells whose a study is. The truth is
-# in the journal, hence in `imaging-importer status`, in the log, the metrics and the alerts.
+# The sender reads one neutral sentence for each of these, so that nobody learns whose a study is. The true reason is
+# in the journal, and so in `imaging-importer status`, in the log, the metrics and the alerts.
 NEUTRAL = "not-accepted"
 UNTOLD = frozenset({"misread", "owned-by-another-clinic", "refused-by-archive", "stops-the-archive"})
 
 
 def told(reason: str) -> str:
-    """The reason as whoever delivers may know it."""
+    """The reason as the sender may know it."""
     return NEUTRAL if reason in UNTOLD else reason
 
 

@@ -20,8 +20,8 @@ NUMBER_OF_INSTANCES = "00201208"
 
 
 class Recorder:
-    """Whoever claims studies or forgets them holds them meanwhile, so that no claim is dropped while its first image is
-    on the way. Different studies are in nobody's way.
+    """Records studies. A thread that claims or forgets studies holds them meanwhile, so that no claim is dropped while
+    its first image is on the way. Threads with different studies do not wait for each other.
     """
 
     def __init__(self, journal: Journal, registry: Registry) -> None:

@@ -1,6 +1,6 @@
-"""Who owns which study.
+"""The registry, which says whose each study is.
 
-The PostgreSQL registry, reached only through its functions (docs/ARCHITECTURE.md, Registry).
+It is reached only through its functions (docs/ARCHITECTURE.md, Registry).
 """
 
 import threading

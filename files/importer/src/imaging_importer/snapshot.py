@@ -1,6 +1,6 @@
 """Private copies of delivered files: what was checked is what is sent, whatever a sender does with a file meanwhile.
 
-Whoever copied a file into the inbox may hold it open for hours, and write into it between our reading and our sending.
+A sender may hold a file in the inbox open for hours, and write into it between our reading and our sending.
 """
 
 import os

@@ -14,7 +14,7 @@ from imaging_importer.ways_in.uploads import Reception
 LINES = 200
 FAILURES_SHOWN_FOR = 7 * 86400
 # What is said of images that were stored: keys of NOTES, in short.
-REMARKS = {"not-displayable": "cannot be displayed", "text-corrected": "with corrected text"}
+REMARKS = {"not-displayable": "stored, but cannot be displayed", "text-corrected": "with corrected text"}
 
 Status = dict[str, Any]
 

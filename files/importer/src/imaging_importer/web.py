@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
-# Each connection holds a thread; beyond these, new ones are closed at once. From the half of them on, who is refused in
-# the middle of an upload is not read on: whoever sends very many uploads at once would take all of them that way.
+# Each connection holds a thread; beyond these, new ones are closed at once. When half of them are in use, the rest of
+# an upload that is refused is not read: a client that sends very many uploads at once would hold all of them that way.
 MOST_CONNECTIONS = 200
 # A sender that lets us wait so long for the head of its request gets no answer.
 HEAD_SECONDS = 10.0

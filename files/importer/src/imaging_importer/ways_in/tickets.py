@@ -1,5 +1,6 @@
-"""Who waits for the end of which job; within a clinic such a job goes before folders, whose senders went
-home.
+"""Says who waits for the end of which job.
+
+Such a job goes before the folders of its clinic, whose senders went home.
 """
 
 import threading
@@ -11,7 +12,7 @@ from imaging_importer.journal import FileOutcome
 
 @dataclass
 class Ticket:
-    """What somebody holds who waits for a job."""
+    """Held by a caller that waits for the end of a job."""
 
     job_id: str
     clinic: str

@@ -1,8 +1,8 @@
 """Takes uploads by STOW-RS (PS3.18 10.5). An upload is received to disk, handed over as a delivery like any folder, and
 answered when it is stored, verified and recorded.
 
-Until it is received completely, an upload is nothing: whatever happens, its rest is removed. From then on it is a job
-in the journal, which ends by itself, whether or not anybody still waits for the answer.
+An upload that is not received completely is removed, whatever happens. A complete one is a job in the journal, which
+ends by itself, whether or not anybody still waits for the answer.
 """
 
 import errno
