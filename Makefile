@@ -274,7 +274,7 @@ test-readers: .venv/test ## 100,000 damaged and odd files: DCMTK reads what the 
 
 # Not part of `make test`: it runs the tests of a changed line once for each mistake.
 .PHONY: test-mutation
-test-mutation: .venv/test ## make small mistakes in our code, count those that the tests find: [SAMPLE=150]
+test-mutation: .venv/test ## make small mistakes in our code, count what the tests find: [SAMPLE=150]
 	tests/packages.sh
 	nice -n 19 python tools/mutate.py $(if $(PACKAGE),$(call q,$(PACKAGE))) $(if $(SAMPLE),--sample $(call q,$(SAMPLE))) $(if $(SEED),--seed $(call q,$(SEED)))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from platform_client import ROOT
+from project import ROOT
 
 PLAY = [
     {
