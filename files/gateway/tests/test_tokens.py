@@ -200,3 +200,11 @@ async def test_only_a_clinics_own_group_makes_a_member(realm, verifier, claims, 
 async def test_a_name_cannot_forge_a_line_of_the_journal(realm, verifier):
     caller = await verifier.identify([f"Bearer {realm.token(preferred_username='a' + chr(10) + 'b' + chr(0))}"])
     assert caller.username == "ab"
+
+
+@pytest.mark.parametrize(("length", "read"), [(tokens.LONGEST_TOKEN, True), (tokens.LONGEST_TOKEN + 1, False)])
+async def test_a_token_is_read_up_to_the_longest(verifier, realm, length, read):
+    await verifier.identify([f"Bearer {realm.token()}"])
+    with pytest.raises(TokenError) as refused:
+        await verifier.identify([f"Bearer {'a' * length}"])
+    assert (str(refused.value) != "a Bearer token is needed") is read
