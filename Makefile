@@ -228,7 +228,7 @@ test-readers: .venv/test ## let DCMTK read what the importer's reader lets throu
 	tests/packages.sh
 	IMAGING_READERS=100000 pytest -rP files/importer/tests/test_readers.py
 
-# Not part of `make test`: it runs the tests of a changed line once for each mistake.
+# Not part of `make test`: it runs the tests of a changed function once for each mistake.
 .PHONY: test-mutation
 test-mutation: .venv/test ## make small mistakes in a copy of our code and say how many of them the tests find: [SAMPLE=150] [SEED=…] [PACKAGE=…]
 	tests/packages.sh
