@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 
+# Before pytest-xdist, which takes the groups over at the same moment.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one process have a file's tests, and one process all that ask the real Keycloak, which is started once."""
     for item in items:
-        together = item.path.parent.name if item.path.parent.name == "keycloak" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(together))
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder == "keycloak" else f"{folder}-{item.path.stem}"))
