@@ -214,7 +214,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests files/updates/tests
-	pytest -n 2 --dist loadgroup tests/unit
+	pytest -n 2 --dist loadfile tests/unit
 
 # A short form of it is among the unit tests. One segment runs again with IMAGING_SEED=, which each prints.
 .PHONY: test-recovery
