@@ -249,7 +249,7 @@ lint: .venv/test ## lint playbooks, Python and shell
 test-unit: .venv/test ## tests that need no host
 	tests/packages.sh
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests files/updates/tests
-	pytest -n 2 --dist loadgroup tests/unit
+	pytest -n 2 --dist loadfile tests/unit
 
 # The README's own commands make the host that the other tests then attack; it has a name of its own.
 .PHONY: test-platform

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Say how many small mistakes in our code the tests would find: `make test-mutation`.
 
-A copy of the source tree gets one mistake at a time, drawn at random by a seed that is printed. The tests that run
-the changed line then run on the copy: a mistake that fails none of them survives. Our own tool, because the known ones
-draw no sample by a seed, and expect an installed package or change the working tree in place.
+A copy of the source tree gets one mistake at a time, drawn at random by a seed that is printed. The tests that call
+the changed function then run on the copy: a mistake that fails none of them survives. This is a tool of our own. The
+known ones draw no sample by a seed, and they expect an installed package or change the working tree in place.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ class Mistake:
     path: Path
     number: int  # among those that the file could have, in the order of its nodes
     line: int
+    function: int  # the line where the function around it begins; 0 outside of any
     before: str
     after: str
 
@@ -160,9 +161,19 @@ def put(parent: ast.AST, field: str, index: int | None, node: ast.AST) -> None:
 
 def mistakes(path: Path) -> list[Mistake]:
     """Every mistake that a file could have."""
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+    def function_around(line: int) -> int:
+        begins = [min([node.lineno, *(one.lineno for one in node.decorator_list)]) for node in functions]
+        around = [
+            first for first, node in zip(begins, functions, strict=True) if first <= line <= (node.end_lineno or 0)
+        ]
+        return max(around, default=0)
+
     return [
-        Mistake(path, number, node.lineno, short(node), short(changed))  # type: ignore[attr-defined]
-        for number, (_, (node, changed)) in enumerate(places(ast.parse(path.read_text())))
+        Mistake(path, number, node.lineno, function_around(node.lineno), short(node), short(changed))  # type: ignore[attr-defined]
+        for number, (_, (node, changed)) in enumerate(places(tree))
     ]
 
 
@@ -174,34 +185,37 @@ def short(node: ast.AST) -> str:
 # The tests
 
 PLUGIN = '''
-"""Writes down which lines of some files each test runs, and how long it takes."""
+"""Writes down which functions of some files each test that passes calls, and how long it takes."""
 import json, os, sys, threading, time
 import pytest
 
 FILES = set(json.loads(os.environ["MUTATE_FILES"]))
-found = {}
+found, failed = {}, set()
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
-    lines, start = set(), time.monotonic()
-    def of_a_line(frame, event, argument):
-        lines.add((frame.f_code.co_filename, frame.f_lineno))
-        return of_a_line
+    called, start = set(), time.monotonic()
     def of_a_call(frame, event, argument):
-        return of_a_line(frame, event, argument) if frame.f_code.co_filename in FILES else None
+        called.add(frame.f_code)
     threading.settrace(of_a_call)
     sys.settrace(of_a_call)
     yield
     sys.settrace(None)
     threading.settrace(None)
-    found[item.nodeid] = {"seconds": time.monotonic() - start, "lines": sorted(lines)}
+    functions = sorted({(code.co_filename, code.co_firstlineno) for code in called if code.co_filename in FILES})
+    found[item.nodeid] = {"seconds": time.monotonic() - start, "functions": functions}
+
+def pytest_runtest_logreport(report):
+    if report.failed:
+        failed.add(report.nodeid)
 
 def pytest_sessionfinish(session):
     here = os.getcwd()
     files = {name: getattr(module, "__file__", None) or here for name, module in sys.modules.items()}
     libraries = [name for name, file in files.items() if not file.startswith(here)]
     with open(os.environ["MUTATE_LINES"], "w") as file:
-        json.dump({"tests": found, "libraries": libraries}, file)
+        passed = {test: run for test, run in found.items() if test not in failed}
+        json.dump({"tests": passed, "libraries": libraries}, file)
 '''
 
 
@@ -220,7 +234,7 @@ class Copy:
                 shutil.copy2(ROOT / name, target, follow_symlinks=False)
         (self.root / ".cache").symlink_to(ROOT / ".cache")
         (self.root / "mutate_lines.py").write_text(PLUGIN)
-        self.runs = self._which_tests_run_which_lines()
+        self.runs = self._which_tests_call_which_functions()
 
     def _pytest(self, *arguments: str, environment: Mapping[str, str] = {}, timeout: float = 3600) -> int:
         """How a run of tests ended; 1 is failed, and so is a run that never ends.
@@ -252,14 +266,15 @@ class Copy:
         sys.stdout.flush()
         os._exit(code)
 
-    def _which_tests_run_which_lines(self) -> dict[str, Any]:
+    def _which_tests_call_which_functions(self) -> dict[str, Any]:
         files = [str(self.at(path)) for path in self.package.sources]
         lines = self.root / "lines.json"
         given = {"MUTATE_FILES": json.dumps(files), "MUTATE_LINES": str(lines)}
-        ended = self._pytest("-p", "mutate_lines", *self.package.tests, environment=given)
-        if ended != 0:
-            raise SystemExit(f"the tests fail without any mistake:\n{(self.root / 'log').read_text()[-3000:]}")
+        self._pytest("-p", "mutate_lines", "--maxfail=0", *self.package.tests, environment=given)
+        # A test that measures time may fail while it is watched: it is not asked.
         found = json.loads(lines.read_text())
+        if not found["tests"]:
+            raise SystemExit(f"no test passes without any mistake:\n{(self.root / 'log').read_text()[-3000:]}")
         for name in found["libraries"]:
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
@@ -270,18 +285,17 @@ class Copy:
         return self.root / path.relative_to(ROOT)
 
     def tests_of(self, mistake: Mistake) -> tuple[list[str], float]:
-        """The tests that run a line, or the file where the line runs once for all; and how long they take."""
+        """The tests that call a function, or the file where the line runs once for all; and how long they take."""
         file = str(self.at(mistake.path))
-        of_line, of_file = [], []
+        of_function, of_file = [], []
         for test, run in sorted(self.runs.items(), key=lambda item: item[1]["seconds"]):
-            lines = {tuple(line) for line in run["lines"]}
-            if (file, mistake.line) in lines:
-                of_line.append((test, run["seconds"]))
-            if any(name == file for name, _ in lines):
+            if [file, mistake.function] in run["functions"]:
+                of_function.append((test, run["seconds"]))
+            if any(name == file for name, _ in run["functions"]):
                 of_file.append((test, run["seconds"]))
         chosen: list[str] = []
         spent = 0.0
-        for test, seconds in of_line or of_file:
+        for test, seconds in of_function or of_file:
             if chosen and spent + seconds > PATIENCE:
                 break
             chosen.append(test)

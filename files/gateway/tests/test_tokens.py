@@ -204,6 +204,14 @@ async def test_a_name_cannot_forge_a_line_of_the_journal(realm, verifier):
     assert caller.username == "ab"
 
 
+@pytest.mark.parametrize(("length", "read"), [(tokens.LONGEST_TOKEN, True), (tokens.LONGEST_TOKEN + 1, False)])
+async def test_a_token_is_read_up_to_the_longest(verifier, realm, length, read):
+    await verifier.identify([f"Bearer {realm.token()}"])
+    with pytest.raises(TokenError) as refused:
+        await verifier.identify([f"Bearer {'a' * length}"])
+    assert (str(refused.value) != "a Bearer token is needed") is read
+
+
 class TestPasses:
     async def test_a_gateway_takes_the_pass_that_another_has_made(self, realm, token_config):
         others = passes.issue(SECRET, "north", 120)

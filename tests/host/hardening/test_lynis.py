@@ -12,6 +12,8 @@ from platform_client import Platform
 
 PROFILE = Path(__file__).with_name("lynis.prf")
 LEAST_INDEX = 80
+# Where its tests are; the plugins have some of their own.
+LYNIS = ("/usr/share/lynis", "/etc/lynis/plugins")
 # What lynis would have for these, and why the host has not.
 OTHER_SYSCTLS = {
     "kernel.core_uses_pid": "there are no core dumps to tell apart",
@@ -35,7 +37,7 @@ def report(platform: Platform) -> Iterator[dict[str, list[str]]]:
             name, _, value = line.partition("=")
             found.setdefault(name.removesuffix("[]"), []).append(value)
         found["sysctls"] = platform.on_host("grep", "-h", "^config-data=sysctl;", "/etc/lynis/default.prf").splitlines()
-        found["tests"] = platform.on_host("grep", "-rhoE", "[A-Z]+-[0-9]{4}", "/usr/share/lynis").splitlines()
+        found["tests"] = platform.on_host("grep", "-rhoE", "[A-Z]+-[0-9]{4}", *LYNIS).splitlines()
         yield found
     finally:
         platform.on_host("apt-get", "purge", "-y", "-qq", "lynis")

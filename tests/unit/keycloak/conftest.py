@@ -6,6 +6,7 @@ here from the archive that role keycloak pins: built once beside the archive, ru
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import secrets
@@ -70,12 +71,16 @@ def built() -> Path:
     """An installation with our build options, kept for the next run."""
     options = hashlib.sha256(" ".join(BUILD).encode()).hexdigest()[:12]
     home = CACHE / f"test-keycloak-{version()}-{options}"
-    if not (home / "built").exists():
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
-        subprocess.run(["tar", "-xzf", archive(), "-C", home, "--strip-components=1"], check=True)
-        subprocess.run([home / "bin/kc.sh", "build", *BUILD], check=True, stdout=subprocess.DEVNULL)
-        (home / "built").touch()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # Two processes of one run may come here at once.
+    with (CACHE / "test-keycloak.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "built").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir(parents=True)
+            subprocess.run(["tar", "-xzf", archive(), "-C", home, "--strip-components=1"], check=True)
+            subprocess.run([home / "bin/kc.sh", "build", *BUILD], check=True, stdout=subprocess.DEVNULL)
+            (home / "built").touch()
     return home
 
 

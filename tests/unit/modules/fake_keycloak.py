@@ -123,7 +123,8 @@ class FakeKeycloak:
         query = {key: values[0] for key, values in parse_qs(address.query).items()}
         if address.path == "/auth/realms/master/protocol/openid-connect/token":
             form = parse_qs(raw.decode())
-            if form.get("client_secret") != [self.client_secret]:
+            given = [form.get(name) for name in ("grant_type", "client_id", "client_secret")]
+            if given != [["client_credentials"], [self.client_id], [self.client_secret]]:
                 return (
                     401,
                     {

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.imaging import flows
 from ansible.module_utils.imaging import registry as registry_utils
 from desk import Desk
 from fake_keycloak import FakeKeycloak
@@ -99,6 +100,19 @@ def test_a_client_is_never_written_with_the_secret_masked(empty: Desk, fake: Fak
     written = [body for method, path, body in fake.requests if method == "PUT" and re.search(r"/clients/[^/]+$", path)]
     assert written
     assert {body.get("secret", "Grafana-secret") for body in written} == {"Grafana-secret"}
+
+
+def test_a_login_flow_that_keycloak_did_not_keep_does_not_take_the_place_of_the_one_before(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = desk.api.get("")["browserFlow"]
+    build = flows._build
+    monkeypatch.setattr(flows, "_build", lambda keycloak, alias, steps: build(keycloak, alias, steps[:1]))
+
+    outcome = desk.realm(second_factor_roles=["admin"], groups=["clinics"])
+
+    assert "Keycloak did not keep the login flow as it was built, so the one of before stays" in outcome.result["msg"]
+    assert desk.api.get("")["browserFlow"] == before
 
 
 def test_a_registry_that_refuses_is_named_without_its_password(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
