@@ -53,6 +53,7 @@ class Cluster:
         arguments = {
             "database": database,
             "socket": str(self.socket),
+            "port": 5432,
             "migrations": migrations,
             "_ansible_check_mode": check,
         }

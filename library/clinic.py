@@ -5,13 +5,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: clinic
-short_description: Keeps clinics in Keycloak and in the study registry
+short_description: Keep clinics in Keycloak and in the study registry
 description:
   - A clinic is the group /clinics/ID in Keycloak, whose members see its studies, and a row in the registry.
   - The clinic's name is the description of the group. What else hangs on the group (attributes, members) stays.
   - Clinics that are not listed stay too. The module clinic_removal removes one.
+requirements: [python3-psycopg (version 3) on the host]
 options:
-  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
@@ -31,22 +32,25 @@ options:
       - Whether a listed clinic that was removed becomes one again. C(empty) refuses where studies were kept, because
         every member would see them; C(with_studies) means just that.
   registry_host: {type: str, required: true, description: Host of the registry's PostgreSQL.}
-  registry_port: {type: int, default: 5432, description: Its port.}
+  registry_port: {type: int, required: true, description: Its port.}
   registry_name: {type: str, required: true, description: Name of the database.}
   registry_user: {type: str, required: true, description: Role that may execute registry.upsert_clinic.}
   registry_password: {type: str, required: true, description: Its password.}
-requirements: [python3-psycopg (version 3) on the host]
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
 author: [The imaging platform's authors]
 """
 
 EXAMPLES = r"""
 - name: Make the clinics known
   clinic:
-    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_url: "{{ identity_keycloak_url }}"
     keycloak_client_id: imaging-ansible
     keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
     clinics: [{id: denscan-almaty, name: DenScan Almaty}]
-    registry_host: 127.0.0.1
+    registry_host: "{{ identity_registry_host }}"
+    registry_port: "{{ identity_registry_port }}"
     registry_name: registry
     registry_user: registry_operator
     registry_password: "{{ identity_registry_password }}"
@@ -63,6 +67,7 @@ clinics:
 import re
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.grammar import CLINIC_ID  # type: ignore[import-untyped]
 from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
     CONNECTION,
     Keycloak,
@@ -79,8 +84,6 @@ from ansible.module_utils.imaging.registry import (  # type: ignore[import-untyp
     Removed,
 )
 
-# A slash or an upper case letter in a group name could forge another clinic's path.
-CLINIC_ID = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
 PARENT = "clinics"
 
 
@@ -156,7 +159,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     for clinic in module.params["clinics"]:
-        if not CLINIC_ID.fullmatch(clinic["id"]):
+        # A slash or an upper case letter in a group name could forge another clinic's path.
+        if not re.fullmatch(CLINIC_ID, clinic["id"]):
             module.fail_json(
                 msg=f"The clinic id '{clinic['id']}' is not usable: it takes 2 to 63 lower case letters, digits and "
                 "hyphens and starts with a letter or digit, as in denscan-almaty."

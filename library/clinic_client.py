@@ -5,14 +5,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: clinic_client
-short_description: Lets a clinic's own software in, and shuts it out
+short_description: Let a clinic's own software in, or shut it out
 description:
   - Keeps a confidential Keycloak client with a service account, which gets tokens by client credentials (RFC 6749, 4.4)
     and in no other way. Its service account belongs to exactly one clinic and has exactly the given roles, so that its
     tokens say the same as those of a person and the gateway knows no difference.
   - Refuses to touch a client that it has not made.
 options:
-  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
@@ -44,13 +44,16 @@ options:
       name: {type: str, required: true, description: Name.}
       type: {type: str, required: true, description: "Provider id, as in oidc-audience-mapper."}
       config: {type: dict, required: true, description: Configuration under Keycloak's names, all strings.}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
 author: [The imaging platform's authors]
 """
 
 EXAMPLES = r"""
 - name: Let the clinic's information system in
   clinic_client:
-    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_url: "{{ identity_keycloak_url }}"
     keycloak_client_id: imaging-ansible
     keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
     client_id: ris-almaty
@@ -80,6 +83,7 @@ from ansible.module_utils.imaging.clients import (  # type: ignore[import-untype
     need,
     plan_client,
 )
+from ansible.module_utils.imaging.grammar import CLINIC_ID  # type: ignore[import-untyped]
 from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
     CONNECTION,
     Json,
@@ -90,8 +94,6 @@ from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyp
     differing,
     merged,
 )
-
-CLIENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
 
 
 def plan_software(keycloak: Keycloak, plan: Plan, software: dict[str, Any]) -> None:
@@ -202,7 +204,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     software = module.params
-    if not CLIENT_ID.fullmatch(software["client_id"]):
+    if not re.fullmatch(CLINIC_ID, software["client_id"]):  # in the same form
         module.fail_json(
             msg=f"The client id '{software['client_id']}' is not usable: it takes 2 to 63 lower case letters, digits "
             "and hyphens and starts with a letter or digit, as in ris-almaty."

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: clinic_removal
-short_description: Removes a clinic, and decides what becomes of its studies
+short_description: Remove a clinic, and decide what becomes of its studies
 description:
   - Refuses, before anything is changed, while deliveries of the clinic wait or are being imported, and while it owns
     studies of which nobody said what becomes of them.
@@ -15,13 +15,14 @@ description:
   - Studies that are kept stay the removed clinic's, whose group nobody is in any more; only administrators see them.
   - Studies are deleted by the importer, as an administrator's deletion is, one after the other; each is on record.
   - Deliveries that were imported or failed, the access log and backups are not touched.
+requirements: [python3-psycopg (version 3) on the host]
 options:
-  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
   registry_host: {type: str, required: true, description: Host of the registry's PostgreSQL.}
-  registry_port: {type: int, default: 5432, description: Its port.}
+  registry_port: {type: int, required: true, description: Its port.}
   registry_name: {type: str, required: true, description: Name of the database.}
   registry_user: {type: str, required: true, description: Role that may execute registry.remove_clinic.}
   registry_password: {type: str, required: true, description: Its password.}
@@ -32,22 +33,25 @@ options:
     default: refuse
     description: What becomes of its studies. C(refuse) removes only a clinic that owns none.
   inbox_path: {type: path, required: true, description: The inbox of all clinics.}
-  importer_url: {type: str, default: "http://127.0.0.1:8080", description: Address of the importer.}
+  importer_url: {type: str, required: true, description: Address of the importer.}
   importer_secret: {type: str, required: true, description: What the importer asks those for who want its status.}
-  orthanc_url: {type: str, default: "http://127.0.0.1:8042", description: Address of Orthanc.}
+  orthanc_url: {type: str, required: true, description: Address of Orthanc.}
   orthanc_user: {type: str, default: gateway, description: Orthanc's user in whose name studies are deleted.}
   orthanc_password: {type: str, required: true, description: Its password.}
-requirements: [python3-psycopg (version 3) on the host]
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
 author: [The imaging platform's authors]
 """
 
 EXAMPLES = r"""
 - name: Remove a clinic whose studies nobody needs any more
   clinic_removal:
-    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_url: "{{ identity_keycloak_url }}"
     keycloak_client_id: imaging-ansible
     keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
-    registry_host: 127.0.0.1
+    registry_host: "{{ identity_registry_host }}"
+    registry_port: "{{ identity_registry_port }}"
     registry_name: registry
     registry_user: registry_operator
     registry_password: "{{ identity_registry_password }}"
@@ -305,9 +309,9 @@ def main() -> None:
             "clinic_id": {"type": "str", "required": True},
             "studies": {"type": "str", "choices": ["refuse", "keep", "delete"], "default": "refuse"},
             "inbox_path": {"type": "path", "required": True},
-            "importer_url": {"type": "str", "default": "http://127.0.0.1:8080"},
+            "importer_url": {"type": "str", "required": True},
             "importer_secret": {"type": "str", "required": True, "no_log": True},
-            "orthanc_url": {"type": "str", "default": "http://127.0.0.1:8042"},
+            "orthanc_url": {"type": "str", "required": True},
             "orthanc_user": {"type": "str", "default": "gateway"},
             "orthanc_password": {"type": "str", "required": True, "no_log": True},
         },

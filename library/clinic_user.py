@@ -5,14 +5,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: clinic_user
-short_description: Keeps users in Keycloak with their clinics and roles
+short_description: Keep users in Keycloak with their clinics and roles
 description:
   - Creates, changes and removes users. Clinics and roles are exact - a user leaves the clinics and loses the roles
     that are not listed (the realm's default role stays). Groups outside /clinics and other profile fields stay.
   - Who gets another role is logged out, because that role may ask for a second factor at the login.
   - Users that are not listed stay as they are.
 options:
-  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
@@ -40,13 +40,16 @@ options:
     type: dict
     default: {}
     description: Realm roles (values, lists) that come along with a role (key).
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
 author: [The imaging platform's authors]
 """
 
 EXAMPLES = r"""
 - name: Give Aigerim access to her clinic
   clinic_user:
-    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_url: "{{ identity_keycloak_url }}"
     keycloak_client_id: imaging-ansible
     keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
     users:
@@ -72,6 +75,7 @@ import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
+from ansible.module_utils.imaging.grammar import USERNAME  # type: ignore[import-untyped]
 from ansible.module_utils.imaging.keycloak import (  # type: ignore[import-untyped]
     CONNECTION,
     HIDDEN,
@@ -97,7 +101,6 @@ USER = {
     "password": {"type": "str", "no_log": True},
     "temporary": {"type": "bool", "default": True},
 }
-USERNAME = re.compile(r"[a-z0-9][a-z0-9._@-]{2,254}")
 CLINICS = "/clinics/"
 
 
@@ -228,7 +231,7 @@ def check(realm: Realm, user: dict[str, Any], implied_roles: dict[str, list[str]
 def tidy(user: dict[str, Any]) -> dict[str, Any]:
     """The user with name and e-mail in lower case, as Keycloak keeps them. Raises KeycloakError for a bad name."""
     name = user["username"].lower()
-    if not USERNAME.fullmatch(name):
+    if not re.fullmatch(USERNAME, name):
         raise KeycloakError(
             f"the username '{name}' is not usable: it takes 3 to 255 letters, digits, dots, hyphens, underscores and @"
         )

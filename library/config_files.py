@@ -11,13 +11,6 @@ description:
     deployment that changes nothing is mostly such questions.
   - Every file that would change is validated before the first is replaced, so a fault in one leaves all as they were.
   - Directories that are missing above a file are made, owned by root, mode 0755.
-attributes:
-  check_mode:
-    support: full
-    description: Tells which files would change. Nothing is validated, because what validates may not be installed yet.
-  diff_mode:
-    support: full
-    description: Shows each file before and after. Use C(no_log) for files with secrets.
 options:
   files:
     description: The files.
@@ -50,8 +43,14 @@ options:
       validate:
         description: Command that refuses a faulty file. C(%s) is a draft that has the file's own name.
         type: str
-author:
-  - Imaging platform maintainers
+attributes:
+  check_mode:
+    support: full
+    description: Tells which files would change. Nothing is validated, because what validates may not be installed yet.
+  diff_mode:
+    support: full
+    description: Shows each file before and after. Use C(no_log) for files with secrets.
+author: [The imaging platform's authors]
 """
 
 EXAMPLES = r"""

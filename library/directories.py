@@ -9,13 +9,6 @@ short_description: Make directories with their owners and modes
 description:
   - Does for a list of directories what C(ansible.builtin.file) does for one. Each task asks the host once, and a
     deployment that changes nothing is mostly such questions.
-attributes:
-  check_mode:
-    support: full
-    description: Tells what would change, also while an owner does not exist yet.
-  diff_mode:
-    support: full
-    description: Names each directory with what is, and what shall be.
 options:
   paths:
     description: The directories, parents first.
@@ -35,8 +28,14 @@ options:
         description: User and group that own it.
         type: str
         default: root
-author:
-  - Imaging platform maintainers
+attributes:
+  check_mode:
+    support: full
+    description: Tells what would change, also while an owner does not exist yet.
+  diff_mode:
+    support: full
+    description: Names each directory with what is, and what shall be.
+author: [The imaging platform's authors]
 """
 
 EXAMPLES = r"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: fetch_large
-short_description: Brings a file of any size from a host to the controller
+short_description: Bring a file of any size from a host to the controller
 description:
   - M(ansible.builtin.fetch) carries a file that only root may read through the memory of both ends, as a whole.
     This one carries it in pieces, over whatever connection and way of becoming root the inventory says, and compares

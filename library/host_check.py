@@ -45,6 +45,7 @@ options:
 attributes:
   check_mode: {support: full}
   diff_mode: {support: none}
+author: [The imaging platform's authors]
 """
 
 EXAMPLES = r"""

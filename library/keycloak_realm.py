@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: keycloak_realm
-short_description: Keeps a Keycloak realm as declared
+short_description: Keep a Keycloak realm as declared
 description:
   - Creates the realm and keeps what is named here as declared - settings, realm roles, top groups, clients with their
     protocol mappers and scopes, attributes of users. What is not named stays as it is.
@@ -13,7 +13,7 @@ description:
   - Every client gets the authorisation code flow with PKCE S256 and nothing else - no implicit flow, no direct grants,
     no service account, no full scope, no offline tokens.
 options:
-  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
@@ -80,13 +80,16 @@ options:
     options:
       name: {type: str, required: true, description: Name.}
       display_name: {type: str, required: true, description: Label in the console and on the account page.}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
 author: [The imaging platform's authors]
 """
 
 EXAMPLES = r"""
 - name: Apply the realm
   keycloak_realm:
-    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_url: "{{ identity_keycloak_url }}"
     keycloak_client_id: imaging-ansible
     keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
     realm: imaging

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: people_info
-short_description: Lists clinics and users
+short_description: List clinics and users
 description:
   - Reads and changes nothing. Names and studies of clinics come from the registry, people from Keycloak.
   - The number of requests grows with the clinics and roles, not with the users.
+requirements: [python3-psycopg (version 3) on the host]
 options:
-  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
@@ -20,22 +21,25 @@ options:
     required: true
     description: The platform's roles; others that a user may have are left out.
   registry_host: {type: str, required: true, description: Host of the registry's PostgreSQL.}
-  registry_port: {type: int, default: 5432, description: Its port.}
+  registry_port: {type: int, required: true, description: Its port.}
   registry_name: {type: str, required: true, description: Name of the database.}
   registry_user: {type: str, required: true, description: Role that may execute registry.count_studies.}
   registry_password: {type: str, required: true, description: Its password.}
-requirements: [python3-psycopg (version 3) on the host]
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: none}
 author: [The imaging platform's authors]
 """
 
 EXAMPLES = r"""
 - name: Ask who there is
   people_info:
-    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_url: "{{ identity_keycloak_url }}"
     keycloak_client_id: imaging-ansible
     keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
     roles: [physician, technician, auditor, admin]
-    registry_host: 127.0.0.1
+    registry_host: "{{ identity_registry_host }}"
+    registry_port: "{{ identity_registry_port }}"
     registry_name: registry
     registry_user: registry_operator
     registry_password: "{{ identity_registry_password }}"

@@ -9,10 +9,6 @@ short_description: Install a Python package as exactly these modules
 description:
   - Writes the modules that differ and removes what else lies in and below the package's directory, such as modules of
     an older release and compiled files. C(copy) would ask the host for each file and leave the old ones behind.
-attributes:
-  check_mode:
-    support: full
-    description: Tells what would change, also before there is a directory.
 options:
   dest:
     description: Directory of the package; its parent exists.
@@ -22,8 +18,12 @@ options:
     description: Every file of the package, its path below O(dest) and its text. Directories are made for sub-packages.
     type: dict
     required: true
-author:
-  - Imaging platform maintainers
+attributes:
+  check_mode:
+    support: full
+    description: Tells what would change, also before there is a directory.
+  diff_mode: {support: none}
+author: [The imaging platform's authors]
 """
 
 EXAMPLES = r"""

@@ -11,10 +11,6 @@ description:
     with its record in C(registry.migration) (name, SHA-256, time).
   - Makes the schema C(registry) and that table when they are missing, and nothing else of its own.
   - Runs C(psql) over the local socket as the administrator, and becomes the owner inside the database.
-attributes:
-  check_mode:
-    support: full
-    description: Tells which migrations are pending, also on a host that has no database yet.
 options:
   database:
     description: Name of the database.
@@ -35,7 +31,7 @@ options:
   port:
     description: Port that names the socket.
     type: int
-    default: 5432
+    required: true
   migrations:
     description: All migrations this release knows, applied or not.
     type: list
@@ -50,8 +46,12 @@ options:
         description: The statements, without BEGIN and COMMIT.
         type: str
         required: true
-author:
-  - Imaging platform maintainers
+attributes:
+  check_mode:
+    support: full
+    description: Tells which migrations are pending, also on a host that has no database yet.
+  diff_mode: {support: none}
+author: [The imaging platform's authors]
 """
 
 EXAMPLES = r"""
@@ -185,7 +185,7 @@ def main() -> None:
             "owner": {"type": "str", "default": "registry_owner"},
             "administrator": {"type": "str", "default": "postgres"},
             "socket": {"type": "str", "default": "/var/run/postgresql"},
-            "port": {"type": "int", "default": 5432},
+            "port": {"type": "int", "required": True},
             "migrations": {
                 "type": "list",
                 "elements": "dict",

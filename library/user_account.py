@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: user_account
-short_description: Resets a password or a second factor, logs out, disables, enables, renames or removes a user
+short_description: Reset a password or a second factor, log out, disable, enable, rename or remove a user
 description:
   - Works on one user who exists and is named by username alone; clinics, roles and profile stay as they are.
     A name that nobody has is refused, so that a slip of the pen does not pass for done.
@@ -15,7 +15,7 @@ description:
   - Whatever shuts somebody out ends the user's sessions too. An access token that was issued before lives on until it
     ends by itself (accessTokenLifespan of the realm).
 options:
-  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://127.0.0.1:8180/auth."}
+  keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
@@ -28,13 +28,16 @@ options:
   new_username: {type: str, description: "The new name, lower case; required by C(rename)."}
   password: {type: str, description: The new password; required by C(reset-password).}
   temporary: {type: bool, default: true, description: Whether the next login asks for another password.}
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full}
 author: [The imaging platform's authors]
 """
 
 EXAMPLES = r"""
 - name: Shut somebody out who left
   user_account:
-    keycloak_url: http://127.0.0.1:8180/auth
+    keycloak_url: "{{ identity_keycloak_url }}"
     keycloak_client_id: imaging-ansible
     keycloak_client_secret: "{{ identity_keycloak_client_secret }}"
     username: aigerim

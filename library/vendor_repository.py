@@ -5,7 +5,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: vendor_repository
-short_description: An apt repository of a vendor, with its key pinned by fingerprint
+short_description: Add an apt repository of a vendor, with its key pinned by fingerprint
 description:
   - Writes the repository's key and its deb822 file. The key is taken from I(key), or fetched from I(key_url) as apt
     does, through its proxy. It is refused unless every primary key in it has one of the pinned fingerprints.

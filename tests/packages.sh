@@ -18,7 +18,7 @@ if [ -n "$missing" ]; then
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
 fi
 
-# The front door runs in a test. Unpacked and not installed: an nginx that starts on this machine is nobody's wish.
+# nginx runs in a test. Unpacked and not installed: an nginx that starts on this machine is nobody's wish.
 if [ ! -x .cache/nginx/usr/sbin/nginx ]; then
   mkdir -p .cache/nginx
   apt-cache show nginx >/dev/null 2>&1 || apt-get update -qq

@@ -1,4 +1,3 @@
-#!/usr/bin/python3 -PB
 """Whether the platform is well, on one screen: services, versions, ports, certificate, disks, backup, imports.
 
 `imaging-status` ends with 1 when something is wrong; `--json` says the same to scripts; `--services` looks at nothing
@@ -18,13 +17,14 @@ import ssl
 import subprocess
 import sys
 import time
-import tomllib
-import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from printable import printable
+from strict_toml import SettingsError, read
 
 CONFIGURATION = Path("/etc/imaging/status.toml")
 CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
@@ -41,7 +41,10 @@ TESTING_DAYS = 3
 
 @dataclass(frozen=True)
 class Service:
-    """A service as the configuration names it; a health `url` answers `expects`, a health `command` ends with 0."""
+    """A service as the configuration names it; a health `url` answers `expects`, a health `command` ends with 0.
+
+    An https `url` is asked at `address`, whatever its name resolves to.
+    """
 
     name: str
     unit: str
@@ -49,8 +52,22 @@ class Service:
     package: str = ""
     version: str = ""
     url: str = ""
+    address: str = ""
     expects: int = 200
     command: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings."""
+
+    domain: str
+    ca_file: str  # of the authority that signed nginx's certificate; empty: one that the host trusts anyway
+    paths: list[Path]  # whose disks are looked at
+    nginx: str  # address of this host's own
+    importer: str  # address of its metrics
+    metrics: Path  # directory of the node exporter's textfile collector
+    services: list[Service]
 
 
 @dataclass(frozen=True)
@@ -84,26 +101,27 @@ def output_of(*command: str) -> str:
         return ""
 
 
-class FrontDoor(http.client.HTTPSConnection):
+class OwnNginx(http.client.HTTPSConnection):
     """The platform by its public name, at this host's own nginx, whatever the name resolves to."""
 
     def connect(self) -> None:
-        raw = socket.create_connection(("127.0.0.1", self.port), self.timeout)
+        raw = socket.create_connection((self.address, self.port), self.timeout)
         self.sock = self.context.wrap_socket(raw, server_hostname=self.host)
 
-    def __init__(self, host: str, ca_file: str) -> None:
+    def __init__(self, host: str, address: str, ca_file: str) -> None:
+        self.address = address
         self.context = ssl.create_default_context(cafile=ca_file or None)
         # Authorities of hospitals exist that lack key identifiers; browsers and curl take them.
         self.context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         super().__init__(host, timeout=TIMEOUT, context=self.context)
 
 
-def ask(url: str, ca_file: str = "") -> tuple[int, bytes]:
+def ask(url: str, address: str = "", ca_file: str = "") -> tuple[int, bytes]:
     """Status and body of the answer. Raises OSError and http.client.HTTPException."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     connection = (
-        FrontDoor(host, ca_file)
+        OwnNginx(host, address, ca_file)
         if parts.scheme == "https"
         else http.client.HTTPConnection(host, parts.port, timeout=TIMEOUT)
     )
@@ -145,7 +163,7 @@ def unhealthy(service: Service, ca_file: str) -> str:
     if not service.url:
         return ""
     try:
-        status, _ = ask(service.url, ca_file)
+        status, _ = ask(service.url, service.address, ca_file)
     except ssl.SSLCertVerificationError as error:
         return f"its certificate is not accepted: {error.verify_message}"
     except (OSError, http.client.HTTPException) as error:
@@ -182,29 +200,29 @@ def look_at_services(services: list[Service], ca_file: str) -> list[ServiceState
     return seen
 
 
-def certificate(domain: str, ca_file: str) -> Fact:
+def certificate(domain: str, address: str, ca_file: str) -> Fact:
     """How long the certificate is good that browsers are shown."""
-    door = FrontDoor(domain, ca_file)
+    nginx = OwnNginx(domain, address, ca_file)
     try:
-        door.connect()
-        ends = ssl.cert_time_to_seconds(str((door.sock.getpeercert() or {})["notAfter"]))
+        nginx.connect()
+        ends = ssl.cert_time_to_seconds(str((nginx.sock.getpeercert() or {})["notAfter"]))
     except (OSError, KeyError) as error:
         return Fact("certificate", "not seen", {"days": None}, f"the certificate was not seen: {error}")
     finally:
-        door.close()
+        nginx.close()
     days = int((ends - time.time()) // 86400)
     trouble = f"the certificate ends in {days} days" if days < CERTIFICATE_DAYS else ""
     return Fact("certificate", f"good for {days} days", {"days": days}, trouble)
 
 
-def disk(paths: list[str]) -> list[Fact]:
+def disk(paths: list[Path]) -> list[Fact]:
     """The free space of each file system that holds one of the paths."""
     by_device: dict[int, list[str]] = {}
-    missing = [path for path in paths if not Path(path).exists()]
+    missing = [path for path in paths if not path.exists()]
     for path in paths:
         if path not in missing:
-            by_device.setdefault(Path(path).stat().st_dev, []).append(path)
-    facts = [Fact(f"disk {path}", "is not there", {"paths": [path]}, f"{path} is not there") for path in missing]
+            by_device.setdefault(path.stat().st_dev, []).append(str(path))
+    facts = [Fact(f"disk {path}", "is not there", {"paths": [str(path)]}, f"{path} is not there") for path in missing]
     for together in by_device.values():
         usage = shutil.disk_usage(together[0])
         share = usage.free / usage.total
@@ -311,27 +329,22 @@ def textfile_samples(directory: Path) -> dict[str, float]:
     return samples
 
 
-def look_at_the_rest(configuration: dict[str, Any]) -> list[Fact]:
+def look_at_the_rest(config: Config) -> list[Fact]:
     """Everything that is no service."""
     now = time.time()
-    samples = textfile_samples(Path(configuration["metrics"]))
+    samples = textfile_samples(config.metrics)
     makes, pushes = "imaging-backup.service", "imaging-backup-push.service"
     states = unit_states([makes, pushes])
     return [
-        certificate(configuration["domain"], configuration["ca_file"]),
-        *disk(configuration["paths"]),
+        certificate(config.domain, config.nginx, config.ca_file),
+        *disk(config.paths),
         *memory_limits(),
         backup(samples, states[makes] == "failed", now),
         *repository(samples, states[pushes] == "failed", now),
         restore_drill(samples, now),
         updates(samples, now),
-        imports(configuration["importer"]),
+        imports(config.importer),
     ]
-
-
-def printable(text: str) -> str:
-    r"""What others wrote, harmless for a terminal: what is no visible character is shown as \uNNNN, as JSON does."""
-    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else json.dumps(c)[1:-1] for c in text)
 
 
 def troubles_of(services: list[ServiceState], facts: list[Fact]) -> list[str]:
@@ -376,16 +389,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="imaging-status", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="say it to a script")
     parser.add_argument("--services", action="store_true", help="look at the services and nothing else")
+    parser.add_argument("--check-config", action="store_true", help="say whether the configuration can be used")
     parser.add_argument("--config", type=Path, default=CONFIGURATION, help="default: %(default)s")
     options = parser.parse_args(arguments)
     if os.geteuid() != 0:
         parser.error("the services answer root alone: run it with sudo")
-    configuration = tomllib.loads(options.config.read_text())
-    services = [Service(**described) for described in configuration["services"]]
-    seen = look_at_services(services, configuration["ca_file"])
-    facts = [] if options.services else look_at_the_rest(configuration)
+    try:
+        config = read(Config, options.config)
+    except SettingsError as error:
+        sys.exit(f"imaging-status: {printable(str(error))}")
+    if options.check_config:
+        return 0
+    seen = look_at_services(config.services, config.ca_file)
+    facts = [] if options.services else look_at_the_rest(config)
     render = as_json if options.json else as_text
-    print("\n".join(map(printable, render(configuration["domain"], seen, facts).split("\n"))))
+    print("\n".join(map(printable, render(config.domain, seen, facts).split("\n"))))
     return 1 if troubles_of(seen, facts) else 0
 
 

@@ -1,4 +1,3 @@
-#!/usr/bin/python3 -PB
 """What Debian testing has that is newer than what this host took from it, and which known holes that closes.
 
 `imaging-updates check` asks the mirror and, where it can be reached, Debian's security tracker, and leaves the answer
@@ -15,7 +14,6 @@ import re
 import subprocess
 import sys
 import time
-import tomllib
 import urllib.request
 import warnings
 import zlib
@@ -24,6 +22,8 @@ from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from strict_toml import SettingsError, read
 
 CONFIGURATION = Path("/etc/imaging/updates.toml")
 TIMEOUT = 60
@@ -42,6 +42,15 @@ Apt: TypeAlias = Any
 """Debian's library apt_pkg, which has no types."""
 Compare = Callable[[str, str], int]
 """Which of two versions is newer, as Debian compares them: below, at or above 0."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings."""
+
+    sources: Path  # where apt's source of Debian testing stands
+    tracker: str  # address of Debian's security tracker; empty: it is not asked
+    metrics: Path  # directory of the node exporter's textfile collector
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ def newer(apt_pkg: Apt, packages: list[Installed]) -> dict[str, str]:
     return found
 
 
-def ask_mirror(apt_pkg: Apt, sources: str, directory: Path) -> dict[str, str]:
+def ask_mirror(apt_pkg: Apt, sources: Path, directory: Path) -> dict[str, str]:
     """Bring lists of our own up to date, of testing alone; what the mirror says of its state. Raises SystemError.
 
     Not the host's: this must fail where testing alone is not reached, and changes nothing for apt.
@@ -169,7 +178,7 @@ def ask_mirror(apt_pkg: Apt, sources: str, directory: Path) -> dict[str, str]:
         "Dir::Cache": f"{directory}/cache/",
         "Dir::Cache::pkgcache": "",
         "Dir::Cache::srcpkgcache": "",
-        "Dir::Etc::SourceList": sources,
+        "Dir::Etc::SourceList": str(sources),
         "Dir::Etc::SourceParts": "/dev/null",
         "APT::Update::Error-Mode": "any",
         "APT::Sandbox::User": "root",
@@ -207,13 +216,13 @@ def ask_tracker(address: str, codename: str) -> str:
 # --- commands --------------------------------------------------------------------------------------------------------
 
 
-def check(configuration: dict[str, Any], directory: Path) -> int:
+def check(config: Config, directory: Path) -> int:
     """Ask both, say what was found, and leave it for Prometheus. Who cannot be asked is told, and no failure."""
-    path = Path(configuration["metrics"], "imaging-updates.prom")
+    path = config.metrics / "imaging-updates.prom"
     apt_pkg = apt()
     packages = installed_from_testing(apt_pkg)
     try:
-        release = ask_mirror(apt_pkg, configuration["sources"], directory)
+        release = ask_mirror(apt_pkg, config.sources, directory)
     except SystemError as error:
         print(f"The mirror was not reached, so nothing is known of updates: {error}")
         if not path.exists():
@@ -224,9 +233,9 @@ def check(configuration: dict[str, Any], directory: Path) -> int:
     for package in packages:
         if package.name in pending:
             print(f"{package.name} {package.version} is here, testing has {pending[package.name]}")
-    if configuration["tracker"]:
+    if config.tracker:
         try:
-            data = ask_tracker(configuration["tracker"], release["Codename"])
+            data = ask_tracker(config.tracker, release["Codename"])
             found = holes(data, packages, apt_pkg.version_compare)
         except (OSError, ValueError, zlib.error) as error:
             print(f"The security tracker was not reached, so of holes nothing is known: {error}")
@@ -275,13 +284,19 @@ def stale(ours: set[str], processes: Path = Path("/proc")) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the commands."""
     parser = argparse.ArgumentParser(prog="imaging-updates", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("command", choices=["check", "pending", "stale"])
-    command = parser.parse_args(arguments).command
+    parser.add_argument("command", choices=["check", "check-config", "pending", "stale"])
+    parser.add_argument("--config", type=Path, default=CONFIGURATION, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    command = options.command
     if command == "pending":
         return pending()
     if command == "stale":
         return stale(units_of_the_platform())
-    return check(tomllib.loads(CONFIGURATION.read_text()), Path(os.environ["STATE_DIRECTORY"]))
+    try:
+        config = read(Config, options.config)
+    except SettingsError as error:
+        sys.exit(f"imaging-updates: {error}")
+    return 0 if command == "check-config" else check(config, Path(os.environ["STATE_DIRECTORY"]))
 
 
 if __name__ == "__main__":

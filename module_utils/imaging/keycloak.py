@@ -137,7 +137,7 @@ class Keycloak:
             if error.code == 404:
                 raise KeycloakError(
                     f"There is no Keycloak at {self.url} (HTTP 404). keycloak_url takes the address with its path, "
-                    "as in http://127.0.0.1:8180/auth"
+                    "as in http://ADDRESS:PORT/auth"
                 ) from None
             raise KeycloakError(
                 f"Keycloak at {self.url} refuses the service account '{self._client_id}' (HTTP {error.code}). Its "

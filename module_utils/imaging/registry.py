@@ -16,7 +16,7 @@ CONNECT_TIMEOUT_SECONDS = 10
 # the module sees that it is hidden.
 REGISTRY: dict[str, dict[str, Any]] = {
     "registry_host": {"type": "str", "required": True},
-    "registry_port": {"type": "int", "default": 5432},
+    "registry_port": {"type": "int", "required": True},
     "registry_name": {"type": "str", "required": True},
     "registry_user": {"type": "str", "required": True},
 }

@@ -1,7 +1,7 @@
 """Ansible action: bring a file of any size from a host to the controller. See library/fetch_large.py.
 
 In pieces, because Ansible hands over what a command as root says only as a whole; scp and sftp know nothing of becoming
-root, and an archive with everybody's images should not be made readable to somebody else for their sake.
+root, and a backup file with everybody's images should not be made readable to somebody else for their sake.
 """
 
 from __future__ import annotations

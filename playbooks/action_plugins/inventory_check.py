@@ -46,6 +46,8 @@ NUMBERS = (
     "imaging_disk_reserve_gb",
 )
 CONTROLLER_PATHS = ("imaging_secrets_path", "imaging_artifacts_path")
+# What playbooks/validate.yml finds out on the hosts later: either value has the right type.
+UNKNOWN_YET = {"imaging_dashboards": False}
 
 Option = Mapping[str, Any]
 Variables = Mapping[str, Any]
@@ -69,7 +71,7 @@ class Specification:
 
     options: Mapping[str, Option]
     prefixes: frozenset[str]  # what a variable of the platform starts with, up to its first underscore
-    internal: frozenset[str]  # made in vars/wiring.yml only to be referred to there
+    internal: frozenset[str]  # only referred to in vars/wiring.yml
 
 
 def quote(value: object) -> str:
@@ -425,7 +427,7 @@ def refers_to(expression: object, names: Iterable[str]) -> bool:
 
 
 def load_specification(project: Path) -> Specification:
-    """Read vars/schema.yml, every role's meta/argument_specs.yml, and which names vars/wiring.yml makes for itself."""
+    """Read vars/schema.yml, every role's meta/argument_specs.yml, and the names that vars/wiring.yml refers to."""
     roles = [path for path in (project / "roles").iterdir() if path.is_dir()]
     options: dict[str, Option] = {}
     for path in (project / "vars" / "schema.yml", *(role / "meta" / "argument_specs.yml" for role in roles)):
@@ -436,10 +438,12 @@ def load_specification(project: Path) -> Specification:
                     # Only `main` runs always: what another entry point requires, its caller gives it.
                     options[option_name] = option if name == "main" else {**option, "required": False}
     wiring = (project / "vars" / "wiring.yml").read_text()
+    wired = (name for name in yaml.safe_load(wiring) if len(re.findall(rf"\b{name}\b", wiring)) > 1)
+    versions = yaml.safe_load((project / "vars" / "versions.yml").read_text())
     return Specification(
         options=options,
         prefixes=frozenset({"imaging", *(role.name.split("_", 1)[0] for role in roles)}),
-        internal=frozenset(name for name in yaml.safe_load(wiring) if len(re.findall(rf"\b{name}\b", wiring)) > 1),
+        internal=frozenset({*wired, *versions}),
     )
 
 
@@ -468,7 +472,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return result
 
     def _problems_of_host(self, variables: dict[str, Any], specification: Specification) -> list[str]:
-        templar = Templar(loader=self._loader, variables=self._role_defaults() | variables)
+        known = self._role_defaults() | variables | UNKNOWN_YET
+        templar = Templar(loader=self._loader, variables=known)
         values: dict[str, Any] = {}
         unevaluated: list[Problem] = []
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pydicom
 import requests
-from front_door import store
 from platform_client import Platform
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from stored_kinds import images
+from through_nginx import store
 
 
 def mixed_study(platform: Platform, clinic: str, directory: Path) -> dict[str, Dataset]:

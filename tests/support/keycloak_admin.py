@@ -36,3 +36,8 @@ def ask_keycloak(platform: Platform, method: str, path: str, body: object = None
     assert result.returncode == 0, result.stderr[-1000:]
     text, location = json.loads(result.stdout)
     return text, location
+
+
+def user_id(platform: Platform, username: str) -> str:
+    (found,) = json.loads(ask_keycloak(platform, "GET", f"imaging/users?username={username}&exact=true")[0])
+    return str(found["id"])

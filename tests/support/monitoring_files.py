@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import re
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
+from functools import cache
 from typing import Any
 
-import jinja2
 import yaml
+from project import ROOT as PROJECT
+from wired import Wired
 
-PROJECT = Path(__file__).parents[2]
 ROLE = PROJECT / "roles" / "monitoring"
 TOOLS = PROJECT / ".cache/monitoring-tools/usr/bin"  # put there by tests/packages.sh
 
 
+@cache
+def wired() -> Wired:
+    return Wired(monitoring_domain="imaging.example.org", inventory_hostname="host")
+
+
 def render(template: str, **variables: Any) -> str:
-    """A template of the role with its defaults, as Ansible renders it; `variables` are set on top."""
-    text = (ROLE / "templates" / template).read_text()
-    # Ansible reads a template's own delimiters from its first line.
-    header = re.match(r"#jinja2: variable_start_string:'(.+)', variable_end_string:'(.+)'\n", text)
-    start, end = header.groups() if header else ("{{", "}}")
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-        variable_start_string=start,
-        variable_end_string=end,
-        autoescape=False,  # noqa: S701
-    )
-    environment.filters["to_json"] = json.dumps
-    known = {
-        **yaml.safe_load((ROLE / "defaults/main.yml").read_text()),
-        **yaml.safe_load((ROLE / "vars/main.yml").read_text()),
-        "monitoring_domain": "imaging.example.org",
-        "monitoring_orthanc_username": "prometheus",
-        "inventory_hostname": "host",
-        **variables,
-    }
-    return environment.from_string(text[header.end() :] if header else text).render(known)
+    """A template of the role, as Ansible renders it; `variables` are set on top."""
+    return wired().render(ROLE / "templates" / template, **variables)
 
 
 def alerts() -> list[dict[str, Any]]:

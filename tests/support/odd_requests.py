@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 
-from platform_client import ROOT
+from project import ROOT
 
 sys.path.insert(0, str(ROOT / "files/gateway/src"))
 from imaging_gateway.allowlist import RULES

@@ -16,9 +16,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import requests
+from project import ROOT
 from second_factor import Phones, answer_to
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def make(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
@@ -123,6 +122,11 @@ class Platform:
         return subprocess.run(
             ["docker", "exec", self.container, *command], check=check, capture_output=True, text=True
         ).stdout
+
+    def is_well(self) -> bool:
+        """Whether `imaging-status` finds every service well."""
+        command = ["docker", "exec", self.container, "imaging-status", "--services"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     def deliver(self, clinic: str, folder: Path, name: str) -> None:
         """Copy a folder into the clinic's inbox, as a technician does."""

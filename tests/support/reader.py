@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,23 @@ class Reader:
         self.console: list[str] = []
         page.set_default_timeout(PATIENCE_MS)
         page.on("console", lambda message: self.console.append(message.text))
+        self._asked_at = 0.0
+        for event in ("request", "requestfinished", "requestfailed"):
+            page.on(event, self._note_request)
 
     def open(self, path: str = "/") -> None:
         self.page.goto(f"{self.platform.url}{path}", timeout=PATIENCE_MS)
+
+    def _note_request(self, _: object) -> None:
+        self._asked_at = time.monotonic()
+
+    def settle(self) -> None:
+        """Wait until the page has asked for nothing for a second and a half."""
+        self._asked_at = time.monotonic()
+        deadline = time.monotonic() + PATIENCE_MS / 1000
+        while time.monotonic() - self._asked_at < 1.5:
+            assert time.monotonic() < deadline, "the page never stops asking"
+            self.page.wait_for_timeout(100)
 
     def at_login(self) -> None:
         expect(self.page.locator("#kc-form-login")).to_be_visible(timeout=PATIENCE_MS)

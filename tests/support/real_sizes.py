@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
@@ -27,9 +25,3 @@ def panoramic(rows: int = 1000, columns: int = 1400, frames: int = 1, **attribut
         setattr(dataset, keyword, value)
     dataset.PixelData = np.tile(np.arange(rows * columns, dtype="<u2") % 4096, frames).tobytes()
     return dataset
-
-
-def encoded(dataset: Dataset) -> bytes:
-    buffer = io.BytesIO()
-    dataset.save_as(buffer)
-    return buffer.getvalue()

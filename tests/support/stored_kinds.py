@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import pydicom
-from platform_client import ROOT
+from project import ROOT
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from real_files import real_files
@@ -53,9 +52,3 @@ def images(directory: Path) -> dict[str, Dataset]:
 def _written(path: Path, write: object) -> Path:
     write(path)  # type: ignore[operator]
     return path
-
-
-def encoded(dataset: Dataset) -> bytes:
-    buffer = io.BytesIO()
-    dataset.save_as(buffer)
-    return buffer.getvalue()

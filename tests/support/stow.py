@@ -1,11 +1,20 @@
-"""Uploads as clinics' software makes them: STOW-RS (PS3.18 10.5) through the front door."""
+"""Uploads as clinics' software makes them: STOW-RS (PS3.18 10.5) through nginx."""
 
 from __future__ import annotations
 
+import io
 import uuid
 
 import requests
 from platform_client import Platform
+from pydicom import Dataset
+
+
+def encoded(dataset: Dataset) -> bytes:
+    """The file that a data set makes."""
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
 
 
 def multipart(parts: list[bytes], boundary: str) -> bytes:

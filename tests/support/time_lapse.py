@@ -12,10 +12,12 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from monitoring_files import render
 from platform_client import Platform
 
+T = TypeVar("T")
 FACTOR = 15
 PLACE = "/run/imaging-time-lapse"
 UNITS = ("webhook", "alertmanager", "prometheus")
@@ -144,10 +146,11 @@ class TimeLapse:
         return set(self.state()) - set(expected) - self.before - MACHINE
 
 
-def wait_for(what: str, condition: Callable[[], object], seconds: float = 240) -> None:
+def wait_for(what: str, condition: Callable[[], T], seconds: float = 240) -> T:
+    """What the condition gives, once that is something."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if condition():
-            return
+        if found := condition():
+            return found
         time.sleep(0.5)
     raise AssertionError(f"not within {seconds} s: {what}")

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from loading import load
+from project import ROOT
 
-ROOT = Path(__file__).parents[2]
 JINJA = {
     "id": "GHSA-jjjj",
     "aliases": ["CVE-2099-1"],
@@ -103,7 +103,7 @@ def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Service
 @pytest.fixture
 def audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The program, with a small package in the viewer's place."""
-    audit = load(ROOT / "vars/audit_dependencies.py")
+    audit = load(ROOT / "tools/audit_dependencies.py")
     content = json.dumps(VIEWER).encode()
     with tarfile.open(tmp_path / "viewer.tgz", "w:gz") as archive:
         entry = tarfile.TarInfo("package/package.json")

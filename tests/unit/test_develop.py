@@ -6,9 +6,9 @@ import io
 import tarfile
 
 from loading import load
-from platform_client import ROOT
+from project import ROOT
 
-develop = load(ROOT / "sandbox/develop.py")
+develop = load(ROOT / "tools/develop.py")
 
 
 def test_modules_of_sub_packages_are_copied_below_them(tmp_path):

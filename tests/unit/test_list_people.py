@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from loading import load
+from project import ROOT
 
-people = load(Path(__file__).parents[2] / "playbooks/list_people.py")
+people = load(ROOT / "tools/list_people.py")
 
 PEOPLE: dict[str, list[dict[str, Any]]] = {
     "clinics": [{"id": "north"}, {"id": "south"}],
@@ -29,7 +30,7 @@ def test_a_clinic_that_is_not_there_is_no_empty_list() -> None:
 def test_an_inventory_without_our_hosts_is_named(tmp_path: Path) -> None:
     (tmp_path / "hosts.yml").write_text("all: {hosts: {}}")
 
-    with pytest.raises(people.NothingToShowError, match="has no host in its group imaging"):
+    with pytest.raises(people.NothingToShowError, match="no host in the group `imaging`"):
         people.ask(str(tmp_path / "hosts.yml"))
 
 

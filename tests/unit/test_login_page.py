@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from platform_client import ROOT
+from project import ROOT
 
 # A browser that comes back from the login page, and a Keycloak that counts how often each refresh token comes.
 AROUND = """

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from platform_client import ROOT
+from project import ROOT
 
 SCRIPT = (ROOT / "files/viewer/ndarray.js").read_text()
 # ndarray's own constructor, in short.

@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 import yaml
 from loading import load
+from project import ROOT
 
-ROOT = Path(__file__).parents[2]
 PINNED = yaml.safe_load((ROOT / "vars/versions.yml").read_text())
 POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><parent><version>{}</version></parent></project>"""
 APT = """hospital | CHANGED | rc=0 >>
@@ -22,7 +22,7 @@ nginx/stable-security 1.26.3-3+deb13u2 amd64 [upgradable from: 1.26.3-3+deb13u1]
 
 @pytest.fixture
 def outdated(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = load(ROOT / "vars/outdated.py")
+    module = load(ROOT / "tools/outdated.py")
     monkeypatch.setattr(sys, "argv", ["outdated", "inventories/production"])
     return module
 

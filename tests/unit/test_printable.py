@@ -7,19 +7,18 @@ import os
 import random
 import unicodedata
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from loading import load
+from project import ROOT
 
-ROOT = Path(__file__).parents[2]
 PROGRAMS = {
     name: load(ROOT / path)
     for name, path in {
         "importer and gateway": "files/common/printable.py",
         "backup": "files/backup/src/imaging_backup/printable.py",
         "status": "files/status/imaging_status.py",
-        "list_people": "playbooks/list_people.py",
+        "list_people": "tools/list_people.py",
     }.items()
 }
 HARMFUL = (
@@ -77,6 +76,7 @@ def test_a_log_line_is_one_line_and_a_traceback_below_it_cannot_forge_another() 
     record = logging.LogRecord("x", logging.ERROR, "", 0, "job: %s", (error,), (type(error), error, None))
     lines = formatter.format(record).split("\n")
     assert lines[0] == "ERROR x: job: a\\x0aERROR root: forged\\x1b[2J"
+    assert len(lines) > 1
     assert all(line.startswith("  ") for line in lines[1:])
     assert "\x1b" not in "".join(lines)
 

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
 from loading import load
-from platform_client import ROOT
+from project import ROOT
 
-drill = load(ROOT / "sandbox/restore_drill.py")
+drill = load(ROOT / "tools/restore_drill.py")
 
 HOSTS = {"hosts": {"pacs": {"ansible_user": "ops"}}}
 

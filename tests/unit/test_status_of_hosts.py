@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from platform_client import ROOT
+from project import ROOT
 
 INVENTORY = "imaging: {hosts: {pacs: {ansible_connection: local, ansible_become: false}}}"
 
@@ -43,4 +43,4 @@ def test_a_host_that_cannot_be_asked_is_told_apart_from_one_that_is_not_well(sta
     done = status("", 0, inventory="imaging: {hosts: {pacs: {ansible_host: 127.0.0.1, ansible_port: 1}}}")
     assert done.returncode != 0
     assert done.stdout == ""
-    assert "pacs: " in done.stderr
+    assert "127.0.0.1 port 1" in done.stderr

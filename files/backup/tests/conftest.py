@@ -20,7 +20,7 @@ for directory in (TESTS, TESTS.parent / "src", TESTS.parent.parent):
 import psycopg
 import pytest
 from backup_keys import KEY, SECRET
-from imaging_backup.config import Config
+from imaging_backup.config import Config, KeycloakConfig, PostgresqlConfig
 from imaging_backup.images import store_path
 
 # The tables of Orthanc and Keycloak that the backup counts and lists, as both make them.
@@ -103,7 +103,11 @@ class Host:
         self.deeds.append("start")
 
     def elsewhere(self, **settings: object) -> Host:
-        """The same host under other settings."""
+        """The same host under other settings; of a section those that are named."""
+        settings = {
+            name: replace(getattr(self.config, name), **value) if isinstance(value, dict) else value
+            for name, value in settings.items()
+        }
         return replace(self, config=replace(self.config, **settings), deeds=[])
 
 
@@ -120,7 +124,7 @@ def databases(cluster):
 def host(databases, registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     """An empty host that was just deployed."""
     for name in (
-        "archives",
+        "backups",
         "credentials",
         "dicom",
         "metrics",
@@ -142,7 +146,7 @@ def host(databases, registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     config = Config(
         environment="north-hospital",
         domain="imaging.example.org",
-        path=tmp_path / "archives",
+        path=tmp_path / "backups",
         keep_count=2,
         keep_days=7,
         include_images=False,
@@ -155,25 +159,30 @@ def host(databases, registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         storage=tmp_path / "dicom",
         cache=tmp_path / "cache",
         journal=tmp_path / "journal",
-        postgresql_programs=newest_programs(),
-        postgresql_socket=str(databases.socket),
-        postgresql_data=databases.socket,
-        postgresql_loader="nobody",
-        keycloak_url="http://127.0.0.1:9",  # nobody answers on the discard port
-        keycloak_client="imaging-ansible",
-        keycloak_realm="imaging",
-        keycloak_version="26.7.3",
+        postgresql=PostgresqlConfig(
+            programs=newest_programs(),
+            socket=str(databases.socket),
+            port=5432,
+            data=databases.socket,
+            loader="nobody",
+        ),
+        keycloak=KeycloakConfig(
+            url="http://127.0.0.1:9",  # nobody answers on the discard port
+            client="imaging-ansible",
+            realm="imaging",
+            version="26.7.3",
+        ),
     )
     return Host(config, databases.connect)
 
 
 @pytest.fixture
-def archive_file(tmp_path: Path) -> Path:
-    """An archive of three members."""
-    from imaging_backup import archive
+def backup_path(tmp_path: Path) -> Path:
+    """A backup file of three members."""
+    from imaging_backup import backup_file
 
     path = tmp_path / "dicom-backup-2026-05-04T020000Z.tar.zst"
-    with archive.new_archive(path, {"environment": "north-hospital"}, [], KEY) as writer:
+    with backup_file.new_backup_file(path, {"environment": "north-hospital"}, [], KEY) as writer:
         writer.add_bytes("realm.json", b"{}")
         writer.add_bytes("settings/tls/ca.pem", b"certificate")
         writer.add_bytes(f"images/{uuid.UUID(int=1)}", os.urandom(200_000))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 from backup_keys import KEY, OTHER_KEY, SECRET, TRUST
-from imaging_backup import archive, cli, create, databases, images, metrics, restore, retention
+from imaging_backup import backup_file, cli, create, databases, images, metrics, restore, retention
 from imaging_backup.databases import Connection, Server, Snapshot
 from imaging_backup.errors import BackupError
 from imaging_backup.images import store_path
@@ -36,7 +36,7 @@ def members(path: Path) -> dict[str, bytes]:
         return {entry.name: tar.extractfile(entry).read() for entry in tar}
 
 
-def about(path: Path) -> archive.About:
+def about(path: Path) -> backup_file.About:
     return json.loads(members(path)["about.json"])
 
 
@@ -103,7 +103,7 @@ def test_it_does_not_wait_for_a_keycloak_that_is_down(lived_in, capsys):
     assert "WARNING: the backup has no realm.json" in capsys.readouterr().err
 
 
-def test_it_leaves_nothing_but_the_archive(lived_in):
+def test_it_leaves_nothing_but_the_backup_file(lived_in):
     path = create.create(lived_in.config, include_images=True)
     assert {entry.name for entry in lived_in.config.path.iterdir()} == {".lock", path.name}
     assert not lived_in.config.links.exists()
@@ -144,7 +144,7 @@ def test_during_heavy_import_and_deletion_it_names_no_image_that_it_lacks(lived_
     try:
         paths = []
         for number in range(4):
-            # Archives are named by the second.
+            # Backup files are named by the second.
             made = create.create(lived_in.elsewhere().config, include_images=True)
             paths.append(made.rename(tmp_path / f"{number}.tar.zst"))
     finally:
@@ -164,7 +164,7 @@ def test_during_heavy_import_and_deletion_it_names_no_image_that_it_lacks(lived_
 
 
 def last_number(path: Path) -> int:
-    """The number of the newest image in an archive's dump."""
+    """The number of the newest image in a backup file's dump."""
     dump = path.with_suffix(".dump")
     dump.write_bytes(members(path)["databases/orthanc.dump"])
     command = ["pg_restore", "--data-only", "--table=resources", "--file=-", str(dump)]
@@ -211,22 +211,22 @@ def test_an_image_that_is_lost_on_the_disk_is_told_and_does_not_end_all_backups(
     assert "imaging_backup_missing_images 1" in (lived_in.config.metrics / "imaging-backup.prom").read_text()
 
 
-def test_a_kill_leaves_no_archive_and_the_next_backup_cleans_up(lived_in):
+def test_a_kill_leaves_no_backup_file_and_the_next_backup_cleans_up(lived_in):
     lived_in.store(os.urandom(1000))
-    add_file = archive.Writer.add_file
+    add_file = backup_file.Writer.add_file
 
-    def die_at_the_images(writer: archive.Writer, name: str, path: Path) -> int:
+    def die_at_the_images(writer: backup_file.Writer, name: str, path: Path) -> int:
         if name.startswith("images/"):
             os.kill(os.getpid(), signal.SIGKILL)
         return add_file(writer, name, path)
 
     def work() -> None:
-        archive.Writer.add_file = die_at_the_images
+        backup_file.Writer.add_file = die_at_the_images
         create.create(lived_in.config, include_images=True)
 
     with killed_child(work):
         pass
-    assert retention.archives(lived_in.config.path) == []
+    assert retention.backup_files(lived_in.config.path) == []
     assert not list(lived_in.config.metrics.iterdir())
     path = create.create(lived_in.config, include_images=True)
     assert {entry.name for entry in lived_in.config.path.iterdir()} == {".lock", path.name}
@@ -271,7 +271,7 @@ def test_a_restore_does_not_wait_for_long(lived_in, monkeypatch):
         restore.restore(lived_in.config, path, lived_in, TRUST)
 
 
-def test_old_archives_go_when_enough_newer_ones_are_there(tmp_path):
+def test_old_backup_files_go_when_enough_newer_ones_are_there(tmp_path):
     for day in (1, 2, 20, 21, 22):
         (tmp_path / f"dicom-backup-2026-05-{day:02}T020000Z.tar.zst").touch()
     (tmp_path / "dicom-backup-notes.txt").touch()
@@ -435,7 +435,7 @@ def test_a_revision_does_not_come_back_after_a_restore(lived_in):
     assert lived_in.registered()["1.2.1"] > given
 
 
-def test_nothing_is_touched_by_a_damaged_archive(lived_in):
+def test_nothing_is_touched_by_a_damaged_backup_file(lived_in):
     path = create.create(lived_in.config, include_images=True)
     lived_in.add_user("somebody.later")
     whole = bytearray(path.read_bytes())
@@ -453,11 +453,11 @@ def test_nothing_is_touched_by_a_damaged_archive(lived_in):
     [
         ({"environment": "south-hospital"}, r"is of north-hospital \(imaging.example.org\), and this host is south"),
         ({"domain": "imaging.example.com"}, "this host is north-hospital"),
-        ({"postgresql_programs": Path("/usr/lib/postgresql/99/bin")}, "PostgreSQL .*, and this host has 99"),
-        ({"keycloak_version": "26.7.2"}, "Keycloak 26.7.3, which does not go back to 26.7.2"),
+        ({"postgresql": {"programs": Path("/usr/lib/postgresql/99/bin")}}, "PostgreSQL .*, and this host has 99"),
+        ({"keycloak": {"version": "26.7.2"}}, "Keycloak 26.7.3, which does not go back to 26.7.2"),
     ],
 )
-def test_an_archive_that_is_not_for_this_host_is_refused(lived_in, settings, told):
+def test_a_backup_file_that_is_not_for_this_host_is_refused(lived_in, settings, told):
     path = create.create(lived_in.config, include_images=True)
     other = lived_in.elsewhere(**settings)
     with pytest.raises(BackupError, match=told):
@@ -534,8 +534,18 @@ def test_whoever_makes_a_backup_is_told_the_key(lived_in, capsys):
     assert f"signed with the key {KEY.public}\n" in restore.describe(restore.check(lived_in.config, path, TRUST))
 
 
+@pytest.mark.parametrize("images", [True, False])
+def test_a_script_is_told_what_people_are(lived_in, images):
+    path = create.create(lived_in.config, include_images=images)
+    about = restore.check(lived_in.config, path, TRUST)
+    told = json.loads(restore.summary(about))
+    assert told["images"] is images
+    assert (told["environment"], told["domain"], told["key"]) == ("north-hospital", "imaging.example.org", KEY.public)
+    assert (told["missing_images"], told["counts"]) == (0, about["counts"])
+
+
 def as_the_release_before(path: Path) -> Path:
-    """The same archive as a release made it that did not sign."""
+    """The same backup file as a release made it that did not sign."""
     older = path.with_name("dicom-backup-2026-05-04T020000Z.tar.zst")
     content = members(path)
     content["about.json"] = content["about.json"].replace(b'"format": 2', b'"format": 1')
@@ -553,7 +563,7 @@ def as_the_release_before(path: Path) -> Path:
     return older
 
 
-def test_an_archive_of_the_release_before_comes_back_on_an_explicit_word(lived_in, capsys):
+def test_a_backup_file_of_the_release_before_comes_back_on_an_explicit_word(lived_in, capsys):
     named = lived_in.named()
     path = as_the_release_before(create.create(lived_in.config, include_images=True))
     lived_in.add_user("somebody.later")
@@ -566,7 +576,7 @@ def test_an_archive_of_the_release_before_comes_back_on_an_explicit_word(lived_i
     assert "somebody.later" not in lived_in.users()
 
 
-def test_an_archive_of_a_lost_platform_comes_back_by_its_key(lived_in):
+def test_a_backup_file_of_a_lost_platform_comes_back_by_its_key(lived_in):
     path = create.create(lived_in.config, include_images=True)
     fresh = Trust(OTHER_KEY.public)
     with pytest.raises(BackupError, match=f"TRUST={KEY.public}"):
@@ -579,7 +589,7 @@ def test_an_archive_of_a_lost_platform_comes_back_by_its_key(lived_in):
 def test_nothing_is_unpacked_of_what_is_not_proven(lived_in, monkeypatch):
     path = create.create(lived_in.config, include_images=True)
     unpacked = []
-    monkeypatch.setattr(restore, "_unpack_archive", lambda *_: unpacked.append(path))
+    monkeypatch.setattr(restore, "_unpack_file", lambda *_: unpacked.append(path))
     damaged = bytearray(path.read_bytes())
     damaged[-20] ^= 1
     path.write_bytes(damaged)
@@ -749,7 +759,7 @@ def test_the_administrator_s_questions_are_answered_by_tables_alone(lived_in):
 # --- the drill -------------------------------------------------------------------------------------------------------
 
 
-def test_the_newest_archive_is_found_by_its_name(lived_in):
+def test_the_newest_backup_file_is_found_by_its_name(lived_in):
     with pytest.raises(BackupError, match="there is no backup in"):
         cli.newest(lived_in.config)
     for day in (4, 6, 5):

@@ -19,10 +19,11 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from cryptography.hazmat.primitives.asymmetric import rsa
 from imaging_gateway.app import GATEWAY, make_app
-from imaging_gateway.config import Config, RegistryConfig, TokenConfig
+from imaging_gateway.config import Config, RegistryConfig, Secrets, TokenConfig
 
 ISSUER = "https://imaging.test/auth/realms/imaging"
 AUDIENCE = "imaging-gateway"
+SECRETS = Secrets(registry_password="trusted", warm_secret="of all gateways")
 
 
 class Realm:
@@ -93,24 +94,24 @@ def token_config():
     return TokenConfig(issuer=ISSUER, audience=AUDIENCE, jwks_url="http://keycloak.test/certs")
 
 
-class Door:
+class RunningGateway:
     """The gateway as nginx and its clients reach it."""
 
     def __init__(self, client: TestClient, realm: Realm) -> None:
-        self.client = client
+        self.http = client
         self.realm = realm
-        self.gateway = client.app[GATEWAY]
+        self.service = client.app[GATEWAY]
 
     async def ask(self, uri, headers=None, method="GET", **more):
         """Ask /authorize for a request and return (status, revision)."""
         sent = {"X-Original-Method": method, "X-Original-URI": uri, "X-Real-IP": "192.0.2.7", **(headers or {})}
-        async with self.client.get("/authorize", headers=sent, **more) as response:
+        async with self.http.get("/authorize", headers=sent, **more) as response:
             assert await response.read() == b""
             return response.status, response.headers.get("X-Study-Revision")
 
     async def search(self, query="", headers=None):
         """Search studies and return (status, DICOM JSON or text, headers)."""
-        async with self.client.get(f"/dicom-web/studies{query}", headers=headers or {}) as response:
+        async with self.http.get(f"/dicom-web/studies{query}", headers=headers or {}) as response:
             is_json = response.content_type == "application/dicom+json"
             return (
                 response.status,
@@ -127,22 +128,22 @@ def config(cluster, token_config):
         public_url="https://imaging.test",
         proxy_url="",
         token=token_config,
-        registry=RegistryConfig(str(cluster.socket), 5432, "registry", "registry_gateway", "trusted"),
+        registry=RegistryConfig(str(cluster.socket), 5432, "registry", "registry_gateway"),
     )
 
 
 @pytest.fixture
-async def door(registry, realm, config):
-    async with open_door(config, realm) as door:
-        await ready(door.client)
-        yield door
+async def gateway(registry, realm, config):
+    async with open_gateway(config, realm) as gateway:
+        await ready(gateway.http)
+        yield gateway
 
 
 @asynccontextmanager
-async def open_door(config, realm):
+async def open_gateway(config, realm):
     """Start a gateway; whether it gets ready depends on what it finds."""
-    async with TestServer(make_app(config, realm.jwks)) as server, TestClient(server) as client:
-        yield Door(client, realm)
+    async with TestServer(make_app(config, SECRETS, realm.jwks)) as server, TestClient(server) as client:
+        yield RunningGateway(client, realm)
 
 
 async def ready(client):

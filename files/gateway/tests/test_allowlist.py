@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from imaging_gateway.allowlist import RULES, methods, permit
-from imaging_gateway.requests import RefusedError, parse
+from imaging_gateway.allowlist import RULES, Upstream, methods, permit
+from imaging_gateway.refusals import RefusedError
+from imaging_gateway.request_line import parse
 
 PHYSICIAN = frozenset({"physician"})
 ADMIN = frozenset({"admin"})
@@ -191,12 +192,16 @@ def test_below_a_study_series_and_instances_have_the_standards_keys(query):
 
 
 UPLOADS = ["/dicom-web/studies", STUDY]
+BY_IMPORTER = [
+    *(("POST", uri, Upstream.IMPORTER_UPLOAD) for uri in UPLOADS),
+    ("GET", "/import/status", Upstream.IMPORTER_STATUS),
+]
 
 
-@pytest.mark.parametrize(("method", "uri"), [*(("POST", uri) for uri in UPLOADS), ("GET", "/import/status")])
-def test_technicians_and_administrators_upload_and_see_the_import_and_nobody_else_does(method, uri):
+@pytest.mark.parametrize(("method", "uri", "upstream"), BY_IMPORTER)
+def test_technicians_and_administrators_upload_and_see_the_import_and_nobody_else_does(method, uri, upstream):
     for role in ("technician", "admin"):
-        assert asked(uri, frozenset({role}), method).rule.importer
+        assert asked(uri, frozenset({role}), method).rule.upstream is upstream
     for roles in (frozenset(), PHYSICIAN, frozenset({"auditor"})):
         with pytest.raises(RefusedError):
             asked(uri, roles, method)

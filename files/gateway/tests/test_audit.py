@@ -13,22 +13,24 @@ from imaging_gateway import audit
 from imaging_gateway.audit import AuditQuery, read
 from imaging_gateway.search import QueryError
 
+from .conftest import SECRETS
+
 STUDY, FOREIGN = "1.2.1", "1.2.2"
 VIEW = "/dicom-web/studies/{}/metadata"
 
 
 @pytest.fixture
-async def viewed(door, realm, importer):
+async def viewed(gateway, realm, importer):
     """Anna of the north and Boris of the south have each opened a study of theirs."""
     importer.add(STUDY, "north", name="NORTH^ANNA")
     importer.add(FOREIGN, "south", name="SOUTH^IVAN")
-    await door.ask(VIEW.format(STUDY), realm.bearer("north"))
-    await door.ask(VIEW.format(FOREIGN), realm.bearer("south", preferred_username="boris", sub="b"))
-    await door.gateway.access.flush()
+    await gateway.ask(VIEW.format(STUDY), realm.bearer("north"))
+    await gateway.ask(VIEW.format(FOREIGN), realm.bearer("south", preferred_username="boris", sub="b"))
+    await gateway.service.access.flush()
 
 
-async def entries(door, headers, query=""):
-    async with door.client.get(f"/audit/entries{query}", headers=headers) as response:
+async def entries(gateway, headers, query=""):
+    async with gateway.http.get(f"/audit/entries{query}", headers=headers) as response:
         return response.status, await (response.json() if response.status == 200 else response.text())
 
 
@@ -37,8 +39,8 @@ def auditor(realm, *clinics, **changes):
 
 
 @pytest.mark.usefixtures("viewed")
-async def test_an_auditor_reads_of_the_own_clinics_only(door, realm):
-    status, found = await entries(door, auditor(realm, "north"))
+async def test_an_auditor_reads_of_the_own_clinics_only(gateway, realm):
+    status, found = await entries(gateway, auditor(realm, "north"))
     assert status == 200
     (entry,) = found["entries"]
     moment = datetime.fromisoformat(entry.pop("at"))
@@ -53,51 +55,51 @@ async def test_an_auditor_reads_of_the_own_clinics_only(door, realm):
         "detail": None,
     }
     assert found["next"] is None
-    assert (await entries(door, auditor(realm)))[1]["entries"] == []
-    both = (await entries(door, auditor(realm, "north", "south")))[1]["entries"]
+    assert (await entries(gateway, auditor(realm)))[1]["entries"] == []
+    both = (await entries(gateway, auditor(realm, "north", "south")))[1]["entries"]
     assert [one["user"] for one in both if one["action"] == "view"] == ["boris", "anna"]
 
 
 @pytest.mark.usefixtures("viewed")
-async def test_an_administrator_reads_all_of_it(door, realm):
-    found = (await entries(door, realm.bearer(roles=["admin"])))[1]["entries"]
+async def test_an_administrator_reads_all_of_it(gateway, realm):
+    found = (await entries(gateway, realm.bearer(roles=["admin"])))[1]["entries"]
     assert [one["user"] for one in found] == ["boris", "anna"]
 
 
 @pytest.mark.usefixtures("viewed")
-async def test_a_foreign_study_is_as_little_on_record_as_an_unknown_one(door, realm):
-    answers = [await entries(door, auditor(realm, "north"), f"?study={study}") for study in (FOREIGN, "9.9.9")]
+async def test_a_foreign_study_is_as_little_on_record_as_an_unknown_one(gateway, realm):
+    answers = [await entries(gateway, auditor(realm, "north"), f"?study={study}") for study in (FOREIGN, "9.9.9")]
     assert answers[0] == answers[1] == (200, {"entries": [], "next": None})
 
 
 @pytest.mark.parametrize("roles", [[], ["physician"], ["technician"], ["offline_access", "Auditor"]])
-async def test_nobody_else_reads_it(door, realm, roles):
-    assert (await entries(door, realm.bearer("north", roles=roles)))[0] == 404
+async def test_nobody_else_reads_it(gateway, realm, roles):
+    assert (await entries(gateway, realm.bearer("north", roles=roles)))[0] == 404
 
 
-async def test_without_a_token_it_is_closed(door, realm):
-    assert (await entries(door, {}))[0] == 401
-    assert (await entries(door, auditor(realm, "north", exp=1)))[0] == 401
+async def test_without_a_token_it_is_closed(gateway, realm):
+    assert (await entries(gateway, {}))[0] == 401
+    assert (await entries(gateway, auditor(realm, "north", exp=1)))[0] == 401
 
 
-async def test_the_proxy_is_never_told_to_ask_orthanc_for_it(door, realm):
-    assert (await door.ask("/audit/entries", auditor(realm, "north")))[0] == 403
+async def test_the_proxy_is_never_told_to_ask_orthanc_for_it(gateway, realm):
+    assert (await gateway.ask("/audit/entries", auditor(realm, "north")))[0] == 403
 
 
 @pytest.mark.usefixtures("viewed")
-async def test_reading_it_is_on_record_too(door, realm):
-    await entries(door, auditor(realm, "north"), f"?study={STUDY}")
-    await door.gateway.access.flush()
-    newest = (await entries(door, auditor(realm, "north")))[1]["entries"][0]
+async def test_reading_it_is_on_record_too(gateway, realm):
+    await entries(gateway, auditor(realm, "north"), f"?study={STUDY}")
+    await gateway.service.access.flush()
+    newest = (await entries(gateway, auditor(realm, "north")))[1]["entries"][0]
     assert (newest["user"], newest["action"], newest["study"]) == ("auditor", "audit", STUDY)
 
 
 @pytest.mark.usefixtures("viewed")
-async def test_pages(door, realm):
-    everything = (await entries(door, realm.bearer(roles=["admin"])))[1]["entries"]
-    first = (await entries(door, realm.bearer(roles=["admin"], sid="2"), "?limit=1"))[1]
+async def test_pages(gateway, realm):
+    everything = (await entries(gateway, realm.bearer(roles=["admin"])))[1]["entries"]
+    first = (await entries(gateway, realm.bearer(roles=["admin"], sid="2"), "?limit=1"))[1]
     assert len(first["entries"]) == 1
-    second = (await entries(door, realm.bearer(roles=["admin"]), f"?limit=1&before={first['next']}"))[1]
+    second = (await entries(gateway, realm.bearer(roles=["admin"]), f"?limit=1&before={first['next']}"))[1]
     assert [*first["entries"], *second["entries"]] == everything
 
 
@@ -133,8 +135,8 @@ async def test_a_wrong_filter_is_named_and_never_ignored(query):
         asked(query)
 
 
-async def test_a_wrong_filter_is_a_400_that_says_so(door, realm):
-    status, text = await entries(door, auditor(realm, "north"), "?since=soon")
+async def test_a_wrong_filter_is_a_400_that_says_so(gateway, realm):
+    status, text = await entries(gateway, auditor(realm, "north"), "?since=soon")
     assert status == 400
     assert "since takes a date as in 2026-05-04" in text
 
@@ -147,7 +149,7 @@ class TestCommand:
         def show(*arguments):
             parser = argparse.ArgumentParser()
             audit.add_options(parser)
-            status = audit.show(config, parser.parse_args(arguments))
+            status = audit.show(config, SECRETS, parser.parse_args(arguments))
             return status, *capsys.readouterr()
 
         return show

@@ -12,7 +12,7 @@ from imaging_gateway import access_log
 from imaging_gateway.registry import RegistryAwayError
 
 from ...conftest import instance_attributes
-from .conftest import open_door, ready
+from .conftest import open_gateway, ready
 
 METADATA = "/dicom-web/studies/{}/metadata"
 SERIES = "/dicom-web/studies/{}/series"
@@ -39,9 +39,9 @@ def away(cluster):
 
 
 class TestDecisions:
-    async def test_a_study_of_the_callers_clinic_is_allowed_with_its_revision(self, door, realm, studies):
-        assert await door.ask(METADATA.format(NORTH), realm.bearer("north")) == (204, str(studies[NORTH]))
-        assert await door.ask(METADATA.format(SOUTH), realm.bearer("north", "south")) == (204, str(studies[SOUTH]))
+    async def test_a_study_of_the_callers_clinic_is_allowed_with_its_revision(self, gateway, realm, studies):
+        assert await gateway.ask(METADATA.format(NORTH), realm.bearer("north")) == (204, str(studies[NORTH]))
+        assert await gateway.ask(METADATA.format(SOUTH), realm.bearer("north", "south")) == (204, str(studies[SOUTH]))
 
     @pytest.mark.parametrize(
         ("path", "whole"),
@@ -61,30 +61,30 @@ class TestDecisions:
         ],
     )
     async def test_what_is_given_whole_of_a_study_with_a_large_instance_is_marked(
-        self, door, realm, importer, studies, path, whole
+        self, gateway, realm, importer, studies, path, whole
     ):
         async def heavy():
             uri = f"/dicom-web/studies/{NORTH}{path}"
             sent = {"X-Original-Method": "GET", "X-Original-URI": uri, **realm.bearer("north")}
-            async with door.client.get("/authorize", headers=sent) as response:
+            async with gateway.http.get("/authorize", headers=sent) as response:
                 assert response.status == 204
                 return "X-Heavy" in response.headers
 
         assert not await heavy()
         for largest, marked in ((64 << 20, False), ((64 << 20) + 1, whole)):
             revision = importer.record_attributes(NORTH, "north", {}, largest)
-            while await door.ask(METADATA.format(NORTH), realm.bearer("north")) != (204, str(revision)):
+            while await gateway.ask(METADATA.format(NORTH), realm.bearer("north")) != (204, str(revision)):
                 await asyncio.sleep(0.01)
             # The second time from memory, if not the first.
             assert [await heavy(), await heavy()] == [marked, marked]
 
-    async def test_foreign_and_unknown_are_one_and_the_same_answer(self, door, realm, studies):
+    async def test_foreign_and_unknown_are_one_and_the_same_answer(self, gateway, realm, studies):
         # The foreign one is in the gateway's memory by then.
-        assert (await door.ask(METADATA.format(SOUTH), realm.bearer("south")))[0] == 204
+        assert (await gateway.ask(METADATA.format(SOUTH), realm.bearer("south")))[0] == 204
 
         async def whole_answer(study):
             sent = {"X-Original-Method": "GET", "X-Original-URI": METADATA.format(study), **realm.bearer("north")}
-            async with door.client.get("/authorize", headers=sent) as response:
+            async with gateway.http.get("/authorize", headers=sent) as response:
                 return (
                     response.status,
                     {name: value for name, value in response.headers.items() if name != "Date"},
@@ -95,10 +95,10 @@ class TestDecisions:
         assert foreign == unknown
         assert foreign[0] == 403
 
-    async def test_foreign_and_unknown_take_the_same_way(self, door, realm, studies, monkeypatch):
-        await door.ask(METADATA.format(SOUTH), realm.bearer("south"))
+    async def test_foreign_and_unknown_take_the_same_way(self, gateway, realm, studies, monkeypatch):
+        await gateway.ask(METADATA.format(SOUTH), realm.bearer("south"))
         asked = []
-        registry_type = type(door.gateway.registry)
+        registry_type = type(gateway.service.registry)
         locate = registry_type.locate_study
 
         async def spy(registry, scope, study):
@@ -106,12 +106,12 @@ class TestDecisions:
             return await locate(registry, scope, study)
 
         monkeypatch.setattr(registry_type, "locate_study", spy)
-        await door.ask(METADATA.format(SOUTH), realm.bearer("north"))
-        await door.ask(METADATA.format(UNKNOWN), realm.bearer("north"))
+        await gateway.ask(METADATA.format(SOUTH), realm.bearer("north"))
+        await gateway.ask(METADATA.format(UNKNOWN), realm.bearer("north"))
         assert asked == [("north", SOUTH), ("north", UNKNOWN)]
 
     @pytest.mark.parametrize("uri", [METADATA.format(NORTH), "/dicom-web/studies", "/nowhere", "//"])
-    async def test_without_a_valid_token_everything_is_401(self, door, realm, studies, uri):
+    async def test_without_a_valid_token_everything_is_401(self, gateway, realm, studies, uri):
         for headers in (
             {},
             {"Authorization": "Bearer x"},
@@ -119,32 +119,32 @@ class TestDecisions:
             realm.bearer("north", iss="x"),
         ):
             sent = {"X-Original-Method": "GET", "X-Original-URI": uri, **headers}
-            async with door.client.get("/authorize", headers=sent) as response:
+            async with gateway.http.get("/authorize", headers=sent) as response:
                 assert (response.status, response.headers["WWW-Authenticate"]) == (401, "Bearer")
 
-    async def test_a_token_in_the_query_is_never_taken(self, door, realm, studies):
+    async def test_a_token_in_the_query_is_never_taken(self, gateway, realm, studies):
         token = realm.token(("north",))
-        assert (await door.ask(f"{METADATA.format(NORTH)}?token={token}"))[0] == 401
-        assert (await door.ask(f"{METADATA.format(NORTH)}?token={token}", realm.bearer("north")))[0] == 403
-        assert (await door.search(f"?token={token}"))[0] == 401
-        assert (await door.search(f"?token={token}", realm.bearer("north")))[0] == 400
+        assert (await gateway.ask(f"{METADATA.format(NORTH)}?token={token}"))[0] == 401
+        assert (await gateway.ask(f"{METADATA.format(NORTH)}?token={token}", realm.bearer("north")))[0] == 403
+        assert (await gateway.search(f"?token={token}"))[0] == 401
+        assert (await gateway.search(f"?token={token}", realm.bearer("north")))[0] == 400
 
-    async def test_without_a_clinic_or_a_role_nothing_is_visible(self, door, realm, studies):
-        assert (await door.ask(METADATA.format(NORTH), realm.bearer()))[0] == 403
+    async def test_without_a_clinic_or_a_role_nothing_is_visible(self, gateway, realm, studies):
+        assert (await gateway.ask(METADATA.format(NORTH), realm.bearer()))[0] == 403
         for role in ("auditor", "offline_access"):
-            assert (await door.ask(METADATA.format(NORTH), realm.bearer("north", roles=[role])))[0] == 403
+            assert (await gateway.ask(METADATA.format(NORTH), realm.bearer("north", roles=[role])))[0] == 403
 
-    async def test_an_administrator_sees_all_clinics_and_what_the_registry_does_not_know(self, door, realm, studies):
+    async def test_an_administrator_sees_all_clinics_and_what_the_registry_does_not_know(self, gateway, realm, studies):
         admin = realm.bearer(roles=["admin"])
-        assert await door.ask(METADATA.format(SOUTH), admin) == (204, str(studies[SOUTH]))
-        answers = [await door.ask(METADATA.format(UNKNOWN), admin) for _ in range(2)]
+        assert await gateway.ask(METADATA.format(SOUTH), admin) == (204, str(studies[SOUTH]))
+        answers = [await gateway.ask(METADATA.format(UNKNOWN), admin) for _ in range(2)]
         assert [status for status, _ in answers] == [204, 204]
         # Never the same key twice in the proxy's cache.
         assert answers[0] != answers[1]
 
-    async def test_orthanc_is_never_asked_for_a_study_list(self, door, realm):
+    async def test_orthanc_is_never_asked_for_a_study_list(self, gateway, realm):
         for roles in (["physician"], ["admin"]):
-            assert (await door.ask("/dicom-web/studies", realm.bearer("north", roles=roles)))[0] == 403
+            assert (await gateway.ask("/dicom-web/studies", realm.bearer("north", roles=roles)))[0] == 403
 
     @pytest.mark.parametrize(
         ("clinics", "roles", "named", "decided"),
@@ -169,11 +169,11 @@ class TestDecisions:
     )
     @pytest.mark.parametrize("uri", ["/dicom-web/studies", f"/dicom-web/studies/{SOUTH}"])
     async def test_an_upload_is_for_one_clinic_of_the_caller(
-        self, door, realm, studies, uri, clinics, roles, named, decided
+        self, gateway, realm, studies, uri, clinics, roles, named, decided
     ):
         sent = {"X-Original-Method": "POST", "X-Original-URI": uri, "X-Real-IP": "192.0.2.7"}
         sent |= realm.bearer(*clinics, roles=roles) | ({} if named is None else {"X-Clinic": named})
-        async with door.client.get("/authorize", headers=sent) as response:
+        async with gateway.http.get("/authorize", headers=sent) as response:
             if decided is None:
                 assert (response.status, response.headers.get("X-Refusal")) == (403, "clinic")
                 assert "X-Clinics" not in response.headers
@@ -183,39 +183,39 @@ class TestDecisions:
                     "username": "anna", "subject": "0b2e8c0e-sub", "client": "ohif", "address": "192.0.2.7",
                 }  # fmt: skip
 
-    async def test_who_may_not_upload_is_told_nothing_about_clinics(self, door, realm):
+    async def test_who_may_not_upload_is_told_nothing_about_clinics(self, gateway, realm):
         sent = {"X-Original-Method": "POST", "X-Original-URI": "/dicom-web/studies", **realm.bearer("north", "south")}
-        async with door.client.get("/authorize", headers=sent) as response:
+        async with gateway.http.get("/authorize", headers=sent) as response:
             assert response.status == 403
             assert "X-Refusal" not in response.headers
 
-    async def test_the_import_page_shows_the_callers_clinics(self, door, realm):
+    async def test_the_import_page_shows_the_callers_clinics(self, gateway, realm):
         for clinics, roles, scope in ((["south", "north"], "technician", "north,south"), ([], "admin", "*")):
             sent = {"X-Original-Method": "GET", "X-Original-URI": "/import/status"}
-            async with door.client.get("/authorize", headers=sent | realm.bearer(*clinics, roles=[roles])) as response:
+            async with gateway.http.get("/authorize", headers=sent | realm.bearer(*clinics, roles=[roles])) as response:
                 assert (response.status, response.headers["X-Clinics"]) == (204, scope)
 
     @pytest.mark.parametrize("name", ["X-Original-URI", "X-Original-Method"])
-    async def test_a_doubled_or_missing_header_of_the_proxy_is_refused(self, door, realm, studies, name):
+    async def test_a_doubled_or_missing_header_of_the_proxy_is_refused(self, gateway, realm, studies, name):
         sent = {"X-Original-Method": "GET", "X-Original-URI": METADATA.format(NORTH), **realm.bearer("north")}
-        async with door.client.get("/authorize", headers=[*sent.items(), (name, sent[name])]) as response:
+        async with gateway.http.get("/authorize", headers=[*sent.items(), (name, sent[name])]) as response:
             assert response.status == 403
-        async with door.client.get("/authorize", headers={key: sent[key] for key in sent if key != name}) as response:
+        async with gateway.http.get("/authorize", headers={key: sent[key] for key in sent if key != name}) as response:
             assert response.status == 403
 
-    async def test_two_tokens_are_none(self, door, realm, studies):
+    async def test_two_tokens_are_none(self, gateway, realm, studies):
         headers = [
             ("X-Original-Method", "GET"),
             ("X-Original-URI", METADATA.format(NORTH)),
             *realm.bearer("north").items(),
             *realm.bearer("south").items(),
         ]
-        async with door.client.get("/authorize", headers=headers) as response:
+        async with gateway.http.get("/authorize", headers=headers) as response:
             assert response.status == 401
 
-    async def test_clinics_come_from_the_token_only(self, door, realm, studies):
+    async def test_clinics_come_from_the_token_only(self, gateway, realm, studies):
         forged = {"X-Clinics": "south", "X-Forwarded-Groups": "/clinics/south", "Cookie": "clinic=south"}
-        assert (await door.ask(METADATA.format(SOUTH), {**realm.bearer("north"), **forged}))[0] == 403
+        assert (await gateway.ask(METADATA.format(SOUTH), {**realm.bearer("north"), **forged}))[0] == 403
 
 
 class TestDisplay:
@@ -223,41 +223,41 @@ class TestDisplay:
 
     FRAME = "/dicom-web/studies/{}/series/1/instances/{}/frames/1"
 
-    async def refusal(self, door, headers, uri):
+    async def refusal(self, gateway, headers, uri):
         sent = {"X-Original-Method": "GET", "X-Original-URI": uri, **headers}
-        async with door.client.get("/authorize", headers=sent) as response:
+        async with gateway.http.get("/authorize", headers=sent) as response:
             return response.status, response.headers.get("X-Refusal")
 
-    async def test_its_frames_are_refused_with_the_code_and_all_else_is_given(self, door, realm, studies, importer):
+    async def test_its_frames_are_refused_with_the_code_and_all_else_is_given(self, gateway, realm, studies, importer):
         importer.note_display(NORTH, {"1.5": "fragments"})
         importer.record(NORTH, "north")
         frame, bad, good = self.FRAME, (403, "display-fragments"), (204, None)
         for headers in (realm.bearer("north"), realm.bearer(roles=["admin"])):
-            assert await self.refusal(door, headers, frame.format(NORTH, "1.5")) == bad
-            assert await self.refusal(door, headers, frame.format(NORTH, "1.5") + ",2") == bad
-            assert await self.refusal(door, headers, frame.format(NORTH, "1.6")) == good
+            assert await self.refusal(gateway, headers, frame.format(NORTH, "1.5")) == bad
+            assert await self.refusal(gateway, headers, frame.format(NORTH, "1.5") + ",2") == bad
+            assert await self.refusal(gateway, headers, frame.format(NORTH, "1.6")) == good
             for other in ("", "/metadata", "/rendered", "/frames/1/rendered", "/bulk/7FE00010"):
                 uri = f"/dicom-web/studies/{NORTH}/series/1/instances/1.5{other}"
-                assert await self.refusal(door, headers, uri) == good
+                assert await self.refusal(gateway, headers, uri) == good
         importer.note_display(NORTH, {"1.5": None})
         importer.record(NORTH, "north")
-        assert await wait_for(lambda: self.refusal(door, realm.bearer("north"), frame.format(NORTH, "1.5")), good)
+        assert await wait_for(lambda: self.refusal(gateway, realm.bearer("north"), frame.format(NORTH, "1.5")), good)
 
-    async def test_who_may_not_see_the_study_is_told_nothing(self, door, realm, studies, importer):
+    async def test_who_may_not_see_the_study_is_told_nothing(self, gateway, realm, studies, importer):
         importer.note_display(SOUTH, {"1.5": "fragments"})
         importer.record(SOUTH, "south")
         for study in (SOUTH, UNKNOWN):
-            answer = await self.refusal(door, realm.bearer("north"), self.FRAME.format(study, "1.5"))
+            answer = await self.refusal(gateway, realm.bearer("north"), self.FRAME.format(study, "1.5"))
             assert answer == (403, None)
 
     async def test_it_is_asked_once_for_an_image_and_never_for_a_study_without(
-        self, door, realm, studies, importer, monkeypatch
+        self, gateway, realm, studies, importer, monkeypatch
     ):
         importer.note_display(NORTH, {"1.5": "fragments"})
         importer.record(NORTH, "north")
         importer.add("1.2.77", "north")
         asked = []
-        registry_type = type(door.gateway.registry)
+        registry_type = type(gateway.service.registry)
         why = registry_type.why_undisplayable
 
         async def spy(registry, scope, study, image):
@@ -267,14 +267,14 @@ class TestDisplay:
         monkeypatch.setattr(registry_type, "why_undisplayable", spy)
         for _ in range(3):
             for study, image in ((NORTH, "1.5"), (NORTH, "1.6"), ("1.2.77", "1.5")):
-                await self.refusal(door, realm.bearer("north"), self.FRAME.format(study, image))
+                await self.refusal(gateway, realm.bearer("north"), self.FRAME.format(study, image))
         assert asked == [("north", NORTH, "1.5"), ("north", NORTH, "1.6")]
 
-    async def test_what_is_refused_is_no_view(self, door, realm, studies, importer, registry):
+    async def test_what_is_refused_is_no_view(self, gateway, realm, studies, importer, registry):
         importer.note_display(NORTH, {"1.5": "fragments"})
         importer.record(NORTH, "north")
-        await self.refusal(door, realm.bearer("north"), self.FRAME.format(NORTH, "1.5"))
-        await door.gateway.access.flush()
+        await self.refusal(gateway, realm.bearer("north"), self.FRAME.format(NORTH, "1.5"))
+        await gateway.service.access.flush()
         assert TestAccessLog().rows(registry) == []
 
 
@@ -290,87 +290,89 @@ async def wait_for(ask, wanted):
 class TestForms:
     """What Orthanc is asked for is decided here, after whose the study is."""
 
-    async def refusal(self, door, headers, uri, accept):
+    async def refusal(self, gateway, headers, uri, accept):
         sent = {"X-Original-Method": "GET", "X-Original-URI": uri, "X-Original-Accept": accept, **headers}
-        async with door.client.get("/authorize", headers=sent) as response:
+        async with gateway.http.get("/authorize", headers=sent) as response:
             names = ("X-Refusal", "X-Orthanc-Accept", "X-Part-Alone")
             return response.status, *(response.headers.get(name) for name in names)
 
-    async def test_who_may_see_the_study_is_told_of_the_form(self, door, realm, studies):
+    async def test_who_may_see_the_study_is_told_of_the_form(self, gateway, realm, studies):
         bulk = f"/dicom-web/studies/{NORTH}/series/1/instances/1/bulk/54001010"
         wanted = 'multipart/related; type="application/octet-stream"'
         north = realm.bearer("north")
-        assert await self.refusal(door, north, METADATA.format(NORTH), "*/*") == (
+        assert await self.refusal(gateway, north, METADATA.format(NORTH), "*/*") == (
             204, None, "application/dicom+json", None,
         )  # fmt: skip
-        assert await self.refusal(door, north, bulk, "application/octet-stream") == (
+        assert await self.refusal(gateway, north, bulk, "application/octet-stream") == (
             204, None, wanted, "application/octet-stream",
         )  # fmt: skip
-        assert await self.refusal(door, north, METADATA.format(NORTH), "text/html") == (403, "accept", None, None)
+        assert await self.refusal(gateway, north, METADATA.format(NORTH), "text/html") == (403, "accept", None, None)
         frames = f"/dicom-web/studies/{NORTH}/series/1/instances/1/frames/2,1,2"
-        assert await self.refusal(door, north, frames, "*/*") == (403, "frames", None, None)
+        assert await self.refusal(gateway, north, frames, "*/*") == (403, "frames", None, None)
 
-    async def test_who_may_not_is_told_nothing(self, door, realm, studies):
+    async def test_who_may_not_is_told_nothing(self, gateway, realm, studies):
         frames = "/dicom-web/studies/{}/series/1/instances/1/frames/2,1,2"
         for study in (SOUTH, UNKNOWN):
             for uri in (METADATA.format(study), f"{METADATA.format(study)}?accept=x", frames.format(study)):
-                answer = await self.refusal(door, realm.bearer("north"), uri, "text/html")
+                answer = await self.refusal(gateway, realm.bearer("north"), uri, "text/html")
                 assert answer == (403, None, None, None)
 
-    async def test_what_is_not_given_is_no_view(self, door, realm, studies, registry):
-        await self.refusal(door, realm.bearer("north"), METADATA.format(NORTH), "text/html")
-        await door.gateway.access.flush()
+    async def test_what_is_not_given_is_no_view(self, gateway, realm, studies, registry):
+        await self.refusal(gateway, realm.bearer("north"), METADATA.format(NORTH), "text/html")
+        await gateway.service.access.flush()
         assert TestAccessLog().rows(registry) == []
 
-    async def test_orthancs_own_api_is_asked_for_anything(self, door, realm):
+    async def test_orthancs_own_api_is_asked_for_anything(self, gateway, realm):
         admin = realm.bearer(roles=["admin"])
         for accept in ("image/jpeg", "x", ""):
-            answer = await self.refusal(door, admin, f"/orthanc/instances/{'-'.join(['0a0b0c0d'] * 5)}/preview", accept)
+            answer = await self.refusal(
+                gateway, admin, f"/orthanc/instances/{'-'.join(['0a0b0c0d'] * 5)}/preview", accept
+            )
             assert answer == (204, None, "*/*", None)
 
 
 class TestChanges:
     """What is remembered never outlives the truth."""
 
-    async def until(self, door, realm, study, expected, clinic="north"):
+    async def until(self, gateway, realm, study, expected, clinic="north"):
         deadline = time.monotonic() + 5
-        while (answer := await door.ask(METADATA.format(study), realm.bearer(clinic))) != expected:
+        while (answer := await gateway.ask(METADATA.format(study), realm.bearer(clinic))) != expected:
             assert time.monotonic() < deadline, answer
             await asyncio.sleep(0.01)
 
-    async def test_a_new_revision_is_known_at_once(self, door, realm, studies, importer):
-        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
+    async def test_a_new_revision_is_known_at_once(self, gateway, realm, studies, importer):
+        await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
         revision = importer.record(NORTH, "north", name="NORTH^ANNA")
-        await self.until(door, realm, NORTH, (204, str(revision)))
+        await self.until(gateway, realm, NORTH, (204, str(revision)))
 
-    async def test_a_deleted_study_is_gone_at_once(self, door, realm, studies, importer):
-        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
+    async def test_a_deleted_study_is_gone_at_once(self, gateway, realm, studies, importer):
+        await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
         importer.forget(NORTH)
-        await self.until(door, realm, NORTH, (403, None))
+        await self.until(gateway, realm, NORTH, (403, None))
 
-    async def test_a_study_that_changed_hands_is_its_new_owners(self, door, realm, studies, importer):
-        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
+    async def test_a_study_that_changed_hands_is_its_new_owners(self, gateway, realm, studies, importer):
+        await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
         importer.forget(NORTH)
         revision = importer.add(NORTH, "south", name="A")
-        await self.until(door, realm, NORTH, (403, None))
-        await self.until(door, realm, NORTH, (204, str(revision)), clinic="south")
+        await self.until(gateway, realm, NORTH, (403, None))
+        await self.until(gateway, realm, NORTH, (204, str(revision)), clinic="south")
 
     async def test_changes_missed_while_the_connection_was_lost_are_not_believed(
-        self, door, realm, studies, importer, registry
+        self, gateway, realm, studies, importer, registry
     ):
-        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
+        await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
         with registry.connect("postgres") as administrator:
             administrator.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'imaging-gateway'"
             )
             importer.forget(NORTH)
-        await self.until(door, realm, NORTH, (403, None))
+        await self.until(gateway, realm, NORTH, (403, None))
 
 
 class TestSearch:
-    async def test_the_list_has_the_callers_studies_only_newest_first(self, door, realm, studies, importer):
+    async def test_the_list_has_the_callers_studies_only_newest_first(self, gateway, realm, studies, importer):
         importer.add("1.2.3", "north", name="LATER", date="20250101")
-        status, found, headers = await door.search("?limit=101&offset=0&fuzzymatching=false", realm.bearer("north"))
+        status, found, headers = await gateway.search("?limit=101&offset=0&fuzzymatching=false", realm.bearer("north"))
         assert status == 200
         assert [study["0020000D"]["Value"] for study in found] == [["1.2.3"], [NORTH]]
         assert found[1]["00100010"] == {"vr": "PN", "Value": [{"Alphabetic": "NORTH^ANNA"}]}
@@ -379,56 +381,56 @@ class TestSearch:
         assert headers["Cache-Control"] == "no-store"
         assert "Warning" not in headers
 
-    async def test_a_foreign_study_is_found_as_little_as_an_unknown_one(self, door, realm, studies):
+    async def test_a_foreign_study_is_found_as_little_as_an_unknown_one(self, gateway, realm, studies):
         for study in (SOUTH, UNKNOWN):
-            status, found, _ = await door.search(f"?StudyInstanceUID={study}", realm.bearer("north"))
+            status, found, _ = await gateway.search(f"?StudyInstanceUID={study}", realm.bearer("north"))
             assert (status, found) == (200, [])
-        assert (await door.search("?PatientID=P2", realm.bearer("north")))[1] == []
+        assert (await gateway.search("?PatientID=P2", realm.bearer("north")))[1] == []
 
-    async def test_several_clinics_and_all_of_them(self, door, realm, studies):
+    async def test_several_clinics_and_all_of_them(self, gateway, realm, studies):
         for headers in (realm.bearer("north", "south"), realm.bearer(roles=["admin"])):
-            found = (await door.search("", headers))[1]
+            found = (await gateway.search("", headers))[1]
             assert [study["0020000D"]["Value"][0] for study in found] == [SOUTH, NORTH]
 
-    async def test_no_clinic_no_studies(self, door, realm, studies):
-        assert (await door.search("", realm.bearer()))[:2] == (200, [])
+    async def test_no_clinic_no_studies(self, gateway, realm, studies):
+        assert (await gateway.search("", realm.bearer()))[:2] == (200, [])
 
-    async def test_pages_tell_that_there_is_more(self, door, realm, studies, importer):
+    async def test_pages_tell_that_there_is_more(self, gateway, realm, studies, importer):
         importer.add("1.2.3", "north", name="LATER", date="20250101")
-        _, found, headers = await door.search("?limit=1", realm.bearer("north"))
+        _, found, headers = await gateway.search("?limit=1", realm.bearer("north"))
         assert [study["0020000D"]["Value"][0] for study in found] == ["1.2.3"]
         assert "There are additional results" in headers["Warning"]
-        _, found, headers = await door.search("?limit=1&offset=1", realm.bearer("north"))
+        _, found, headers = await gateway.search("?limit=1&offset=1", realm.bearer("north"))
         assert [study["0020000D"]["Value"][0] for study in found] == [NORTH]
         assert "Warning" not in headers
 
-    async def test_matching_reaches_the_registry(self, door, realm, studies):
-        found = (await door.search("?PatientName=*anna*&ModalitiesInStudy=CT,MR", realm.bearer("north", "south")))[1]
+    async def test_matching_reaches_the_registry(self, gateway, realm, studies):
+        found = (await gateway.search("?PatientName=*anna*&ModalitiesInStudy=CT,MR", realm.bearer("north", "south")))[1]
         assert [study["0020000D"]["Value"][0] for study in found] == [NORTH]
 
     @pytest.mark.parametrize("query", ["?x=1", "?StudyDate=soon", "?PatientID=a&PatientID=b"])
-    async def test_a_wrong_query_is_a_400_that_says_so(self, door, realm, query):
-        status, text, _ = await door.search(query, realm.bearer("north"))
+    async def test_a_wrong_query_is_a_400_that_says_so(self, gateway, realm, query):
+        status, text, _ = await gateway.search(query, realm.bearer("north"))
         assert status == 400
         assert query[1:].split("=")[0] in text
 
-    async def test_who_may_not_look_at_studies_gets_no_list(self, door, realm, studies):
-        assert (await door.search("", realm.bearer("north", roles=["auditor"])))[0] == 404
-        assert (await door.search("", {}))[0] == 401
+    async def test_who_may_not_look_at_studies_gets_no_list(self, gateway, realm, studies):
+        assert (await gateway.search("", realm.bearer("north", roles=["auditor"])))[0] == 404
+        assert (await gateway.search("", {}))[0] == 401
 
-    async def test_only_json_is_spoken(self, door, realm):
+    async def test_only_json_is_spoken(self, gateway, realm):
         accept = {"Accept": 'multipart/related; type="application/dicom+xml"'}
-        assert (await door.search("", {**realm.bearer("north"), **accept}))[0] == 406
+        assert (await gateway.search("", {**realm.bearer("north"), **accept}))[0] == 406
         accept = {"Accept": "application/dicom+json, multipart/related"}
-        assert (await door.search("", {**realm.bearer("north"), **accept}))[0] == 200
+        assert (await gateway.search("", {**realm.bearer("north"), **accept}))[0] == 200
 
-    async def test_series_and_instances_of_the_callers_studies(self, door, realm, studies, importer):
+    async def test_series_and_instances_of_the_callers_studies(self, gateway, realm, studies, importer):
         importer.record_contents(NORTH, "north", *(instance_attributes("5.1", f"6.{n}", instance=n) for n in (1, 2)))
         importer.record_contents(SOUTH, "south", instance_attributes("5.2", "6.3", modality="MR"))
 
         async def found(level, tag, query, *clinics):
             headers = realm.bearer(*clinics)
-            async with door.client.get(f"/dicom-web/{level}{query}", headers=headers) as response:
+            async with gateway.http.get(f"/dicom-web/{level}{query}", headers=headers) as response:
                 assert response.status == 200
                 return [one[tag]["Value"][0] for one in await response.json(content_type=None)]
 
@@ -442,22 +444,22 @@ class TestSearch:
         assert await found("instances", "00080018", "?SOPInstanceUID=6.3", "north") == []
         assert await found("instances", "00080018", "", "north", "south") == ["6.3", "6.1", "6.2"]
         for level in ("series", "instances"):
-            async with door.client.get(f"/dicom-web/{level}?SOPClassUID=x", headers=realm.bearer("north")) as response:
+            async with gateway.http.get(f"/dicom-web/{level}?SOPClassUID=x", headers=realm.bearer("north")) as response:
                 assert response.status == 400
-            async with door.client.get(f"/dicom-web/{level}") as response:
+            async with gateway.http.get(f"/dicom-web/{level}") as response:
                 assert response.status == 401
 
-    async def test_a_head_has_everything_but_the_body(self, door, realm, studies):
-        async with door.client.get("/dicom-web/studies", headers=realm.bearer("north")) as whole:
+    async def test_a_head_has_everything_but_the_body(self, gateway, realm, studies):
+        async with gateway.http.get("/dicom-web/studies", headers=realm.bearer("north")) as whole:
             length = len(await whole.read())
-        async with door.client.head("/dicom-web/studies", headers=realm.bearer("north")) as response:
+        async with gateway.http.head("/dicom-web/studies", headers=realm.bearer("north")) as response:
             assert (response.status, response.headers["Content-Length"]) == (200, str(length))
-        assert await door.ask(METADATA.format(NORTH), realm.bearer("north"), "HEAD") == (204, str(studies[NORTH]))
-        assert await door.ask(METADATA.format(SOUTH), realm.bearer("north"), "HEAD") == (403, None)
+        assert await gateway.ask(METADATA.format(NORTH), realm.bearer("north"), "HEAD") == (204, str(studies[NORTH]))
+        assert await gateway.ask(METADATA.format(SOUTH), realm.bearer("north"), "HEAD") == (403, None)
 
-    async def test_options_tell_a_callers_methods_and_nothing_of_a_study(self, door, realm, studies):
+    async def test_options_tell_a_callers_methods_and_nothing_of_a_study(self, gateway, realm, studies):
         async def options(path, headers):
-            async with door.client.options(path, headers=headers) as response:
+            async with gateway.http.options(path, headers=headers) as response:
                 assert await response.text() in ("", "404: Not Found")
                 return response.status, response.headers.get("Allow")
 
@@ -471,8 +473,8 @@ class TestSearch:
             assert (await options(path, realm.bearer("north")))[0] == 404
 
     @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-    async def test_the_list_is_only_read(self, door, realm, method):
-        async with door.client.request(method, "/dicom-web/studies", headers=realm.bearer("north")) as response:
+    async def test_the_list_is_only_read(self, gateway, realm, method):
+        async with gateway.http.request(method, "/dicom-web/studies", headers=realm.bearer("north")) as response:
             assert response.status == 405
 
 
@@ -484,47 +486,63 @@ class TestAccessLog:
                    FROM registry.access_log ORDER BY entry_id"""
             ).fetchall()
 
-    async def test_a_head_is_a_view_and_a_search_of_any_level_a_list(self, door, realm, studies, registry):
-        await door.ask(METADATA.format(NORTH), realm.bearer("north", sid="a"), "HEAD")
+    async def test_a_head_is_a_view_and_a_search_of_any_level_a_list(self, gateway, realm, studies, registry):
+        await gateway.ask(METADATA.format(NORTH), realm.bearer("north", sid="a"), "HEAD")
         for number, level in enumerate(("studies", "series", "instances")):
             headers = realm.bearer("north", sid=str(number))
-            async with door.client.head(f"/dicom-web/{level}?PatientID=SECRET", headers=headers) as response:
+            async with gateway.http.head(f"/dicom-web/{level}?PatientID=SECRET", headers=headers) as response:
                 assert response.status == 200
-        await door.gateway.access.flush()
+        await gateway.service.access.flush()
         assert [(row[3], row[5], row[6]) for row in self.rows(registry)] == [("view", NORTH, None)] + 3 * [
             ("list", None, None)
         ]
 
-    async def test_one_row_per_study_view_and_not_per_frame(self, door, realm, studies, registry):
+    async def test_one_row_per_study_view_and_not_per_frame(self, gateway, realm, studies, registry):
         for frame in range(1, 20):
-            await door.ask(f"/dicom-web/studies/{NORTH}/series/1/instances/1/frames/{frame}", realm.bearer("north"))
-        await door.ask(f"/dicom-web/studies/{NORTH}", realm.bearer("north"))
-        await door.ask(METADATA.format(SOUTH), realm.bearer("north"))
-        await door.search("?PatientName=SECRET*", realm.bearer("north"))
-        await door.gateway.access.flush()
+            await gateway.ask(f"/dicom-web/studies/{NORTH}/series/1/instances/1/frames/{frame}", realm.bearer("north"))
+        await gateway.ask(f"/dicom-web/studies/{NORTH}", realm.bearer("north"))
+        await gateway.ask(METADATA.format(SOUTH), realm.bearer("north"))
+        await gateway.search("?PatientName=SECRET*", realm.bearer("north"))
+        await gateway.service.access.flush()
         assert self.rows(registry) == [
             ("anna", "ohif", "192.0.2.7", "view", "north", NORTH, None),
             ("anna", "ohif", "192.0.2.7", "download", "north", NORTH, None),
             ("anna", "ohif", None, "list", "north", None, None),
         ]
 
-    async def test_a_view_that_pauses_is_a_new_view(self, door, realm, studies, registry, monkeypatch):
-        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
-        monkeypatch.setattr(access_log, "VIEW_PAUSE_SECONDS", 0)
-        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
-        await door.gateway.access.flush()
+    async def test_a_view_that_pauses_is_a_new_view(self, gateway, realm, studies, registry, monkeypatch):
+        await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
+        monkeypatch.setattr(access_log, "VIEW_PAUSE_SECONDS", 1e-6)
+        await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
+        await gateway.service.access.flush()
         assert len(self.rows(registry)) == 2
 
-    async def test_what_an_administrator_does_in_orthanc_is_on_record(self, door, realm, registry):
+    async def test_a_view_through_several_gateways_is_one_row(self, gateway, realm, studies, registry, config):
+        async with open_gateway(config, realm) as another:
+            await ready(another.http)
+            for one in (gateway, another):
+                await one.ask(METADATA.format(NORTH), realm.bearer("north"))
+                await one.ask(METADATA.format(NORTH), realm.bearer("north", sid=f"a session at {id(one)}"))
+            await asyncio.gather(*(one.service.access.flush() for one in (gateway, another)))
+        assert len(self.rows(registry)) == 3
+
+    async def test_rows_whose_answer_was_lost_are_not_doubled(self, gateway, realm, studies, registry):
+        await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
+        sent = list(gateway.service.access._pending)
+        await gateway.service.access.flush()
+        await gateway.service.registry.log_access(sent)
+        assert len(self.rows(registry)) == 1
+
+    async def test_what_an_administrator_does_in_orthanc_is_on_record(self, gateway, realm, registry):
         resource = "/orthanc/studies/" + "-".join(["0a0b0c0d"] * 5)
-        assert (await door.ask(resource, realm.bearer(roles=["admin"]), method="DELETE"))[0] == 204
-        await door.gateway.access.flush()
+        assert (await gateway.ask(resource, realm.bearer(roles=["admin"]), method="DELETE"))[0] == 204
+        await gateway.service.access.flush()
         assert [row[3:] for row in self.rows(registry)] == [("delete", None, None, f"DELETE {resource}")]
 
-    async def test_the_journal_has_the_line_and_nothing_of_the_patient(self, door, realm, studies, caplog):
+    async def test_the_journal_has_the_line_and_nothing_of_the_patient(self, gateway, realm, studies, caplog):
         caplog.set_level("INFO")
-        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
-        await door.search("?PatientName=ANNA*&PatientID=P1", realm.bearer("north"))
+        await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
+        await gateway.search("?PatientName=ANNA*&PatientID=P1", realm.bearer("north"))
         lines = [record.getMessage() for record in caplog.records if record.name == "access"]
         assert len(lines) == 2
         assert (
@@ -539,55 +557,55 @@ class TestFaults:
         self, registry, realm, config, studies
     ):
         realm.down = True
-        async with open_door(config, realm) as door:
-            assert (await door.ask(METADATA.format(NORTH), realm.bearer("north")))[0] == 503
-            async with door.client.get("/health/live") as live, door.client.get("/health/ready") as not_ready:
+        async with open_gateway(config, realm) as gateway:
+            assert (await gateway.ask(METADATA.format(NORTH), realm.bearer("north")))[0] == 503
+            async with gateway.http.get("/health/live") as live, gateway.http.get("/health/ready") as not_ready:
                 assert (live.status, not_ready.status) == (200, 503)
                 assert "no keys yet from http://keycloak.test/certs" in await not_ready.text()
             realm.down = False
-            await door.gateway.verifier.refresh_keys()
-            await ready(door.client)
-            assert (await door.ask(METADATA.format(NORTH), realm.bearer("north")))[0] == 204
+            await gateway.service.verifier.refresh_keys()
+            await ready(gateway.http)
+            assert (await gateway.ask(METADATA.format(NORTH), realm.bearer("north")))[0] == 204
 
     async def test_while_the_database_is_away_known_owners_hold_and_all_else_is_undecided(
         self, studies, config, realm, cluster
     ):
         known, stranger = realm.bearer("north"), realm.bearer("south")
         # The gateway starts after the studies are recorded: their notifications, heard late, would unlearn the owner.
-        async with open_door(config, realm) as door:
-            await ready(door.client)
-            assert (await door.ask(METADATA.format(NORTH), known))[0] == 204
+        async with open_gateway(config, realm) as gateway:
+            await ready(gateway.http)
+            assert (await gateway.ask(METADATA.format(NORTH), known))[0] == 204
             with away(cluster):
-                assert (await door.ask(METADATA.format(NORTH), known))[0] == 204
-                assert (await door.ask(METADATA.format(NORTH), stranger))[0] == 503
-                assert (await door.ask(METADATA.format(UNKNOWN), known))[0] == 503
-                assert (await door.search("", known))[0] == 503
-                door.gateway.owners._deaf_since = time.monotonic() - 301
-                assert (await door.ask(METADATA.format(NORTH), known))[0] == 503
-            await ready(door.client)
-            assert (await door.ask(METADATA.format(NORTH), stranger))[0] == 403
+                assert (await gateway.ask(METADATA.format(NORTH), known))[0] == 204
+                assert (await gateway.ask(METADATA.format(NORTH), stranger))[0] == 503
+                assert (await gateway.ask(METADATA.format(UNKNOWN), known))[0] == 503
+                assert (await gateway.search("", known))[0] == 503
+                gateway.service.owners._deaf_since = time.monotonic() - 301
+                assert (await gateway.ask(METADATA.format(NORTH), known))[0] == 503
+            await ready(gateway.http)
+            assert (await gateway.ask(METADATA.format(NORTH), stranger))[0] == 403
 
     async def test_access_log_rows_wait_for_the_database(self, studies, config, realm, cluster, registry):
-        async with open_door(config, realm) as door:  # after the studies, as above
-            await ready(door.client)
-            await door.ask(METADATA.format(NORTH), realm.bearer("north"))
-            await door.gateway.access.flush()
+        async with open_gateway(config, realm) as gateway:  # after the studies, as above
+            await ready(gateway.http)
+            await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
+            await gateway.service.access.flush()
             with away(cluster):
-                await door.ask(SERIES.format(NORTH), realm.bearer("north", sid="another session"))
+                await gateway.ask(SERIES.format(NORTH), realm.bearer("north", sid="another session"))
                 with pytest.raises(RegistryAwayError):
-                    await door.gateway.access.flush()
-                assert len(door.gateway.access._pending) == 1
-            await door.gateway.access.flush()
+                    await gateway.service.access.flush()
+                assert len(gateway.service.access._pending) == 1
+            await gateway.service.access.flush()
             assert len(TestAccessLog().rows(registry)) == 2
 
-    async def test_two_who_write_the_access_log_at_once_write_each_row_once(self, door, realm, studies, registry):
-        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
-        await asyncio.gather(*(door.gateway.access.flush() for _ in range(5)))
+    async def test_two_who_write_the_access_log_at_once_write_each_row_once(self, gateway, realm, studies, registry):
+        await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
+        await asyncio.gather(*(gateway.service.access.flush() for _ in range(5)))
         assert len(TestAccessLog().rows(registry)) == 1
 
-    async def test_metrics_name_no_one(self, door, realm, studies):
-        await door.ask(METADATA.format(NORTH), realm.bearer("north"))
-        async with door.client.get("/metrics") as response:
+    async def test_metrics_name_no_one(self, gateway, realm, studies):
+        await gateway.ask(METADATA.format(NORTH), realm.bearer("north"))
+        async with gateway.http.get("/metrics") as response:
             text = await response.text()
         assert 'gateway_decisions_total{outcome="allowed"}' in text
         assert not any(word in text for word in ("north", "anna", NORTH))

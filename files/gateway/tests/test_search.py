@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from imaging_gateway import search
-from imaging_gateway.requests import parse
+from imaging_gateway.request_line import parse
 from imaging_gateway.search import QueryError
 
 

@@ -12,13 +12,15 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from imaging_gateway import tokens
+from imaging_gateway import passes, tokens
 from imaging_gateway.tokens import NoKeysError, TokenError, TokenVerifier
+
+SECRET = "of all gateways"
 
 
 @pytest.fixture
 def verifier(realm, token_config):
-    return TokenVerifier(token_config, realm.jwks)
+    return TokenVerifier(token_config, SECRET, realm.jwks)
 
 
 def encoded(part):
@@ -200,3 +202,33 @@ async def test_only_a_clinics_own_group_makes_a_member(realm, verifier, claims, 
 async def test_a_name_cannot_forge_a_line_of_the_journal(realm, verifier):
     caller = await verifier.identify([f"Bearer {realm.token(preferred_username='a' + chr(10) + 'b' + chr(0))}"])
     assert caller.username == "ab"
+
+
+class TestPasses:
+    async def test_a_gateway_takes_the_pass_that_another_has_made(self, realm, token_config):
+        others = passes.issue(SECRET, "north", 120)
+        caller = await TokenVerifier(token_config, SECRET, realm.jwks).identify([f"Bearer {others}"])
+        assert (caller.clinics, caller.roles, caller.unattended) == (("north",), frozenset({"physician"}), True)
+
+    async def test_a_pass_survives_a_change_of_the_realms_keys(self, realm, verifier):
+        own = f"Bearer {passes.issue(SECRET, 'north', 120)}"
+        await verifier.refresh_keys()
+        assert (await verifier.identify([own])).unattended
+
+    @pytest.mark.parametrize(
+        "forge",
+        [
+            lambda: passes.issue("another platform's", "north", 120),
+            lambda: passes.issue(SECRET, "north", 120).replace("north", "south"),
+            lambda: passes.issue(SECRET, "north", -1),
+            lambda: passes.issue(SECRET, "north", 120)[:-1],
+            lambda: passes.issue(SECRET, "north,south", 120),
+            lambda: passes.issue(SECRET, "*", 120),
+            lambda: passes.PREFIX,
+            lambda: passes.PREFIX + "\u0660" * 70,
+        ],
+        ids=["by a stranger", "for another clinic", "over", "cut", "for two", "for all", "empty", "no ASCII"],
+    )
+    async def test_no_other_pass_is_taken(self, verifier, forge):
+        with pytest.raises(TokenError):
+            await verifier.identify([f"Bearer {forge()}"])

@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from imaging_gateway.tokens import TokenError
 
-from .conftest import open_door, ready
+from .conftest import open_gateway, ready
 
 STUDY = "1.2.1"
 SERIES = f"/dicom-web/studies/{STUDY}/series"
@@ -20,14 +20,14 @@ class Proxy:
     """The proxy as the gateway reaches it: asks the gateway about each request, as nginx does, and answers itself."""
 
     def __init__(self) -> None:
-        self.door = None
+        self.gateway = None
         self.asked: list[tuple[str, int]] = []
         self.broken = False
         self.done = asyncio.Event()
 
     async def answer(self, request: web.Request) -> web.Response:
         token = {"Authorization": request.headers["Authorization"]}
-        status, _ = await self.door.ask(request.raw_path, token)
+        status, _ = await self.gateway.ask(request.raw_path, token)
         self.asked.append((request.raw_path, status))
         if self.broken:
             self.done.set()
@@ -35,7 +35,7 @@ class Proxy:
         if request.raw_path == SERIES:
             return web.json_response([{"0020000E": {"vr": "UI", "Value": [uid]}} for uid in ("1.3", "1.4")])
         if request.raw_path.endswith("1.4/metadata"):
-            self.foreign, _ = await self.door.ask("/dicom-web/studies/1.2.2/series", token)
+            self.foreign, _ = await self.gateway.ask("/dicom-web/studies/1.2.2/series", token)
             self.token = token
             self.done.set()
         return web.json_response([])
@@ -48,10 +48,10 @@ async def proxy(registry, realm, config):
     app.router.add_get("/{path:.*}", proxy.answer)
     async with (
         TestServer(app) as server,
-        open_door(dataclasses.replace(config, proxy_url=str(server.make_url("/"))), realm) as door,
+        open_gateway(dataclasses.replace(config, proxy_url=str(server.make_url("/"))), realm) as gateway,
     ):
-        await ready(door.client)
-        proxy.door = door
+        await ready(gateway.http)
+        proxy.gateway = gateway
         yield proxy
 
 
@@ -66,7 +66,7 @@ async def test_series_and_metadata_are_asked_for_once_recorded(proxy, importer):
 async def test_nobody_looked_so_nothing_is_in_the_access_log(proxy, importer, registry):
     importer.add(STUDY, "north", name="NORTH")
     await asyncio.wait_for(proxy.done.wait(), 20)
-    await proxy.door.gateway.access.flush()
+    await proxy.gateway.service.access.flush()
     with registry.connect("postgres") as auditor:
         assert auditor.execute("SELECT count(*) FROM registry.access_log").fetchone() == (0,)
 
@@ -74,7 +74,7 @@ async def test_nobody_looked_so_nothing_is_in_the_access_log(proxy, importer, re
 async def test_its_token_ends_by_itself(proxy, importer, monkeypatch):
     importer.add(STUDY, "north", name="NORTH")
     await asyncio.wait_for(proxy.done.wait(), 20)
-    verifier = proxy.door.gateway.verifier
+    verifier = proxy.gateway.service.verifier
     monkeypatch.setattr("imaging_gateway.tokens.time.time", lambda: 4e9)
     with pytest.raises(TokenError):
         await verifier.identify([proxy.token["Authorization"]])

@@ -55,6 +55,10 @@ def uid(random_: random.Random) -> str:
     return generate_uid(entropy_srcs=[str(random_.random())])
 
 
+def study_uid(data: bytes) -> str:
+    return pydicom.dcmread(io.BytesIO(data), specific_tags=["StudyInstanceUID"], force=True).StudyInstanceUID
+
+
 def sop_uid(data: bytes) -> str:
     return pydicom.dcmread(io.BytesIO(data), specific_tags=["SOPInstanceUID"], force=True).SOPInstanceUID
 

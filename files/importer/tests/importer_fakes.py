@@ -12,6 +12,7 @@ import random
 import threading
 import time
 import urllib.parse
+from collections import defaultdict
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -28,6 +29,11 @@ LATE = 0.6
 def resource_id(*identifiers: str) -> str:
     digest = hashlib.sha1("|".join(identifiers).encode(), usedforsecurity=False).hexdigest()
     return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
+
+
+def described(identity: tuple[str, ...]) -> dict[str, object]:
+    """The study that an instance belongs to, or another resource with its study, as Orthanc tells it."""
+    return {"ID": resource_id(*identity[:2]), "MainDicomTags": {"StudyInstanceUID": identity[1]}}
 
 
 def is_stow(path: str) -> bool:
@@ -114,6 +120,7 @@ class Platform:
         self.undisplayable: dict[tuple[str, str], str] = {}  # study, instance -> code
         self.access_log: list[tuple[str, str, str, str | None]] = []  # user, clinic, study, detail
         self.requests: list[str] = []
+        self.course: dict[str, list[str]] = defaultdict(list)  # of each study: what was asked for it, in this order
         handler = type("Handler", (_Handler,), {"platform": self})
         self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -270,6 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
         fields = {key: values[0] for key, values in urllib.parse.parse_qs(query).items()}
         platform = self.platform
         if is_stow(path) and self.command == "POST":
+            platform.course[path.rpartition("/")[2]].append("upload")
             return self._stow(body, path.rpartition("/")[2])
         if path.startswith("/instances/"):
             identity = platform.identity.get(path.split("/")[2])
@@ -281,7 +289,15 @@ class _Handler(BaseHTTPRequestHandler):
             if path.endswith("/content/0010-0020"):
                 ds = pydicom.dcmread(io.BytesIO(platform.instances[path.split("/")[2]]))
                 return 200, ds.get_item("PatientID").value
-            return 200, json.dumps({"ID": resource_id(*identity[:2])}).encode()
+            return 200, json.dumps(described(identity)).encode()
+        if path.startswith(("/patients/", "/series/")):
+            _, level, key, _ = path.split("/")
+            depth = 1 if level == "patients" else 3
+            studies = {found[:2] for found in platform.identity.values() if resource_id(*found[:depth]) == key}
+            if not studies:
+                return 404, b""
+            answer = [described(study) for study in sorted(studies)]
+            return 200, json.dumps(answer if level == "patients" else answer[0]).encode()
         if path == "/tools/find" and b"ParentStudy" in body:
             study = json.loads(body)["ParentStudy"]
             found = [key for key, identity in platform.identity.items() if resource_id(*identity[:2]) == study]
@@ -347,6 +363,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _registry(self, function: str, arguments: list[object]) -> object:
         platform = self.platform
+        if function in ("log_upload", "claim_study", "record_study"):
+            platform.course[str(arguments[0])].append(function)
         if function == "claim_study":
             return platform.owner.setdefault(arguments[0], arguments[1]) == arguments[1]
         if function == "record_study" and arguments[0] == platform.faults.unlistable:
@@ -403,7 +421,7 @@ class _Handler(BaseHTTPRequestHandler):
             if end == "stored":
                 stored.append({"00081155": {"vr": "UI", "Value": [uid]}})
                 continue
-            status = 409 if end == "elsewhere" else 400
+            status = 409 if end == "elsewhere" and status != 400 else 400
             if end != "unread":
                 reason = {"vr": "US", "Value": [0x110]}
                 failed.append({"00081155": {"vr": "UI", "Value": [uid]}, "00081197": reason})

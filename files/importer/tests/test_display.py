@@ -55,16 +55,18 @@ def test_every_code_is_reached_and_nginx_has_its_words() -> None:
 
 
 def test_of_real_files_only_those_are_complained_of_that_are_not_shown(tmp_path: Path) -> None:
-    wrong = {}
+    wrong, seen = {}, set()
     for name, path in real_files().items():
         expected = "no-pixels" if name.startswith(WITHOUT_PIXELS) else REAL.get(name.partition("/")[2])
         try:
             found = code(path.read_bytes(), tmp_path)
         except (CompanionError, RejectedError):
             continue
+        seen.add(found)
         if found != expected:
             wrong[name] = found
     assert wrong == {}
+    assert seen == {None, *REAL.values()}
 
 
 def test_a_video_is_displayed_where_the_viewer_takes_it_for_one(tmp_path: Path) -> None:

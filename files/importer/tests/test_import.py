@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deliveries import changed, contents, deliver, instance, report, sample, sop_uid, uid
+from deliveries import changed, contents, deliver, instance, report, sample, sop_uid, study_uid, uid
 from importer_fakes import Platform
 from importer_process import COOLDOWN, UPLOAD_SECRET, start, wait_until
 from odd_pixels import CASES
@@ -106,12 +106,11 @@ def test_the_registry_is_told_of_a_studys_largest_instance(world: World) -> None
 
 
 def test_nothing_is_sent_before_the_study_is_claimed(world: World) -> None:
-    before = len(world.platform.requests)
-    deliver(world.inbox("north", "order"), world.series(1))
+    files = world.series(1)
+    deliver(world.inbox("north", "order"), files)
     world.wait_for("processed", "north", "order")
-    asked = [request for request in world.platform.requests[before:] if request.startswith("POST")]
-    (study,) = {line for line in asked if line.startswith("POST /dicom-web/studies/")}
-    assert asked.index("POST /registry/log_upload") < asked.index("POST /registry/claim_study") < asked.index(study)
+    course = world.platform.course[study_uid(files["0.dcm"])]
+    assert course[:3] == ["log_upload", "claim_study", "upload"]
 
 
 def test_a_study_of_another_clinic_is_refused_and_nothing_of_it_is_sent(world: World) -> None:
@@ -238,8 +237,13 @@ def test_an_empty_folder_stays_where_it_is(world: World) -> None:
 
 
 def test_files_directly_in_the_clinic_folder_are_a_delivery(world: World) -> None:
-    deliver(world.inbox("south"), world.series(2))
-    world.wait_for("processed", "south", "loose-files")
+    files = world.series(2)
+    deliver(world.inbox("south"), files)
+    folder = world.wait_for("processed", "south", "loose-files")
+    assert {path.name: path.read_bytes() for path in folder.glob("*.dcm")} == files
+    assert {sop_uid(data) for data in files.values()} <= set(world.platform.md5s())
+    assert {world.platform.owner[study_uid(data)] for data in files.values()} == {"south"}
+    assert [path.name for path in world.inbox("south").iterdir()] == []
 
 
 def test_a_folder_of_an_unknown_clinic_waits_until_there_is_that_clinic(world: World) -> None:

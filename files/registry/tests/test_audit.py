@@ -28,6 +28,22 @@ def log(gateway):
     return log
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_row_that_is_sent_again_is_there_once(log, read, together):
+    keyed = {"view_key": "0e1c9a52-6f0a-4d2b-9a52-6f0a4d2b9a52"}
+    if together:
+        log(keyed, keyed)
+    else:
+        log(keyed)
+        log(keyed, {"username": "somebody.else"})
+    assert read("*") == (["anna"] if together else ["somebody.else", "anna"])
+
+
+def test_rows_of_a_release_that_gave_no_key_are_all_there(log, read):
+    log({}, {})
+    assert read("*") == ["anna", "anna"]
+
+
 @pytest.fixture
 def read(gateway):
     def read(scope, columns="username", study=None, who=None, since=None, before=None, limit=100):

@@ -291,6 +291,27 @@ class TestRecords:
         with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"are of study 1\.2"):
             importer.record_attributes("1.1", "north", other)
 
+    def test_a_revision_is_never_seen_twice_not_even_when_another_server_takes_over_whose_clock_is_slow(
+        self, importer, registry
+    ):
+        with registry.connect("postgres") as administrator:
+            hour = 3600 * 1_000_000
+            administrator.execute("SELECT setval('registry.revisions', registry.next_revision() + %s)", (hour,))
+            try:
+                before = importer.add("1.1", "north", name="A")
+                importer.forget("1.1")
+                after = [importer.add("1.1", "south", name="A"), importer.add("1.2", "south", name="A")]
+            finally:
+                administrator.execute("SELECT setval('registry.revisions', 1)")
+        assert [before, *after] == list(range(before, before + 3))
+
+    def test_a_revision_is_never_seen_twice_not_even_after_a_backup_came_back(self, importer, registry):
+        before = importer.add("1.1", "north", name="A")
+        with registry.connect("postgres") as administrator:
+            administrator.execute("DELETE FROM registry.study")
+            administrator.execute("SELECT setval('registry.revisions', 1)")
+        assert importer.add("1.1", "south", name="A") > before
+
     def test_a_revision_is_never_seen_twice_not_even_after_the_study_was_forgotten(self, importer):
         revisions = [importer.add("1.1", "north", name="A"), importer.record("1.1", "north", name="A")]
         assert importer.forget("1.1") is True

@@ -133,7 +133,7 @@ def test_pending_deliveries_are_counted_and_an_old_one_is_wrong(endpoint):
 
 def test_a_full_disk_and_a_missing_directory_are_wrong(monkeypatch, tmp_path):
     monkeypatch.setattr(status.shutil, "disk_usage", lambda _path: status.shutil._ntuple_diskusage(100, 85, 15))
-    facts = status.disk([str(tmp_path), str(tmp_path / "gone")])
+    facts = status.disk([tmp_path, tmp_path / "gone"])
     assert sorted(fact.trouble for fact in facts) == [
         f"{tmp_path}/gone is not there",
         f"the disk of {tmp_path} has 15% free",
@@ -169,9 +169,7 @@ def test_people_and_scripts_are_told_the_same(monkeypatch):
 
 def test_alerts_draw_the_same_lines():
     alerts = (ROOT / "roles/monitoring/templates/alerts.yml.j2").read_text()
-    assert (
-        f'probe_ssl_earliest_cert_expiry{{probe="front-door"}} - time() < {status.CERTIFICATE_DAYS} * 86400' in alerts
-    )
+    assert f'probe_ssl_earliest_cert_expiry{{probe="viewer"}} - time() < {status.CERTIFICATE_DAYS} * 86400' in alerts
     assert f"node_filesystem_avail_bytes / node_filesystem_size_bytes < {status.DISK_FREE}\n" in alerts
     assert f"imaging_backup_last_success_timestamp_seconds > {status.BACKUP_HOURS} * 3600" in alerts
     assert f"imaging_importer_oldest_pending_age_seconds > {status.PENDING_SECONDS}\n" in alerts

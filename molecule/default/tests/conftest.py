@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from testinfra.host import Host
+from wired import PROJECT, SANDBOX, Wired
 
 SERVICES = (
     "postgresql@17-main.service",
@@ -30,6 +32,23 @@ def environment_of(host: Host) -> str:
     """The installation's name (`imaging_environment`), from the name of its sandbox host."""
     name: str = host.backend.name
     return name.removeprefix("imaging-")
+
+
+def inventory_of(host: Host) -> Path:
+    """The inventory that a host was deployed from: molecule's own moves every address and port."""
+    own = PROJECT / "molecule/default/inventory"
+    return own if environment_of(host) == "molecule" else SANDBOX
+
+
+@cache
+def _wired(inventory: Path) -> Wired:
+    return Wired(inventory)
+
+
+@pytest.fixture
+def wired(host: Host) -> Wired:
+    """The variables that the host was deployed with, its addresses and ports among them."""
+    return _wired(inventory_of(host))
 
 
 def show(host: Host, unit: str, *properties: str) -> dict[str, str]:

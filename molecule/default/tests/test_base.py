@@ -8,6 +8,7 @@ import secrets as random_secrets
 import exposure_document
 import pytest
 from testinfra.host import Host
+from wired import Wired
 
 from .conftest import SERVICES, SecretSearch, show
 
@@ -77,33 +78,34 @@ def test_nothing_failed_to_start(host: Host) -> None:
 
 # Who answers on a port of loopback, and who may ask there besides root. nginx' master opens its own.
 GUARDED = {
-    5432: ("postgres", {"orthanc", "keycloak", "imaging-gateway", "imaging-importer"}),
-    8042: ("orthanc", {"imaging-importer", "www-data", "prometheus"}),
-    8180: ("keycloak", {"imaging-gateway", "www-data"}),
-    9000: ("keycloak", {"prometheus"}),
-    8090: ("imaging-gateway", {"www-data", "prometheus"}),
-    8080: ("imaging-importer", {"www-data", "prometheus"}),
-    8081: ("root", {"prometheus"}),
-    8082: ("root", {"imaging-gateway"}),
-    9090: ("prometheus", {"prometheus"}),
-    9093: ("prometheus", {"prometheus"}),
-    9100: ("prometheus", {"prometheus"}),
-    9113: ("prometheus", {"prometheus"}),
-    9115: ("prometheus", {"prometheus"}),
-    9187: ("prometheus", {"prometheus"}),
-    3903: ("mtail", {"prometheus"}),
+    "postgres_port": ("postgres", {"orthanc", "keycloak", "imaging-gateway", "imaging-importer"}),
+    "orthanc_port": ("orthanc", {"imaging-importer", "www-data", "prometheus"}),
+    "keycloak_http_port": ("keycloak", {"imaging-gateway", "www-data"}),
+    "keycloak_management_port": ("keycloak", {"prometheus"}),
+    "gateway_listen_port": ("imaging-gateway", {"www-data", "prometheus"}),
+    "importer_listen_port": ("imaging-importer", {"www-data", "prometheus"}),
+    "nginx_status_port": ("root", {"prometheus"}),
+    "nginx_loopback_port": ("root", {"imaging-gateway"}),
+    "monitoring_prometheus_port": ("prometheus", {"prometheus"}),
+    "monitoring_alertmanager_port": ("prometheus", {"prometheus"}),
+    "monitoring_node_exporter_port": ("prometheus", {"prometheus"}),
+    "monitoring_nginx_exporter_port": ("prometheus", {"prometheus"}),
+    "monitoring_blackbox_exporter_port": ("prometheus", {"prometheus"}),
+    "monitoring_postgres_exporter_port": ("prometheus", {"prometheus"}),
+    "monitoring_mtail_port": ("mtail", {"prometheus"}),
 }
 
 
-def test_the_whole_firewall_is_ours(host: Host) -> None:
+def test_the_whole_firewall_is_ours(host: Host, wired: Wired) -> None:
     rows = (line.split(":") for line in host.check_output("cat /etc/passwd").splitlines())
     users = {name: int(number) for name, _, number, *_ in rows}
     answers, requests = "", ""
-    for port, (owner, callers) in GUARDED.items():
+    guarded = {wired[name]: who for name, who in GUARDED.items()}
+    for port, (owner, callers) in guarded.items():
         numbers = ", ".join(map(str, sorted(users[caller] for caller in callers)))
         answers += f"\t\ttcp sport {port} meta skuid {users[owner]} return\n"
         requests += f"\t\ttcp dport {port} meta skuid {f'{{ {numbers} }}' if len(callers) > 1 else numbers} accept\n"
-    expected = FIREWALL.replace("PORTS", ", ".join(map(str, sorted(GUARDED))))
+    expected = FIREWALL.replace("PORTS", ", ".join(map(str, sorted(guarded))))
     expected = expected.replace("ANSWERS", answers).replace("REQUESTS", requests)
     assert host.check_output("nft --stateless --terse list ruleset") == expected.rstrip("\n")
 
@@ -176,7 +178,7 @@ def test_the_page_says_how_exposed_each_service_is(host: Host) -> None:
 
 @pytest.mark.parametrize("unit", SERVICES)
 def test_no_service_runs_as_root(host: Host, unit: str) -> None:
-    """Except a master process that opens the door and hands it to workers."""
+    """Except a master process that opens the port and hands it to workers."""
     pid = show(host, unit, "MainPID")["MainPID"]
     user = host.check_output(f"ps -o user= -p {pid}").strip()
     assert (user == "root") == (unit == "nginx.service")

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from testinfra.host import Host
 
-from .conftest import environment_of
+from .conftest import environment_of, inventory_of
 
 PROJECT = Path(__file__).parents[3]
 
 
 def test_check_mode_foretells_no_change(host: Host) -> None:
     playbook = Path(sys.executable).with_name("ansible-playbook")
-    command = [playbook, "site.yml", "-i", "inventories/sandbox", "--check", "--diff"]
+    command = [playbook, "site.yml", "-i", str(inventory_of(host)), "--check", "--diff"]
     environment = os.environ | {"SANDBOX": environment_of(host), "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg")}
     result = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300)
     recap = result.stdout.rpartition("PLAY RECAP")[2]

@@ -1,15 +1,17 @@
-"""The front door as it runs: TLS, redirects, refused names, headers, routes, and what a stranger must not find."""
+"""nginx as it runs: TLS, redirects, refused names, headers, routes, and what a stranger must not find."""
 
 from __future__ import annotations
 
 import json
+from ipaddress import ip_address
 
 import pytest
 from testinfra.host import Host
+from wired import Wired
 
 from .conftest import environment_of, show
 
-# Asks the front door by whatever name is given, trusting the platform's own authority only.
+# Asks nginx by whatever name is given, trusting the platform's own authority only.
 ASK = """
 import http.client, json, socket, ssl, sys
 scheme, sni, name, path = sys.argv[1:5]
@@ -180,8 +182,10 @@ def test_the_access_log_has_neither_queries_nor_tokens(host: Host) -> None:
     assert "Mustermann" not in host.check_output("journalctl --unit=nginx --no-pager --output=cat")
 
 
-def test_its_status_page_answers_this_host_only(host: Host) -> None:
+def test_its_status_page_answers_this_host_only(host: Host, wired: Wired) -> None:
+    address, port = wired["nginx_internal_address"], wired["nginx_status_port"]
+    assert ip_address(address).is_loopback
     sockets = host.socket.get_listening_sockets()
-    assert [s for s in sockets if s.endswith(":8081")] == ["tcp://127.0.0.1:8081"]
-    page = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8081/stub_status').read().decode())"
+    assert [s for s in sockets if s.endswith(f":{port}")] == [f"tcp://{address}:{port}"]
+    page = f"import urllib.request as u; print(u.urlopen('http://{address}:{port}/stub_status').read().decode())"
     assert "Active connections" in host.check_output("python3 -c %s", page)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 from testinfra.host import Host
+from wired import Wired
 
 UNIT = "postgresql@17-main.service"
 # database: its owner, and who else may connect.
@@ -30,10 +33,12 @@ def test_case_folds_in_cyrillic_names(host: Host) -> None:
     assert query(host, "SELECT 'ИВАНОВ' ILIKE 'иванов'") == [["t"]]
 
 
-def test_it_listens_on_loopback_only(host: Host) -> None:
-    addresses = {socket for socket in host.socket.get_listening_sockets() if socket.endswith(":5432")}
-    assert addresses
-    assert addresses <= {"tcp://127.0.0.1:5432", "tcp://::1:5432"}
+def test_it_listens_on_loopback_only(host: Host, wired: Wired) -> None:
+    port, addresses = wired["postgres_port"], wired["postgres_listen_addresses"]
+    assert all(ip_address(address).is_loopback for address in addresses)
+    listening = {socket for socket in host.socket.get_listening_sockets() if socket.endswith(f":{port}")}
+    assert listening
+    assert listening <= {f"tcp://{address}:{port}" for address in addresses}
 
 
 def test_every_password_is_a_scram_verifier(host: Host) -> None:

@@ -7,32 +7,18 @@ One task and one look at the catalogue instead of a dozen module calls, and unli
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import re
-import traceback
-from dataclasses import dataclass
-from typing import Any
-
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib  # type: ignore[import-untyped]
-
-try:
-    import psycopg
-    from psycopg import sql
-
-    PSYCOPG_ERROR = None
-except ImportError:
-    PSYCOPG_ERROR = traceback.format_exc()
-
 DOCUMENTATION = r"""
 module: postgres_access
-short_description: Roles and databases of a PostgreSQL server, with exactly the rights named
+short_description: Keep roles and databases of a PostgreSQL server, with exactly the rights named
 description:
   - Connects over the local socket as C(postgres) and brings roles and databases to the state described.
   - Roles and databases that are not named are left alone; rights that are not named are revoked.
   - In check mode, a server that does not run yet counts as empty.
 options:
+  port:
+    description: Port of the server, which names its socket.
+    type: int
+    required: true
   roles:
     description: The roles.
     type: list
@@ -57,11 +43,30 @@ options:
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full}
+author: [The imaging platform's authors]
 """
 
 RETURN = r"""
 actions: {description: What was done (in check mode - would be done)., type: list, elements: str, returned: always}
 """
+
+import base64
+import hashlib
+import hmac
+import re
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib  # type: ignore[import-untyped]
+
+try:
+    import psycopg
+    from psycopg import sql
+
+    PSYCOPG_ERROR = None
+except ImportError:
+    PSYCOPG_ERROR = traceback.format_exc()
 
 SOCKET_DIRECTORY = "/run/postgresql"
 PUBLIC = "PUBLIC"
@@ -97,13 +102,18 @@ def matches_verifier(password: str, verifier: str | None) -> bool:
     return hmac.compare_digest(hashlib.sha256(client_key).digest(), base64.b64decode(stored_key))
 
 
-def connect(database: str) -> psycopg.Connection[dict[str, Any]]:
+def connect(port: int, database: str) -> psycopg.Connection[dict[str, Any]]:
     """Open an autocommit connection as the administrator over the local socket; raises ConnectionError, in words."""
     if PSYCOPG_ERROR:
         raise ConnectionError(missing_required_lib("psycopg (Debian: python3-psycopg)"))
     try:
         return psycopg.connect(
-            host=SOCKET_DIRECTORY, dbname=database, user="postgres", autocommit=True, row_factory=psycopg.rows.dict_row
+            host=SOCKET_DIRECTORY,
+            port=port,
+            dbname=database,
+            user="postgres",
+            autocommit=True,
+            row_factory=psycopg.rows.dict_row,
         )
     except psycopg.OperationalError as error:
         raise ConnectionError(f"PostgreSQL does not answer on its socket in {SOCKET_DIRECTORY}: {error}") from error
@@ -174,9 +184,9 @@ def plan_database(wanted: dict[str, Any], stored: dict[str, Any] | None) -> list
     return actions
 
 
-def plan_public_schema(database: str) -> list[Action]:
+def plan_public_schema(port: int, database: str) -> list[Action]:
     """Close the schema `public` of a database made by PostgreSQL 14 or older, where anybody could create in it."""
-    with connect(database) as connection:
+    with connect(port, database) as connection:
         open_to_all = connection.execute(
             "SELECT FROM pg_namespace, aclexplode(nspacl) AS acl"
             " WHERE nspname = 'public' AND acl.grantee = 0 AND acl.privilege_type = 'CREATE'"
@@ -188,7 +198,7 @@ def plan_public_schema(database: str) -> list[Action]:
 
 
 def plan_access(
-    server: psycopg.Connection[dict[str, Any]], roles: list[dict[str, Any]], databases: list[dict[str, Any]]
+    server: psycopg.Connection[dict[str, Any]], port: int, roles: list[dict[str, Any]], databases: list[dict[str, Any]]
 ) -> list[Action]:
     """Compare the server with what is wanted and say what to do, in order."""
     stored_roles = {
@@ -221,7 +231,7 @@ def plan_access(
     for database in databases:
         actions += plan_database(database, stored_databases.get(database["name"]))
         if database["name"] in stored_databases:
-            actions += plan_public_schema(database["name"])
+            actions += plan_public_schema(port, database["name"])
     return actions
 
 
@@ -257,18 +267,19 @@ def main() -> None:
     }
     module = AnsibleModule(
         argument_spec={
+            "port": {"type": "int", "required": True},
             "roles": {"type": "list", "elements": "dict", "required": True, "options": role_spec},
             "databases": {"type": "list", "elements": "dict", "required": True, "options": database_spec},
         },
         supports_check_mode=True,
     )
-    roles, databases = module.params["roles"], module.params["databases"]
+    port, roles, databases = (module.params[name] for name in ("port", "roles", "databases"))
     if mistakes := find_mistakes(roles, databases):
         module.fail_json(msg="; ".join(mistakes))
 
     try:
-        with connect("postgres") as server:
-            actions = plan_access(server, roles, databases)
+        with connect(port, "postgres") as server:
+            actions = plan_access(server, port, roles, databases)
         told = [action.told for action in actions]
     except ConnectionError as error:
         if not module.check_mode:
@@ -280,7 +291,7 @@ def main() -> None:
     if not module.check_mode:
         for action in actions:
             try:
-                with connect(action.database) as connection:
+                with connect(port, action.database) as connection:
                     connection.execute(action.statement)
             except psycopg.Error as error:
                 module.fail_json(msg=f"PostgreSQL refused to {action.told}: {error}")

@@ -1,4 +1,4 @@
-"""The fake Keycloak stands where tests/keycloak has the real one."""
+"""The fake Keycloak stands where tests/unit/keycloak has the real one."""
 
 from __future__ import annotations
 

@@ -63,6 +63,7 @@ class Desk:
     def clinics(self, *clinics: dict[str, str], check: bool = False, **other: Any) -> Outcome:
         registry = {
             "registry_host": "127.0.0.1",
+            "registry_port": 5432,
             "registry_name": "registry",
             "registry_user": "registry_operator",
             "registry_password": "registry-secret-5d",

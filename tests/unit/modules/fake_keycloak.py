@@ -1,7 +1,7 @@
 """A Keycloak of our own, in this process: what the modules use of the Admin REST API, with Keycloak's habits.
 
 Every habit that has bitten somebody is imitated here, and the same specification runs against the real Keycloak
-(tests/keycloak), so that the fake cannot drift from it unseen.
+(tests/unit/keycloak), so that the fake cannot drift from it unseen.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -15,8 +14,8 @@ import ansible.module_utils
 import yaml
 from ansible.module_utils.testing import patch_module_args
 from jinja2.nativetypes import NativeEnvironment
+from project import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 DOMAIN = "imaging.example.org"
 
 # Ansible lays module_utils/ of the project into this package when it sends a module to a host.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psycopg
 
-from imaging_backup import archive, create, metrics, repository, restore, retention
+from imaging_backup import backup_file, create, metrics, repository, restore, retention
 from imaging_backup.config import Config, load
 from imaging_backup.errors import BackupError
-from imaging_backup.printable import printable
+from imaging_backup.lines import printable_lines
 from imaging_backup.signing import Trust
 
 CONFIG = Path("/etc/imaging/backup.toml")
@@ -27,54 +27,58 @@ def main(arguments: list[str] | None = None) -> int:
     pushing = commands.add_parser("push", help="put what is new into the repository and print the snapshot's name")
     pushing.add_argument("--adopt", action="store_true", help="also into what another host has filled")
     commands.add_parser("tidy", help="forget what is too old in the repository, and prove what is there")
-    checking = commands.add_parser("check", help="prove an archive and say what it is; changes nothing")
-    restoring = commands.add_parser("restore", help="put the platform back to what an archive holds")
+    checking = commands.add_parser("check", help="prove a backup file and say what it is; changes nothing")
+    checking.add_argument("--json", action="store_true", help="say it to a script")
+    restoring = commands.add_parser("restore", help="put the platform back to what a backup file holds")
     restoring.add_argument("--verify-all", action="store_true", help="compare every image's MD5, not only a sample's")
     restoring.add_argument("--allow-missing", action="store_true", help="also when images are nowhere to be found")
     for command in (checking, restoring):
-        command.add_argument("file", type=Path, help="an archive, or repository[:ID] for a snapshot")
+        command.add_argument("file", type=Path, help="a backup file, or repository[:ID] for a snapshot")
         command.add_argument(
             "--trust", default="", metavar="KEY", help="also if it is signed with another platform's key"
         )
         command.add_argument("--unsigned", action="store_true", help="also if nobody has signed it")
-    commands.add_parser("list", help="print the archives, newest first, and which key each says it is signed with")
+    commands.add_parser("list", help="print the backup files, newest first, and which key each says it is signed with")
     commands.add_parser("key", help="print the key (the public one) that this platform's backups are signed with")
-    commands.add_parser("newest", help="print the path of the newest archive")
+    commands.add_parser("newest", help="print the path of the newest backup file")
     drilling = commands.add_parser("record-drill", help="tell the node exporter of a restore drill")
-    drilling.add_argument("--restored", type=Path, metavar="FILE", help="the archive that came back, unless it failed")
+    drilling.add_argument(
+        "--restored", type=Path, metavar="FILE", help="the backup file that came back, unless it failed"
+    )
     drilling.add_argument("--seconds", type=float, default=0.0, help="how long that took")
     commands.add_parser("check-config", help="say whether the configuration can be used (Ansible does)")
     options = parser.parse_args(arguments)
     try:
         config = load(options.config)
         if options.command == "create":
-            print(printable(create.create(config, options.include_images or config.include_images)))
+            print(printable_lines(create.create(config, options.include_images or config.include_images)))
         elif options.command == "push":
-            print(printable(repository.push(config, options.adopt)))
+            print(printable_lines(repository.push(config, options.adopt)))
         elif options.command == "tidy":
             repository.tidy(config)
         elif options.command == "check":
-            print(printable(restore.describe(restore.check(config, options.file, trust_of(config, options)))))
+            about = restore.check(config, options.file, trust_of(config, options))
+            print(restore.summary(about) if options.json else restore.describe(about))
         elif options.command == "restore":
             trust = trust_of(config, options)
             restore.restore(config, options.file, restore.Systemd(), trust, options.verify_all, options.allow_missing)
         elif options.command == "list":
-            for path in retention.archives(config.path):
-                print(printable(f"{path} {path.stat().st_size / 1e6:.1f} MB, {archive.says(path)}"))
+            for path in retention.backup_files(config.path):
+                print(printable_lines(f"{path} {path.stat().st_size / 1e6:.1f} MB, {backup_file.says(path)}"))
         elif options.command == "key":
             print(config.signing_key().public)
         elif options.command == "newest":
-            print(printable(newest(config)))
+            print(printable_lines(newest(config)))
         elif options.command == "record-drill":
             record_drill(config, options.restored, options.seconds)
         else:
-            with archive.packed(io.FileIO("/dev/null", "w"), config.recipients):
+            with backup_file.packed(io.FileIO("/dev/null", "w"), config.recipients):
                 pass
     except BackupError as error:
-        print(f"imaging-backup: {printable(error)}", file=sys.stderr)
+        print(f"imaging-backup: {printable_lines(error)}", file=sys.stderr)
         return 1
     except psycopg.Error as error:
-        print(f"imaging-backup: PostgreSQL says: {printable(error)}", file=sys.stderr)
+        print(f"imaging-backup: PostgreSQL says: {printable_lines(error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -85,8 +89,8 @@ def trust_of(config: Config, options: argparse.Namespace) -> Trust:
 
 
 def newest(config: Config) -> Path:
-    """The newest archive. Raises BackupError."""
-    if found := retention.archives(config.path):
+    """The newest backup file. Raises BackupError."""
+    if found := retention.backup_files(config.path):
         return found[0]
     raise BackupError(f"there is no backup in {config.path}. Make one: imaging-backup create")
 

@@ -1,30 +1,51 @@
 """The settings, read from TOML; the secret comes as a file in $CREDENTIALS_DIRECTORY."""
 
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from imaging_backup import strict_toml
 from imaging_backup.errors import BackupError
 from imaging_backup.signing import SigningKey
 
 # Names of files.
 KEYCLOAK_SECRET = "keycloak-client-secret"  # noqa: S105
 SIGNING_KEY = "signing-key"
-LETSENCRYPT = "settings/letsencrypt"  # in an archive
+LETSENCRYPT = "settings/letsencrypt"  # in a backup file
+
+
+@dataclass(frozen=True)
+class PostgresqlConfig:
+    """The cluster of the host."""
+
+    programs: Path
+    socket: str
+    port: int
+    data: Path
+    loader: str  # user of the host who reads dumps, and may do nothing else
+
+
+@dataclass(frozen=True)
+class KeycloakConfig:
+    """Keycloak, and the service account that may export the realm."""
+
+    url: str
+    client: str
+    realm: str
+    version: str
 
 
 @dataclass(frozen=True)
 class Config:
     """All settings."""
 
-    environment: str  # of which installation the archives are
+    environment: str  # of which installation the backups are
     domain: str
-    path: Path  # where archives are kept
+    path: Path  # where backup files are kept
     keep_count: int
     keep_days: int
     include_images: bool  # whether a backup has the images when nobody says otherwise
-    recipients: list[str]  # public keys of age; none: archives are not encrypted
+    recipients: list[str]  # public keys of age; none: backup files are not encrypted
     repository: str  # of restic, in its own words; empty: there is none
     repository_cache: Path
     metrics: Path  # directory of the node exporter's textfile collector
@@ -33,14 +54,8 @@ class Config:
     storage: Path  # Orthanc's image files
     cache: Path  # nginx's cache of images
     journal: Path  # the importer's
-    postgresql_programs: Path
-    postgresql_socket: str
-    postgresql_data: Path
-    postgresql_loader: str  # user of the host who reads dumps, and may do nothing else
-    keycloak_url: str
-    keycloak_client: str
-    keycloak_realm: str
-    keycloak_version: str
+    postgresql: PostgresqlConfig
+    keycloak: KeycloakConfig
 
     @property
     def links(self) -> Path:
@@ -87,34 +102,6 @@ def credentials() -> Path:
 def load(path: Path) -> Config:
     """Read the configuration file. Raises BackupError."""
     try:
-        settings = tomllib.loads(path.read_text("utf-8"))
-        postgresql, keycloak = settings["postgresql"], settings["keycloak"]
-        return Config(
-            environment=str(settings["environment"]),
-            domain=str(settings["domain"]),
-            path=Path(settings["path"]),
-            keep_count=int(settings["keep_count"]),
-            keep_days=int(settings["keep_days"]),
-            include_images=bool(settings["include_images"]),
-            recipients=[str(key) for key in settings["recipients"]],
-            repository=str(settings["repository"]),
-            repository_cache=Path(settings["repository_cache"]),
-            metrics=Path(settings["metrics"]),
-            settings=Path(settings["settings"]),
-            letsencrypt=Path(settings["letsencrypt"]),
-            storage=Path(settings["storage"]),
-            cache=Path(settings["cache"]),
-            journal=Path(settings["journal"]),
-            postgresql_programs=Path(postgresql["programs"]),
-            postgresql_socket=str(postgresql["socket"]),
-            postgresql_data=Path(postgresql["data"]),
-            postgresql_loader=str(postgresql["loader"]),
-            keycloak_url=str(keycloak["url"]),
-            keycloak_client=str(keycloak["client"]),
-            keycloak_realm=str(keycloak["realm"]),
-            keycloak_version=str(keycloak["version"]),
-        )
-    except KeyError as error:
-        raise BackupError(f"{path}: {error.args[0]} is missing") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise BackupError(f"{path}: {error}") from error
+        return strict_toml.read(Config, path)
+    except strict_toml.SettingsError as error:
+        raise BackupError(str(error)) from error

@@ -1,8 +1,7 @@
-"""The way of a backup: one moment of the databases, the images that it names, everything into one archive."""
+"""The way of a backup: one moment of the databases, the images that it names, everything into one backup file."""
 
 import contextlib
 import datetime
-import errno
 import fcntl
 import math
 import os
@@ -15,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from imaging_backup import archive, databases, metrics, realm, retention
+from imaging_backup import backup_file, databases, metrics, realm, retention
 from imaging_backup.config import LETSENCRYPT, Config
 from imaging_backup.databases import Server
 from imaging_backup.errors import BackupError
 from imaging_backup.images import Image, Links, list_images, read_list
-from imaging_backup.printable import printable
+from imaging_backup.lines import printable_lines
 
 ATTEMPTS = 20
 SAY_EVERY_SECONDS = 5
@@ -37,8 +36,8 @@ def create(config: Config, include_images: bool) -> Path:
         try:
             missing = _write(config, path, workspace, include_images)
         except (OSError, BackupError) as error:
-            if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or archive.NO_SPACE in str(error).lower():
-                raise BackupError(archive.disk_full(config.path)) from error
+            if backup_file.is_full(config.path):
+                raise backup_file.DiskFullError(config.path) from error
             raise
         size = path.stat().st_size
         metrics.write(config.metrics, size, time.monotonic() - begun, missing)
@@ -50,10 +49,10 @@ def create(config: Config, include_images: bool) -> Path:
 
 
 def _write(config: Config, path: Path, workspace: Path, include_images: bool) -> int:
-    """Write the archive; how many images that the index names are lost on this host's disk."""
+    """Write the backup file; how many images that the index names are lost on this host's disk."""
     links, key = Links(config.storage, config.links), config.signing_key()
     about, missing = collect(config, workspace, links if include_images else None)
-    with archive.new_archive(path, about, config.recipients, key) as writer:
+    with backup_file.new_backup_file(path, about, config.recipients, key) as writer:
         for dump in sorted((workspace / "databases").iterdir()):
             writer.add_file(f"databases/{dump.name}", dump)
             dump.unlink()
@@ -70,7 +69,7 @@ def _write(config: Config, path: Path, workspace: Path, include_images: bool) ->
     return len(missing)
 
 
-def collect(config: Config, workspace: Path, links: Links | None) -> tuple[archive.About, list[Image]]:
+def collect(config: Config, workspace: Path, links: Links | None) -> tuple[backup_file.About, list[Image]]:
     """Bring one moment of everything together in `workspace`: databases, the list of images, the realm.
 
     Its images, if they are wanted, are held by `links`. What a backup of it says about itself, and the images that the
@@ -81,14 +80,14 @@ def collect(config: Config, workspace: Path, links: Links | None) -> tuple[archi
     (workspace / "databases").mkdir(mode=0o700)
     with contextlib.ExitStack() as stack:
         snapshots, missing = _take(server, links, images, stack)
-        about: archive.About = {
+        about: backup_file.About = {
             "environment": config.environment,
             "domain": config.domain,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "host": platform.node(),
             "versions": {
                 "postgresql": server.major(),
-                "keycloak": config.keycloak_version,
+                "keycloak": config.keycloak.version,
                 "orthanc": _orthanc_version(),
             },
             "counts": {},
@@ -137,7 +136,9 @@ def _take(
     )
 
 
-def _add_images(writer: archive.Writer, links: Links, images: Path, about: archive.About, missing: set[str]) -> None:
+def _add_images(
+    writer: backup_file.Writer, links: Links, images: Path, about: backup_file.About, missing: set[str]
+) -> None:
     added = count = 0
     said = time.monotonic()
     for image in read_list(images):
@@ -212,7 +213,7 @@ def making(config: Config) -> Iterator[Path]:
 
 def say(text: str) -> None:
     """Progress, for the terminal and the journal."""
-    print(printable(text), file=sys.stderr, flush=True)
+    print(printable_lines(text), file=sys.stderr, flush=True)
 
 
 def free_bytes(directory: Path) -> int:

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from imaging_backup.config import Config
 from imaging_backup.errors import BackupError
-from imaging_backup.printable import printable
+from imaging_backup.lines import printable_lines
 
 ADMINISTRATOR = "postgres"
 # Exists while dumps are loaded. pg_hba.conf lets it into the databases of `_new` alone, as a user of the host.
@@ -77,15 +77,20 @@ class Server:
     """The host's PostgreSQL, as its administrator."""
 
     def __init__(self, config: Config) -> None:
-        self._programs = config.postgresql_programs
-        self._socket = config.postgresql_socket
-        self._loader = config.postgresql_loader
+        self._programs = config.postgresql.programs
+        self._socket, self._port = config.postgresql.socket, config.postgresql.port
+        self._loader = config.postgresql.loader
 
     def connect(self, database: str, autocommit: bool = False) -> Connection:
         """Raises BackupError."""
         try:
             return psycopg.connect(
-                host=self._socket, user=ADMINISTRATOR, dbname=database, autocommit=autocommit, options=CAREFULLY
+                host=self._socket,
+                port=self._port,
+                user=ADMINISTRATOR,
+                dbname=database,
+                autocommit=autocommit,
+                options=CAREFULLY,
             )
         except psycopg.Error as error:
             raise BackupError(f"PostgreSQL does not answer for the database {database}: {error}") from error
@@ -132,7 +137,7 @@ class Server:
         return Snapshot(connection, identifier)
 
     def dump(self, database: str, snapshot: Snapshot, target: Path) -> int:
-        """Write a dump; its size in bytes. Not compressed: the archive is. Raises BackupError."""
+        """Write a dump; its size in bytes. Not compressed: the backup file is. Raises BackupError."""
         arguments = ["--format=custom", "--compress=0", f"--snapshot={snapshot.identifier}", f"--file={target}"]
         program = str(self._programs / "pg_dump")
         self._run(program, *self._reached_by(ADMINISTRATOR), *arguments, f"--dbname={database}")
@@ -233,7 +238,7 @@ class Server:
                 )
 
     def _reached_by(self, role: str) -> list[str]:
-        return [f"--username={role}", f"--host={self._socket}", "--no-password"]
+        return [f"--username={role}", f"--host={self._socket}", f"--port={self._port}", "--no-password"]
 
     def _as_loader(self, program: str, *arguments: str, files: tuple[int, ...] = ()) -> str:
         rights = ["--clear-groups", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--reset-env"]
@@ -247,7 +252,7 @@ class Server:
         if done.returncode:
             program = next(word for word in command if "/pg_" in word or "/psql" in word)
             complaint = done.stderr.decode(errors="replace").strip()
-            raise BackupError(f"{Path(program).name} failed: {printable(complaint)}")
+            raise BackupError(f"{Path(program).name} failed: {printable_lines(complaint)}")
         return done.stdout.decode(errors="surrogateescape")
 
 

@@ -7,7 +7,7 @@ BACKUP, REPOSITORY, DRILL = "imaging_backup", "imaging_backup_repository", "imag
 UNPROVEN = f"{DRILL}_unproven_since_timestamp_seconds"
 HELP = {
     f"{BACKUP}_last_success_timestamp_seconds": "When the last good backup ended, in Unix time.",
-    f"{BACKUP}_size_bytes": "Size of its archive.",
+    f"{BACKUP}_size_bytes": "Size of its backup file.",
     f"{BACKUP}_duration_seconds": "How long it took.",
     f"{BACKUP}_missing_images": "Images that the index names and that were not on the disk.",
     f"{REPOSITORY}_last_success_timestamp_seconds": "When the repository last took in what was new, in Unix time.",

@@ -31,7 +31,7 @@ class _Keycloak:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._admin = f"{config.keycloak_url}/admin/realms/{config.keycloak_realm}"
+        self._admin = f"{config.keycloak.url}/admin/realms/{config.keycloak.realm}"
         self._token = ""
 
     def ask(self, path: str, method: str = "GET") -> Any:  # noqa: ANN401 # JSON
@@ -43,10 +43,10 @@ class _Keycloak:
                 raise
         form = {
             "grant_type": "client_credentials",
-            "client_id": self._config.keycloak_client,
+            "client_id": self._config.keycloak.client,
             "client_secret": self._config.keycloak_secret(),
         }
-        url = f"{self._config.keycloak_url}/realms/master/protocol/openid-connect/token"
+        url = f"{self._config.keycloak.url}/realms/master/protocol/openid-connect/token"
         request = urllib.request.Request(url, urllib.parse.urlencode(form).encode())  # noqa: S310
         self._token = self._send(request)["access_token"]
         return self._send(urllib.request.Request(self._admin + path, method=method))  # noqa: S310

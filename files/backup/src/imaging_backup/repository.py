@@ -1,8 +1,8 @@
-"""The continuous way: the same content as an archive's into a repository of restic, which takes in what is new.
+"""The continuous way: the same content as a backup file's into a repository of restic, which takes in what is new.
 
 The databases lie there as dumps that are not compressed, so that restic finds again what has not changed in them;
 images under their second names, so that what somebody deletes meanwhile is still there (see `images.Links`). One
-snapshot of restic therefore holds databases and images of one moment, as one archive does.
+snapshot of restic therefore holds databases and images of one moment, as one backup file does.
 
 restic names everything by its SHA-256, up to the one tree that a snapshot is of, and proves that when it reads. So the
 signature of that name covers every byte. It follows as a small snapshot of its own, because a tag that comes later
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imaging_backup import archive, metrics
+from imaging_backup import backup_file, metrics
 from imaging_backup.config import KEYCLOAK_SECRET, LETSENCRYPT, Config, credentials
 from imaging_backup.create import IMAGES, alone, collect, making, say, signed_with
 from imaging_backup.errors import BackupError
@@ -47,9 +47,9 @@ def push(config: Config, adopt: bool = False) -> str:
         with making(config) as workspace:
             about, missing = collect(config, workspace, links)
             links.keep_only(read_list(workspace / IMAGES))
-            (workspace / archive.ABOUT).write_bytes(archive.write_about(about))
+            (workspace / backup_file.ABOUT).write_bytes(backup_file.write_about(about))
             certificates = [config.letsencrypt] if config.letsencrypt.is_dir() else []
-            # A nightly archive gives each image one more name for a while, which is not a change of it.
+            # A nightly backup file gives each image one more name for a while, which is not a change of it.
             options = ("--ignore-ctime", "--host", config.domain, "--tag", TAG, f"--exclude={config.never_kept}")
             added, snapshot = restic.backup(
                 *options, *map(str, (workspace, config.settings, *certificates, config.held))
@@ -150,23 +150,23 @@ def tidy(config: Config) -> None:
 
 
 def is_snapshot(path: Path) -> bool:
-    """Whether this names a snapshot: `repository`, the newest, or `repository:ID`. An archive's path begins with /."""
+    """Whether this names a snapshot: `repository` (the newest) or `repository:ID`. A file's path begins with /."""
     return NAME.fullmatch(str(path)) is not None
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A moment in the repository: the same content as an archive's."""
+    """A moment in the repository: the same content as a backup file's."""
 
     restic: "Restic"
     identifier: str
     paths: list[str]
     key: str | None  # that has signed it
 
-    def about(self) -> archive.About:
+    def about(self) -> backup_file.About:
         """What it says about itself. Raises BackupError."""
-        text = self.restic.run("dump", self.identifier, f"{self._making}/{archive.ABOUT}")
-        about = archive.read_about(Path(f"repository:{self.identifier[:8]}"), text.encode())
+        text = self.restic.run("dump", self.identifier, f"{self._making}/{backup_file.ABOUT}")
+        about = backup_file.read_about(Path(f"repository:{self.identifier[:8]}"), text.encode())
         return about if self.key is None else {**about, "key": self.key}
 
     def fetch(self, workspace: Path, arriving: Path) -> None:

@@ -1,9 +1,10 @@
-"""The way back: prove the archive and load it beside what is there; only then stop the platform and change places.
+"""The way back: prove the backup file and load it beside what is there; only then stop the platform and change places.
 
 Until `_change_places` nothing that anybody uses is touched. Killed at any moment, it can simply be run again.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from imaging_backup import archive, databases, images, repository
+from imaging_backup import backup_file, databases, images, repository
 from imaging_backup.config import KEYCLOAK_SECRET, LETSENCRYPT, Config
 from imaging_backup.create import alone, free_bytes, say
 from imaging_backup.databases import Server
@@ -88,18 +89,18 @@ class Systemd:
         return done.stdout
 
 
-def check(config: Config, path: Path, trust: Trust) -> archive.About:
+def check(config: Config, path: Path, trust: Trust) -> backup_file.About:
     """Prove a backup and say whether it can be restored here; what it is. Changes nothing. Raises BackupError."""
     if repository.is_snapshot(path):
         return _look_at(config, path, trust)[1]
     try:
-        return archive.prove(path, trust, lambda about: _accept(config, path, about))
+        return backup_file.prove(path, trust, lambda about: _accept(config, path, about))
     except OSError as error:
         raise BackupError(f"{path.name} could not be read: {error}. Nothing was changed") from error
 
 
-def describe(about: archive.About) -> str:
-    """What an archive is, for people."""
+def describe(about: backup_file.About) -> str:
+    """What a backup file is, for people."""
     lines = [
         f"backup of {about['environment']} ({about['domain']}), made {about['created']} on {about['host']}",
         f"signed with the key {about['key']}" if "key" in about else "NOT SIGNED: nobody knows who made it",
@@ -111,7 +112,13 @@ def describe(about: archive.About) -> str:
     ]
     if about["missing images"]:
         lines.append(f"WARNING: {len(about['missing images'])} images were lost already when it was made")
-    return printable("\n".join(lines))
+    return "\n".join(map(printable, lines))
+
+
+def summary(about: backup_file.About) -> str:
+    """The same as JSON, for scripts."""
+    told = {name: about.get(name) for name in ("environment", "domain", "created", "host", "key", "versions", "counts")}
+    return json.dumps({**told, "images": about["images"], "missing_images": len(about["missing images"])}, indent=2)
 
 
 def restore(
@@ -122,12 +129,12 @@ def restore(
     every: bool = False,
     allow_missing: bool = False,
 ) -> None:
-    """Put the platform back to what an archive, or a snapshot of the repository, holds, and verify that it is.
+    """Put the platform back to what a backup file, or a snapshot of the repository, holds, and verify that it is.
 
     Raises BackupError.
 
     With `every`, each image's MD5 is compared and not only a sample's. With `allow_missing`, images that are neither in
-    the archive nor on this host are told, and no reason to refuse.
+    the backup file nor on this host are told, and no reason to refuse.
     """
     begun = time.monotonic()
     with alone(config.path, PATIENCE_SECONDS), _workspace(config) as workspace:
@@ -136,7 +143,7 @@ def restore(
         if missing and not allow_missing:
             raise BackupError(
                 f"{path} does not hold {len(missing)} of the images that its index names, and they are not below "
-                f"{config.storage}. Bring that directory back first, or restore an archive with images. To go on "
+                f"{config.storage}. Bring that directory back first, or restore a backup file with images. To go on "
                 "without them, and see studies that cannot be opened: ALLOW_MISSING=1. Nothing was changed"
             )
         services.start_database()
@@ -155,19 +162,19 @@ def restore(
     say(f"restored in {now - begun:.0f} s; the platform was stopped for {now - stopped:.0f} s of them")
 
 
-def _look_at(config: Config, path: Path, trust: Trust) -> tuple[repository.Snapshot, archive.About]:
+def _look_at(config: Config, path: Path, trust: Trust) -> tuple[repository.Snapshot, backup_file.About]:
     """Find a snapshot of the repository, and refuse one that is not signed or not for this host. Raises BackupError."""
     snapshot = repository.find(config, path, trust)
     about = snapshot.about()
     try:
         _accept(config, path, about)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise archive.foreign(path, f"{archive.ABOUT} is not complete") from error
+        raise backup_file.foreign(path, f"{backup_file.ABOUT} is not complete") from error
     return snapshot, about
 
 
-def _accept(config: Config, path: Path, about: archive.About) -> None:
-    """Refuse an archive that is not for this host. Raises BackupError."""
+def _accept(config: Config, path: Path, about: backup_file.About) -> None:
+    """Refuse a backup file that is not for this host. Raises BackupError."""
     reasons = []
     here = (config.environment, config.domain)
     if (about["environment"], about["domain"]) != here:
@@ -176,11 +183,11 @@ def _accept(config: Config, path: Path, about: archive.About) -> None:
             "to a host that is deployed with its imaging_environment and imaging_domain"
         )
     versions = about["versions"]
-    if versions["postgresql"] != (major := int(config.postgresql_programs.parent.name)):
+    if versions["postgresql"] != (major := int(config.postgresql.programs.parent.name)):
         reasons.append(f"it was made with PostgreSQL {versions['postgresql']}, and this host has {major}")
-    if _numbers(versions["keycloak"]) > _numbers(config.keycloak_version):
+    if _numbers(versions["keycloak"]) > _numbers(config.keycloak.version):
         reasons.append(
-            f"it was made with Keycloak {versions['keycloak']}, which does not go back to {config.keycloak_version}: "
+            f"it was made with Keycloak {versions['keycloak']}, which does not go back to {config.keycloak.version}: "
             "deploy the release of the platform that made it, or a newer one"
         )
     # The dumps are unpacked and then loaded; an index takes about as much again as what it indexes.
@@ -188,7 +195,7 @@ def _accept(config: Config, path: Path, about: archive.About) -> None:
     needed: dict[int, int] = {}
     for directory, size in (
         (config.path, dumps),
-        (config.postgresql_data, 2 * dumps),
+        (config.postgresql.data, 2 * dumps),
         (config.storage, about["image bytes"]),
     ):
         disk = directory.stat().st_dev
@@ -204,8 +211,8 @@ def _numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
 
 
-def _unpack(config: Config, path: Path, workspace: Path, trust: Trust) -> archive.About:
-    """Prove the archive, then unpack it beside what is there, or fetch the snapshot of the repository to there."""
+def _unpack(config: Config, path: Path, workspace: Path, trust: Trust) -> backup_file.About:
+    """Prove the backup file, then unpack it beside what is there, or fetch the snapshot of the repository to there."""
     if repository.is_snapshot(path):
         snapshot, about = _look_at(config, path, trust)
         snapshot.fetch(workspace, config.arriving)
@@ -213,13 +220,13 @@ def _unpack(config: Config, path: Path, workspace: Path, trust: Trust) -> archiv
         say(f"proving {path.name}")
         check(config, path, trust)
         say("it is whole: unpacking")
-        about = _unpack_archive(config, path, workspace, trust)
+        about = _unpack_file(config, path, workspace, trust)
     _refuse_traps(path, config.arriving, workspace)
     say(f"signed with the key {about['key']}" if "key" in about else "WARNING: it is not signed, as UNSIGNED=1 allows")
     return about
 
 
-def _unpack_archive(config: Config, path: Path, workspace: Path, trust: Trust) -> archive.About:
+def _unpack_file(config: Config, path: Path, workspace: Path, trust: Trust) -> backup_file.About:
     def sink(name: str) -> BinaryIO | None:
         if name.startswith("images/"):
             target = images.place_in(config.arriving, name.removeprefix("images/"))
@@ -231,7 +238,7 @@ def _unpack_archive(config: Config, path: Path, workspace: Path, trust: Trust) -
         return target.open("xb")
 
     try:
-        return archive.prove(path, trust, lambda about: _accept(config, path, about), sink)
+        return backup_file.prove(path, trust, lambda about: _accept(config, path, about), sink)
     except OSError as error:
         raise BackupError(f"{path.name} could not be unpacked: {error}. Nothing was changed") from error
 
@@ -246,13 +253,13 @@ def _refuse_traps(path: Path, arriving: Path, workspace: Path) -> None:
             found_images = [Path(directory, name) for name in files]
             needed += found_images
             wrong += [file for file in found_images if file != images.place_in(arriving, file.name)]
-            wrong += [file for file in found_images if not archive.MEMBER.fullmatch(f"images/{file.name}")]
+            wrong += [file for file in found_images if not backup_file.MEMBER.fullmatch(f"images/{file.name}")]
     wrong += [file for file in needed if not os.path.lexists(file) or not stat.S_ISREG(file.lstat().st_mode)]
     if wrong:
-        raise archive.foreign(path, f"{wrong[0].name!a} is missing, or not what a backup has there")
+        raise backup_file.foreign(path, f"{wrong[0].name!a} is missing, or not what a backup has there")
 
 
-def _missing(config: Config, about: archive.About, listed: Path) -> set[str]:
+def _missing(config: Config, about: backup_file.About, listed: Path) -> set[str]:
     """The images that the index names and that will be nowhere, but for those that were lost before the backup."""
     known = set(about["missing images"])
     return {
@@ -319,7 +326,7 @@ def _put_back_certificates(kept: Path, place: Path) -> None:
                 say(f"not put back of letsencrypt/{name}: {printable(strange)}")
             content = "\n".join(line for line in lines if renewal.fullmatch(line)).encode()
         _write(place / name, content)
-    # An archive holds files only: each link of certbot's leads to the newest of its kind.
+    # A backup file holds files only: each link of certbot's leads to the newest of its kind.
     for newest in sorted(
         (place / "archive").glob("*/*.pem"), key=lambda file: int("".join(filter(str.isdigit, file.stem)))
     ):
@@ -330,9 +337,9 @@ def _put_back_certificates(kept: Path, place: Path) -> None:
 
 
 def _verify(
-    config: Config, server: Server, about: archive.About, listed: Path, every: bool, forgiven: set[str]
+    config: Config, server: Server, about: backup_file.About, listed: Path, every: bool, forgiven: set[str]
 ) -> None:
-    """Compare what is there now with what the archive says was there, but for `forgiven` images. Raises BackupError."""
+    """Compare what is there now with what the backup says was there, but for `forgiven` images. Raises BackupError."""
     wrong = []
     for name in databases.NAMES:
         with server.connect(name) as connection:
@@ -358,7 +365,7 @@ def _verify(
 
 @contextlib.contextmanager
 def _workspace(config: Config) -> Iterator[Path]:
-    """Where the archive is unpacked, empty at first. What a restore that was killed left is removed."""
+    """Where the backup file is unpacked, empty at first. What a restore that was killed left is removed."""
     workspace = config.path / ".restoring"
     for directory in (workspace, config.arriving):
         shutil.rmtree(directory, ignore_errors=True)

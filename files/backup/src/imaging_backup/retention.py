@@ -1,4 +1,4 @@
-"""Which archives have had their time."""
+"""Which backup files have had their time."""
 
 import datetime
 import re
@@ -7,16 +7,16 @@ from pathlib import Path
 NAME = re.compile(r"dicom-backup-(\d{4}-\d\d-\d\dT\d{6})Z\.tar\.zst(\.age)?")
 
 
-def archives(directory: Path) -> list[Path]:
-    """The archives of a directory, newest first. Their names tell when they were made: a copy has another file time."""
+def backup_files(directory: Path) -> list[Path]:
+    """The backup files of a directory, newest first by name: the time of a copied file says nothing."""
     found = [path for path in directory.iterdir() if NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: path.name, reverse=True)
 
 
-def made_at(archive: Path) -> datetime.datetime:
-    """When an archive was made. Raises ValueError when it is not called like one."""
-    if not (found := NAME.fullmatch(archive.name)):
-        raise ValueError(f"{archive.name} is not called like a backup")
+def made_at(path: Path) -> datetime.datetime:
+    """When a backup file was made. Raises ValueError when it is not called like one."""
+    if not (found := NAME.fullmatch(path.name)):
+        raise ValueError(f"{path.name} is not called like a backup")
     return datetime.datetime.strptime(f"{found[1]}Z", "%Y-%m-%dT%H%M%S%z")
 
 
@@ -26,4 +26,4 @@ def expired(directory: Path, keep_count: int, keep_days: int, now: datetime.date
     Both must have passed: many backups on one day do not push out last week's, and after months without one some stay.
     """
     limit = f"{now - datetime.timedelta(days=keep_days):%Y-%m-%dT%H%M%S}"
-    return [path for path in archives(directory)[max(1, keep_count) :] if path.name < f"dicom-backup-{limit}"]
+    return [path for path in backup_files(directory)[max(1, keep_count) :] if path.name < f"dicom-backup-{limit}"]

@@ -14,17 +14,20 @@ from aiohttp import web
 
 from imaging_gateway import audit, systemd
 from imaging_gateway.app import LARGEST_FIELD, make_app
-from imaging_gateway.config import Config, ConfigError, load
+from imaging_gateway.config import Config, Secrets, load, load_secrets
 from imaging_gateway.printable import Formatter
+from imaging_gateway.strict_toml import SettingsError
 
 
-async def serve(config: Config) -> None:
+async def serve(config: Config, secrets: Secrets) -> None:
     """Serve until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     # Request lines are not logged: they hold names and identifiers of patients.
-    runner = web.AppRunner(make_app(config), access_log=None, max_line_size=LARGEST_FIELD, max_field_size=LARGEST_FIELD)
+    runner = web.AppRunner(
+        make_app(config, secrets), access_log=None, max_line_size=LARGEST_FIELD, max_field_size=LARGEST_FIELD
+    )
     await runner.setup()
     await web.TCPSite(runner, config.listen_address, config.listen_port, backlog=1024, shutdown_timeout=5).start()
     systemd.notify("READY=1")
@@ -41,6 +44,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("/etc/imaging/gateway.toml"))
     commands = parser.add_subparsers(dest="command", help="default: run the service, as systemd does")
     audit.add_options(commands.add_parser("audit", help="print who opened which study, newest first"))
+    commands.add_parser("check-config", help="say whether the configuration can be used (Ansible does)")
     arguments = parser.parse_args()
     level = os.environ.get("IMAGING_LOG_LEVEL", "INFO")  # set by `make up-dev` alone
     handler = logging.StreamHandler(sys.stderr)
@@ -48,11 +52,14 @@ def main() -> None:
     logging.basicConfig(level=level, handlers=[handler])
     try:
         config = load(arguments.config)
-    except ConfigError as error:
+        if arguments.command == "check-config":
+            return
+        secrets = load_secrets()
+    except SettingsError as error:
         sys.exit(f"imaging-gateway cannot start: {error}")
     if arguments.command == "audit":
-        sys.exit(audit.show(config, arguments))
-    asyncio.run(serve(config))
+        sys.exit(audit.show(config, secrets, arguments))
+    asyncio.run(serve(config, secrets))
 
 
 if __name__ == "__main__":

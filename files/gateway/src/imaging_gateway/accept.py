@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from imaging_gateway.requests import AcceptError
+from imaging_gateway.refusals import AcceptError
 
 LONGEST_ACCEPT = 1000
 

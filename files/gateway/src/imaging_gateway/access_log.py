@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 import time
+import uuid
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -59,9 +62,10 @@ class AccessLog:
         if len(self._pending) >= PENDING_ROWS:
             metrics.ACCESS_LOST.inc()
             return
+        at = datetime.now(UTC)
         self._pending.append(
             {
-                "at": datetime.now(UTC).isoformat(),
+                "at": at.isoformat(),
                 "username": caller.username,
                 "subject": caller.subject,
                 "client": caller.client,
@@ -70,6 +74,7 @@ class AccessLog:
                 "clinic_id": clinic,
                 "study_uid": study,
                 "detail": detail,
+                "view_key": _key(view, at),
             }
         )
         metrics.ACCESS_PENDING.set(len(self._pending))
@@ -90,6 +95,12 @@ class AccessLog:
                 await self.flush()
             except RegistryAwayError as error:
                 log.warning("%d access log rows wait for the registry: %s", len(self._pending), error)
+
+
+def _key(view: tuple[str, ...], at: datetime) -> str:
+    """The same for the same view at all gateways. After a pause it is another, since half an hour has gone by."""
+    window = int(at.timestamp() // VIEW_PAUSE_SECONDS)
+    return str(uuid.UUID(bytes=hashlib.sha256(json.dumps([*view, window]).encode()).digest()[:16]))
 
 
 def _address(text: str) -> str | None:

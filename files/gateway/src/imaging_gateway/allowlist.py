@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from imaging_gateway import search
 from imaging_gateway.accept import Form, choose
-from imaging_gateway.requests import UID, AcceptError, RefusedError, RepeatedFrameError, Request
+from imaging_gateway.grammar import UID
+from imaging_gateway.refusals import AcceptError, RefusedError, RepeatedFrameError
+from imaging_gateway.request_line import Request
 
 VIEWERS = frozenset({"physician", "technician", "admin"})
 UPLOADERS = frozenset({"technician", "admin"})
@@ -84,7 +87,18 @@ PICTURE = (
     Form("image/png", "image/png"),
 )
 
-ONE, ALL = "one", "all"
+
+class Upstream(Enum):
+    """Who answers a request that is allowed, and with it what /authorize has to find out and to tell nginx."""
+
+    ORTHANC = auto()
+    """Told the study's revision, part of the cache's key, and how to ask for the form that the client takes."""
+    GATEWAY = auto()
+    """The gateway itself. Orthanc must never be asked, because it would answer for all clinics."""
+    IMPORTER_UPLOAD = auto()
+    """Told the one clinic that the upload is for."""
+    IMPORTER_STATUS = auto()
+    """Told all of the caller's clinics."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +111,7 @@ class Rule:
     roles: frozenset[str]
     action: str
     """What the access log calls it; empty: not a matter of patients, not logged."""
-    importer: str = ""
-    """What the importer, which answers, is told of the clinics: ONE, for an upload; ALL of the caller's; empty: it is
-    not asked."""
-    answered_here: bool = False
-    """The gateway itself answers; Orthanc must never be asked, since it would answer for all clinics."""
+    upstream: Upstream = Upstream.ORTHANC
     forms: tuple[Form, ...] = ()
     """What a client may ask for by Accept; empty: there is one form, and Accept plays no part."""
     pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
@@ -113,9 +123,9 @@ class Rule:
 
 RULES = (
     # Search and studies (QIDO-RS, WADO-RS: PS3.18 10.4, 10.6). What is answered here, `search` reads.
-    Rule("GET", STUDIES, NOTHING, VIEWERS, "list", answered_here=True),
-    Rule("GET", DICOM_WEB + "series", NOTHING, VIEWERS, "list", answered_here=True),
-    Rule("GET", DICOM_WEB + "instances", NOTHING, VIEWERS, "list", answered_here=True),
+    Rule("GET", STUDIES, NOTHING, VIEWERS, "list", upstream=Upstream.GATEWAY),
+    Rule("GET", DICOM_WEB + "series", NOTHING, VIEWERS, "list", upstream=Upstream.GATEWAY),
+    Rule("GET", DICOM_WEB + "instances", NOTHING, VIEWERS, "list", upstream=Upstream.GATEWAY),
     Rule("GET", STUDY, NOTHING, VIEWERS, "download", forms=FILES),
     Rule("GET", STUDY + "/metadata", NOTHING, VIEWERS, "view", forms=JSON),
     Rule("GET", STUDY + "/rendered", RENDERED, VIEWERS, "view", forms=PICTURE),
@@ -132,12 +142,12 @@ RULES = (
     Rule("GET", INSTANCE + "/frames/{frames}/rendered", RENDERED, VIEWERS, "view", forms=PICTURE),
     Rule("GET", INSTANCE + "/bulk/{bulk}", NOTHING, VIEWERS, "view", forms=BULK),
     # Who opened which study, of the auditor's clinics. The filters are read by `audit`.
-    Rule("GET", "/audit/entries", NOTHING, AUDITORS, "audit", answered_here=True),
+    Rule("GET", "/audit/entries", NOTHING, AUDITORS, "audit", upstream=Upstream.GATEWAY),
     # Uploads (STOW-RS: PS3.18 10.5). Whose a study in the path is, the importer asks when it claims it; it logs them,
     # since only the file names the study.
-    Rule("POST", STUDIES, NOTHING, UPLOADERS, "upload", importer=ONE),
-    Rule("POST", STUDY, NOTHING, UPLOADERS, "upload", importer=ONE),
-    Rule("GET", "/import/status", NOTHING, UPLOADERS, "", importer=ALL),
+    Rule("POST", STUDIES, NOTHING, UPLOADERS, "upload", upstream=Upstream.IMPORTER_UPLOAD),
+    Rule("POST", STUDY, NOTHING, UPLOADERS, "upload", upstream=Upstream.IMPORTER_UPLOAD),
+    Rule("GET", "/import/status", NOTHING, UPLOADERS, "", upstream=Upstream.IMPORTER_STATUS),
     # Orthanc's own API for administrators: what reads, deletes, labels, and looks after jobs. Nothing that reaches out
     # (peers, modalities, servers), executes (scripts, plugins, resubmitted jobs) or changes images behind the registry.
     Rule("GET", "/orthanc/system", NOTHING, ADMIN, ""),
@@ -196,7 +206,7 @@ def permit(request: Request, roles: frozenset[str]) -> Permit:
         if rule.method == method and (match := rule.pattern.fullmatch(request.path)):
             if not rule.roles & roles:
                 raise RefusedError
-            if not rule.answered_here:
+            if rule.upstream is not Upstream.GATEWAY:  # the query is read where it is answered
                 _check(request, rule)
             places = match.groupdict(default="")
             frames = tuple(places["frames"].split(",")) if "frames" in places else ()

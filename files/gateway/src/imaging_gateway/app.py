@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, wraps
 
 import prometheus_client
@@ -15,12 +16,14 @@ from aiohttp import web
 from imaging_gateway import audit, metrics, search
 from imaging_gateway.accept import choose
 from imaging_gateway.access_log import AccessLog
-from imaging_gateway.allowlist import ALL, FRAMES, JSON, Permit, methods, permit
-from imaging_gateway.config import Config
+from imaging_gateway.allowlist import FRAMES, JSON, Permit, Upstream, methods, permit
+from imaging_gateway.config import Config, Secrets
+from imaging_gateway.grammar import CLINIC
 from imaging_gateway.owners import Owners
+from imaging_gateway.refusals import AcceptError, NoClinicError, RefusedError, UndisplayableError
 from imaging_gateway.registry import Registry, RegistryAwayError
-from imaging_gateway.requests import AcceptError, NoClinicError, RefusedError, UndisplayableError, parse
-from imaging_gateway.tokens import CLINIC, Caller, FetchKeys, NoKeysError, TokenError, TokenVerifier, fetch_jwks
+from imaging_gateway.request_line import parse
+from imaging_gateway.tokens import Caller, FetchKeys, NoKeysError, TokenError, TokenVerifier, fetch_jwks
 from imaging_gateway.warm import CacheWarmer
 
 LARGEST_FIELD = 16384
@@ -32,26 +35,47 @@ REFUSED = "refused"
 ALLOWED = "allowed"
 UNDECIDED = "undecided"
 
+
+@dataclass(frozen=True)
+class Refusal:
+    """How an error is answered: to nginx, which asks /authorize, and to a client that the gateway answers itself."""
+
+    outcome: str
+    to_nginx: int
+    to_client: int
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+_AWAY = Refusal(UNDECIDED, 503, 503, {"Retry-After": "5"})
+REFUSALS: dict[type[Exception], Refusal] = {
+    TokenError: Refusal(UNAUTHORIZED, 401, 401, {"WWW-Authenticate": "Bearer"}),
+    AcceptError: Refusal(REFUSED, 403, 406),
+    RefusedError: Refusal(REFUSED, 403, 404),
+    search.QueryError: Refusal(REFUSED, 403, 400),
+    RegistryAwayError: _AWAY,
+    NoKeysError: _AWAY,
+}
+
+
+def _refusal(error: Exception) -> Refusal:
+    """The answer to the closest class of an error."""
+    return next(REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS)
+
+
 Answer = Callable[["Gateway", web.Request], Awaitable[web.Response]]
 
 
 def _refusing(answer: Answer) -> Answer:
-    """Give a route that answers by itself the status for whatever keeps it from answering."""
+    """Let a route that answers the client itself tell what keeps it from answering."""
 
     @wraps(answer)
     async def handle(gateway: Gateway, request: web.Request) -> web.Response:
         try:
             return await answer(gateway, request)
-        except TokenError:
-            return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
-        except AcceptError:
-            return web.Response(status=406)
-        except RefusedError:
-            return web.Response(status=404)
-        except search.QueryError as error:
-            return web.Response(status=400, text=f"{error}\n")
-        except (RegistryAwayError, NoKeysError):
-            return web.Response(status=503, headers={"Retry-After": "5"})
+        except tuple(REFUSALS) as error:
+            refusal = _refusal(error)
+            text = f"{error}\n" if isinstance(error, search.QueryError) else None
+            return web.Response(status=refusal.to_client, headers=refusal.headers, text=text)
 
     return handle
 
@@ -70,37 +94,38 @@ class Gateway:
     async def authorize(self, request: web.Request) -> web.Response:
         """Decide for the proxy: 204 with the study's revision, 401, 403, or 503 when it cannot be decided now."""
         started = time.perf_counter()
-        headers: dict[str, str] = {}
         try:
-            caller = await self.verifier.identify(request.headers.getall("Authorization", []))
-            headers = await self._decide(caller, request)
+            headers = await self._decide(await self._caller(request), request)
             outcome, status = ALLOWED, 204
-        except TokenError:
-            outcome, status, headers = UNAUTHORIZED, 401, {"WWW-Authenticate": "Bearer"}
-        except RefusedError as error:
-            outcome, status, headers = REFUSED, 403, {"X-Refusal": error.told} if error.told else {}
-        except (RegistryAwayError, NoKeysError):
-            outcome, status = UNDECIDED, 503
+        except tuple(REFUSALS) as error:
+            refusal = _refusal(error)
+            outcome, status, headers = refusal.outcome, refusal.to_nginx, dict(refusal.headers)
+            if isinstance(error, RefusedError) and error.told:
+                headers["X-Refusal"] = error.told
         metrics.DECISIONS.labels(outcome).inc()
         metrics.DECISION_SECONDS.observe(time.perf_counter() - started)
         return web.Response(status=status, headers=headers)
 
+    async def _caller(self, request: web.Request) -> Caller:
+        return await self.verifier.identify(request.headers.getall("Authorization", []))
+
     async def _decide(self, caller: Caller, request: web.Request) -> dict[str, str]:
         asked = parse(_one(request, "X-Original-Method"), _one(request, "X-Original-URI"))
         allowed = permit(asked, caller.roles)
-        if allowed.rule.answered_here:
-            raise RefusedError
         address = _address(request)
-        if allowed.rule.importer == ALL:
-            return {"X-Clinics": caller.scope}
-        if allowed.rule.importer:
-            return {"X-Clinics": _clinic_of_upload(caller, request), "X-Caller": _introduce(caller, address)}
-        if allowed.study is None:
-            if allowed.rule.action:
-                self.access.note(caller, allowed.rule.action, address, detail=f"{asked.method} {asked.path}")
-            return {"X-Orthanc-Accept": "*/*"}
-        accept = ",".join(request.headers.getall("X-Original-Accept", []))
-        return await self._decide_study(caller, allowed, allowed.study, accept, address)
+        match allowed.rule.upstream:
+            case Upstream.GATEWAY:
+                raise RefusedError
+            case Upstream.IMPORTER_STATUS:
+                return {"X-Clinics": caller.scope}
+            case Upstream.IMPORTER_UPLOAD:
+                return {"X-Clinics": _clinic_of_upload(caller, request), "X-Caller": _introduce(caller, address)}
+            case Upstream.ORTHANC if allowed.study is not None:
+                accept = ",".join(request.headers.getall("X-Original-Accept", []))
+                return await self._decide_study(caller, allowed, allowed.study, accept, address)
+        if allowed.rule.action:
+            self.access.note(caller, allowed.rule.action, address, detail=f"{asked.method} {asked.path}")
+        return {"X-Orthanc-Accept": "*/*"}
 
     async def _decide_study(
         self, caller: Caller, allowed: Permit, study: str, accept: str, address: str
@@ -127,7 +152,7 @@ class Gateway:
         """Answer GET /dicom-web/studies, /series and /instances from the registry, what is newest first."""
         started = time.perf_counter()
         base_url = f"{self.config.public_url}/dicom-web"
-        caller = await self.verifier.identify(request.headers.getall("Authorization", []))
+        caller = await self._caller(request)
         asked = parse(request.method, request.raw_path)
         allowed = permit(asked, caller.roles)
         choose(",".join(request.headers.getall("Accept", [])), JSON)
@@ -148,7 +173,7 @@ class Gateway:
     @_refusing
     async def tell_methods(self, request: web.Request) -> web.Response:
         """Answer OPTIONS: what the caller's roles may do there, whether or not there is such a study."""
-        caller = await self.verifier.identify(request.headers.getall("Authorization", []))
+        caller = await self._caller(request)
         asked = parse(request.method, request.raw_path)
         allowed = methods(asked.path, caller.roles)
         if not allowed:
@@ -158,7 +183,7 @@ class Gateway:
     @_refusing
     async def read_audit(self, request: web.Request) -> web.Response:
         """Answer GET /audit/entries: who opened which study of the auditor's clinics, newest first."""
-        caller = await self.verifier.identify(request.headers.getall("Authorization", []))
+        caller = await self._caller(request)
         asked = parse(request.method, request.raw_path)
         allowed = permit(asked, caller.roles)
         query = audit.read(asked.parameters)
@@ -223,7 +248,7 @@ def _clinic_of_upload(caller: Caller, request: web.Request) -> str:
     named = request.headers.get("X-Clinic")
     if named is None and len(caller.clinics) == 1:
         return caller.clinics[0]
-    if named is None or CLINIC.fullmatch(named) is None or not caller.may_see(named):
+    if named is None or re.fullmatch(CLINIC, named) is None or not caller.may_see(named):
         raise NoClinicError
     return named
 
@@ -242,11 +267,11 @@ def _address(request: web.Request) -> str:
 GATEWAY = web.AppKey("gateway", Gateway)
 
 
-def make_app(config: Config, fetch: FetchKeys | None = None) -> web.Application:
+def make_app(config: Config, secrets: Secrets, fetch: FetchKeys | None = None) -> web.Application:
     """Build the application; `fetch` replaces the download of the key set in tests."""
-    registry = Registry(config.registry)
-    verifier = TokenVerifier(config.token, fetch or partial(fetch_jwks, config.token.jwks_url))
-    warmer = CacheWarmer(config.proxy_url, registry, verifier)
+    registry = Registry(config.registry, secrets.registry_password)
+    verifier = TokenVerifier(config.token, secrets.warm_secret, fetch or partial(fetch_jwks, config.token.jwks_url))
+    warmer = CacheWarmer(config.proxy_url, registry, secrets.warm_secret)
     gateway = Gateway(
         config=config,
         registry=registry,

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from imaging_gateway.config import Config
+from imaging_gateway.config import Config, Secrets
+from imaging_gateway.grammar import UID
 from imaging_gateway.printable import printable
 from imaging_gateway.registry import Registry, RegistryAwayError
-from imaging_gateway.requests import UID
 from imaging_gateway.search import QueryError
 from imaging_gateway.tokens import ALL_CLINICS
 
@@ -106,11 +106,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=["text", "json", "csv"], default="text", help="default: %(default)s")
 
 
-def show(config: Config, options: argparse.Namespace) -> int:
+def show(config: Config, secrets: Secrets, options: argparse.Namespace) -> int:
     """Print accesses of all clinics; return the exit status."""
     try:
         query = read(tuple((name, getattr(options, name)) for name in FILTERS))
-        found = asyncio.run(_page_for_the_operator(config, query))
+        found = asyncio.run(_page_for_the_operator(config, secrets, query))
     except (QueryError, RegistryAwayError) as error:
         print(f"imaging-gateway: {error}", file=sys.stderr)
         return 1
@@ -130,8 +130,8 @@ def show(config: Config, options: argparse.Namespace) -> int:
     return 0
 
 
-async def _page_for_the_operator(config: Config, query: AuditQuery) -> dict[str, Any]:
-    registry = Registry(config.registry)
+async def _page_for_the_operator(config: Config, secrets: Secrets, query: AuditQuery) -> dict[str, Any]:
+    registry = Registry(config.registry, secrets.registry_password)
     await registry.open()
     try:
         return await page(registry, ALL_CLINICS, query)

@@ -50,6 +50,7 @@ class Registry:
     """A pool of connections as `registry_gateway`, made when first needed: the gateway starts without a database."""
 
     config: RegistryConfig
+    password: str
     _pool: Any = field(default=None)
 
     def _connection_arguments(self) -> dict[str, Any]:
@@ -58,7 +59,7 @@ class Registry:
             "port": self.config.port,
             "database": self.config.database,
             "user": self.config.user,
-            "password": self.config.password,
+            "password": self.password,
             "timeout": ACQUIRE_SECONDS,
             "command_timeout": STATEMENT_SECONDS,
             "server_settings": {

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from imaging_gateway.requests import UID
+from imaging_gateway.grammar import UID
 
 LARGEST_PAGE = 1000
 # Pages are found by counting past what comes before them.

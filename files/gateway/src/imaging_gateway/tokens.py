@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import logging
 import re
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -16,8 +15,9 @@ from typing import Any
 import aiohttp
 import jwt
 
-from imaging_gateway import metrics
+from imaging_gateway import metrics, passes
 from imaging_gateway.config import TokenConfig
+from imaging_gateway.grammar import CLINIC
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ REFETCH_SECONDS = 10
 # And without being asked, so that a key withdrawn from the realm stops working here.
 REFRESH_SECONDS = 300
 
-CLINIC = re.compile(r"[a-z0-9][a-z0-9-]{1,62}")
-CLINIC_GROUP = re.compile(rf"/clinics/({CLINIC.pattern})")
+CLINIC_GROUP = re.compile(rf"/clinics/({CLINIC})")
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 ALL_CLINICS = "*"
@@ -57,7 +56,7 @@ class Caller:
     clinics: tuple[str, ...]
     expires: float
     unattended: bool = False
-    """The gateway itself, warming the proxy's cache: nobody sees what it asks for."""
+    """A gateway, warming nginx's cache: nobody sees what it asks for."""
 
     @property
     def scope(self) -> str:
@@ -91,6 +90,7 @@ class TokenVerifier:
     """Checks tokens against the realm's present keys and remembers those that passed, until they expire."""
 
     config: TokenConfig
+    warm_secret: str
     fetch: FetchKeys
     _keys: dict[str, jwt.PyJWK] = field(default_factory=dict)
     _fetched_at: float = float("-inf")
@@ -113,8 +113,11 @@ class TokenVerifier:
         if scheme.lower() != "bearer" or not token or len(token) > LONGEST_TOKEN:
             raise TokenError("a Bearer token is needed")
         digest = hashlib.sha256(token.encode()).digest()
-        caller = self._passed.get(digest)
-        if caller is None:
+        if token.startswith(passes.PREFIX):
+            caller = self._of_pass(token)
+        elif (known := self._passed.get(digest)) is not None:
+            caller = known
+        else:
             caller = self._verify(token, await self._key_of(token))
             self._remember(digest, caller)
         if caller.expires <= time.time():
@@ -122,23 +125,21 @@ class TokenVerifier:
             raise TokenError("the token has expired")
         return caller
 
-    def issue_pass(self, clinic: str, seconds: float) -> str:
-        """Return a token that only this process knows: it sees one clinic, as long as a slow study takes to warm."""
-        token = secrets.token_urlsafe(48)
-        self._remember(
-            hashlib.sha256(token.encode()).digest(),
-            Caller(
-                subject="imaging-gateway",
-                username="imaging-gateway",
-                client="imaging-gateway",
-                session="",
-                roles=frozenset({"physician"}),
-                clinics=(clinic,),
-                expires=time.time() + seconds,
-                unattended=True,
-            ),
+    def _of_pass(self, token: str) -> Caller:
+        read = passes.read(self.warm_secret, token)
+        if read is None:
+            raise TokenError("a pass that no gateway has made")
+        clinic, expires = read
+        return Caller(
+            subject="imaging-gateway",
+            username="imaging-gateway",
+            client="imaging-gateway",
+            session="",
+            roles=frozenset({"physician"}),
+            clinics=(clinic,),
+            expires=expires,
+            unattended=True,
         )
-        return token
 
     def _remember(self, digest: bytes, caller: Caller) -> None:
         self._passed[digest] = caller
@@ -163,7 +164,7 @@ class TokenVerifier:
 
     def _verify(self, token: str, key: jwt.PyJWK) -> Caller:
         try:
-            claims = jwt.decode(
+            token_claims = jwt.decode(
                 token,
                 key=key.key,
                 algorithms=["RS256"],
@@ -175,9 +176,9 @@ class TokenVerifier:
         except jwt.InvalidTokenError as error:
             raise TokenError(str(error)) from error
         # Keycloak signs ID and logout tokens with the same key: only the type tells them from access tokens.
-        if claims.get("typ") != "Bearer":
+        if token_claims.get("typ") != "Bearer":
             raise TokenError("not an access token")
-        return _caller(claims)
+        return _caller(token_claims)
 
     async def refresh_keys(self, older_than: float = 0) -> None:
         """Fetch the keys unless that was tried less than `older_than` seconds ago; on failure the known ones stay."""
@@ -222,17 +223,17 @@ def _numbers(keys: dict[str, jwt.PyJWK]) -> dict[str, object]:
     return {name: key.key.public_numbers() for name, key in keys.items()}
 
 
-def _caller(claims: dict[str, Any]) -> Caller:
+def _caller(token_claims: dict[str, Any]) -> Caller:
     def text(name: str, limit: int = 255) -> str:
         # Control characters would forge lines in the journal, lone surrogates would be no text to the registry.
-        value = claims.get(name)
+        value = token_claims.get(name)
         return UNPRINTABLE.sub("", value)[:limit] if isinstance(value, str) else ""
 
     def texts(value: object) -> list[str]:
         return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
-    access = claims.get("realm_access")
-    clinics = {match[1] for group in texts(claims.get("groups")) if (match := CLINIC_GROUP.fullmatch(group))}
+    access = token_claims.get("realm_access")
+    clinics = {match[1] for group in texts(token_claims.get("groups")) if (match := CLINIC_GROUP.fullmatch(group))}
     return Caller(
         subject=text("sub"),
         username=text("preferred_username"),
@@ -240,5 +241,5 @@ def _caller(claims: dict[str, Any]) -> Caller:
         session=text("sid"),
         roles=frozenset(texts(access.get("roles")) if isinstance(access, dict) else []),
         clinics=tuple(sorted(clinics)),
-        expires=float(claims["exp"]),
+        expires=float(token_claims["exp"]),
     )

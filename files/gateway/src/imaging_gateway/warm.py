@@ -1,7 +1,7 @@
-"""Warms the proxy's cache: once a study is recorded, asks through the proxy for what a viewer asks for first.
+"""Warms nginx's cache: once a study is recorded, asks through nginx for what a viewer asks for first.
 
-The proxy asks this gateway about it as about everybody, with a token that this process makes up and knows alone. It is
-a help and no duty: what cannot be warmed now is filled by the first viewer.
+nginx asks a gateway about it as about everybody. The pass in the request is one that any gateway of the platform takes.
+It is a help and no duty: what cannot be warmed now is filled by the first viewer.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from imaging_gateway import metrics
+from imaging_gateway import metrics, passes
 from imaging_gateway.registry import Registry, RegistryAwayError
-from imaging_gateway.tokens import TokenVerifier
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ class CacheWarmer:
 
     proxy_url: str
     registry: Registry
-    verifier: TokenVerifier
+    secret: str
     _waiting: dict[str, None] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -61,7 +60,7 @@ class CacheWarmer:
         found = await self.registry.locate_study("*", study)
         if found is None:  # it was forgotten, not recorded
             return
-        token = {"Authorization": f"Bearer {self.verifier.issue_pass(found.clinic, STUDY_SECONDS)}"}
+        token = {"Authorization": f"Bearer {passes.issue(self.secret, found.clinic, STUDY_SECONDS)}"}
         path = f"/dicom-web/studies/{study}/series"
         async with proxy.get(path, headers=token, raise_for_status=True) as response:
             listed = await response.json(content_type=None)

@@ -1,0 +1,1 @@
+../../../common/strict_toml.py

@@ -1,0 +1,74 @@
+"""Writes docs/ACCESS.md from the gateway's allow-list: `make docs`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "files/gateway/src"))
+
+from imaging_gateway import allowlist, audit, search
+
+ROLES = ("physician", "technician", "auditor", "admin")
+# What the gateway answers itself has readers of its own for the query.
+READERS = {
+    **{
+        path: [*(keyword for keyword, _, _ in level.matchable), "limit", "offset", "includefield", "fuzzymatching"]
+        for path, level in search.LEVELS.items()
+    },
+    "/audit/entries": list(audit.FILTERS),
+}
+HEAD = """\
+# Who may ask for what
+
+The gateway's allow-list, written by `make docs` from `files/gateway/src/imaging_gateway/allowlist.py`: a test fails
+when the two differ. What no row names does not exist. A live test (`tests/host/platform/test_matrix.py`) asks for
+every row as every role, and for every other route that Orthanc offers.
+
+A row opens a path to a role; which **studies** it opens is another question, answered by the registry: those of the
+clinics in the token.
+
+| Asked with a token of | Answer |
+|---|---|
+| the study's clinic | as the row says |
+| another clinic, or of none | 404, the same to the last byte as for a study that does not exist |
+| the role `admin` | as the row says, for all clinics |
+| a role that the row does not name | 404 |
+| nobody: no token, or one that is not taken | 401 |
+
+`HEAD` is answered where a row below `/dicom-web` has `GET`, with its rights and on record as it; `OPTIONS` there tells
+the methods of the caller's roles, of any study alike.
+
+Each path has one spelling. A parameter that the row does not name, that is doubled or has another form is a 404; for
+the searches of all studies and the access log it is a 400 that says which. Series and instances below a study must be
+of that study, or they are a 404.
+
+"""
+
+
+def parameters(rule: allowlist.Rule) -> str:
+    """The names of a rule's parameters; the tags that stand for keywords are left out."""
+    names = READERS[rule.path] if rule.upstream is allowlist.Upstream.GATEWAY else list(rule.parameters)
+    return ", ".join(f"`{name}`" for name in names if not name[0].isdigit()) or "-"
+
+
+def render() -> str:
+    """The document."""
+    lines = [
+        "## Rows",
+        "",
+        f"| Method | Path | Parameters | {' | '.join(ROLES)} | On record as |",
+        "|" + "---|" * (len(ROLES) + 4),
+    ]
+    for rule in allowlist.RULES:
+        marks = " | ".join("yes" if role in rule.roles else "" for role in ROLES)
+        lines.append(f"| {rule.method} | `{rule.path}` | {parameters(rule)} | {marks} | {rule.action or '-'} |")
+    used = "".join(rule.path for rule in allowlist.RULES)
+    lines += ["", "## What stands in braces", "", "| Name | Form |", "|---|---|"]
+    forms = {name: form.replace("|", "\\|") for name, form in allowlist.PLACES.items() if f"{{{name}}}" in used}
+    lines += [f"| `{{{name}}}` | `{form}` |" for name, form in forms.items()]
+    return HEAD + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())
