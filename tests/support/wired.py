@@ -47,11 +47,14 @@ class Wired:
 
     def render(self, template: Path, **variables: Any) -> str:
         """A role's template as a task of the role renders it; `variables` are the task's own."""
-        role = template.parent.parent
+        lookup = "{{ lookup('ansible.builtin.template', " + repr(str(template)) + ") }}"
+        return str(self.inside(template.parent.parent, lookup, **variables))
+
+    def inside(self, role: Path, expression: str, **variables: Any) -> Any:
+        """What a task of a role makes of an expression."""
         defaults, own = (self._read(role / f"{kind}/main.yml") for kind in ("defaults", "vars"))
         known = {**defaults, **self._variables, **own, "role_path": str(role), **variables}
-        lookup = trust_as_template("{{ lookup('ansible.builtin.template', " + repr(str(template)) + ") }}")
-        return str(Templar(self._loader, variables=known).template(lookup))
+        return Templar(self._loader, variables=known).template(trust_as_template(expression))
 
     def _read(self, path: Path) -> dict[str, Any]:
         if not path.is_file():

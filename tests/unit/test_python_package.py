@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from project import ROOT
+from wired import Wired
 
 RELEASE = {"__init__.py": '"""A package."""', "carry.py": "A = 1", "ways/__init__.py": "", "ways/folders.py": "B = 2"}
 
@@ -96,3 +97,12 @@ def test_check_mode_tells_what_a_run_then_does_and_does_nothing(package, before)
     assert {key: told[key] for key in ("changed", "written", "removed")} == {
         key: value for key, value in install(package).items() if key in ("changed", "written", "removed")
     }
+
+
+@pytest.mark.parametrize("service", ["gateway", "importer", "backup"])
+def test_a_role_installs_every_module_of_its_package_and_nothing_else(service):
+    source = ROOT / f"files/{service}/src/imaging_{service}"
+    modules = Wired().inside(ROOT / "roles" / service, f"{{{{ __{service}_modules }}}}")
+    wanted = {str(path.relative_to(source)) for path in source.rglob("*.py")}
+    assert set(modules) == wanted
+    assert len(wanted) > 3

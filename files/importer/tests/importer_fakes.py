@@ -421,7 +421,7 @@ class _Handler(BaseHTTPRequestHandler):
             if end == "stored":
                 stored.append({"00081155": {"vr": "UI", "Value": [uid]}})
                 continue
-            status = 409 if end == "elsewhere" else 400
+            status = 409 if end == "elsewhere" and status != 400 else 400
             if end != "unread":
                 reason = {"vr": "US", "Value": [0x110]}
                 failed.append({"00081155": {"vr": "UI", "Value": [uid]}, "00081197": reason})

@@ -138,6 +138,16 @@ def test_an_image_of_another_study_than_the_request_is_not_stored(
     assert orthanc.instances({foreign.sop}) == []
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 1, 0), (1, 0, 2)], ids=str)
+def test_what_cannot_be_read_decides_the_status_wherever_it_stands(
+    orthanc: OrthancClient, image: Make, order: tuple[int, ...]
+) -> None:
+    one, foreign = image(), image()
+    parts = (one, Noise(), foreign)
+    answer = store(orthanc, *[parts[number] for number in order], study=one.study)
+    assert (answer.status, answer.stored, answer.failed) == (400, {one.sop}, {foreign.sop})
+
+
 def test_two_patient_ids_under_one_study_uid_are_two_studies(orthanc: OrthancClient, image: Make) -> None:
     first = image()
     second = image(first.study, patient="SPEC-2")

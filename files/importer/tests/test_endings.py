@@ -151,7 +151,7 @@ class House:
                     time.sleep(0.001)  # a batch is being read
                 else:
                     try:
-                        self.worker._take(turn)
+                        self.worker._carry(turn)
                     finally:
                         self.worker._end(turn)
             except Exception:

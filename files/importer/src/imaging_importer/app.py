@@ -75,14 +75,14 @@ class App:
         self._uploads = Uploads(
             self._spool,
             tickets,
-            lambda: self._clinics or set(),
-            self._is_ready,
-            has_room,
-            self._quotas.shortage,
-            self._worker.wake,
-            config.upload.public_url.rstrip("/"),
-            config.upload.request_bytes,
-            config.image_limits,
+            clinics=lambda: self._clinics or set(),
+            is_ready=self._is_ready,
+            has_room=has_room,
+            quota_used=self._quotas.shortage,
+            taken=self._worker.wake,
+            public_url=config.upload.public_url.rstrip("/"),
+            request_bytes=config.upload.request_bytes,
+            limits=config.image_limits,
         )
         self._reconciler = Reconciler(self._journal, registry, recorder, self._orthanc())
         self._operator = Operator(self._journal, registry, recorder, self._orthanc(), self._worker.wake)
@@ -90,11 +90,11 @@ class App:
         self._inbox = Inbox(
             paths.inbox,
             self._spool,
-            lambda: self._clinics or set(),
-            self._worker.wake,
-            config.scan.cooldown,
-            config.scan.interval,
-            config.scan.patience,
+            clinics=lambda: self._clinics or set(),
+            taken=self._worker.wake,
+            cooldown=config.scan.cooldown,
+            interval=config.scan.interval,
+            patience=config.scan.patience,
         )
 
     def _orthanc(self) -> OrthancClient:
