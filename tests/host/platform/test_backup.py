@@ -95,7 +95,7 @@ cp /etc/imaging/credentials/backup/keycloak-client-secret {forger}
 printf 'cd%.0s' $(seq 32) > {forger}/signing-key
 mkdir -m 700 {forger}/archives
 cd {forger}
-sed 's|^path = .*|path = "{forger}/archives"|; s|^metrics = .*|metrics = "{forger}"|' /etc/imaging/backup.toml > own.toml
+sed 's|^path = .*|path = "{forger}/archives"|; s|^metrics .*|metrics = "{forger}"|' /etc/imaging/backup.toml > own.toml
 CREDENTIALS_DIRECTORY={forger} PYTHONPATH=/opt/imaging/backup python3 -PB -m imaging_backup --config own.toml create
 """
     try:
