@@ -90,6 +90,7 @@ RUN = {
     "imaging-importer drop": ("files/importer/tests/test_archive_decides.py", 'main(["drop", job])'),
     "imaging-importer claims": ("files/importer/tests/test_archive_decides.py", 'main(["claims"])'),
     "imaging-importer release": ("files/importer/tests/test_archive_decides.py", 'main(["release", "1.2.3"])'),
+    "imaging-importer check-config": ("files/importer/tests/test_settings.py", '"check-config"])'),
     "imaging-importer rebuild": ("files/importer/tests/test_rebuild.py", 'main(["rebuild"])'),
     "imaging-backup create": ("tests/host/restore/test_restore_drill.py", '"imaging-backup", "create"'),
     "imaging-backup push": ("tests/host/platform/test_repository.py", "imaging-backup push"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,11 @@ TEXTS = {path: path.read_text() for path in DOCUMENTS}
 ADMIN = TEXTS[PROJECT / "docs/ADMIN.md"]
 USER = TEXTS[PROJECT / "docs/USER.md"]
 TROUBLESHOOTING = TEXTS[PROJECT / "docs/TROUBLESHOOTING.md"]
+
+FILES = subprocess.run(["git", "ls-files"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout.splitlines()
+# All files and folders, each with a slash before it, so that a file may also be named by the end of its path.
+TREE = {f"/{path}" for file in FILES for path in (file, *map(str, Path(file).parents[:-1]))}
+FOLDERS = {folder for file in FILES for folder in Path(file).parts[:-1]}
 
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -71,6 +77,14 @@ def test_every_make_target_exists(document: Path) -> None:
 def test_every_playbook_exists(document: Path) -> None:
     named = set(re.findall(r"ansible-playbook ([\w./-]+\.yml)", TEXTS[document]))
     assert [name for name in named if not (PROJECT / name).is_file()] == []
+
+
+@by_document
+def test_every_file_in_code_exists(document: Path) -> None:
+    # A span with a placeholder, a command or a path of the host names no file of ours.
+    spans = re.findall(r"`((?:[a-z_]+/)+[\w./-]*|[a-z]\w+\.(?:py|sql|js))`", TEXTS[document])
+    ours = [name.rstrip("/") for name in spans if "/" not in name or name.split("/")[0] in FOLDERS]
+    assert [name for name in ours if not any(path.endswith(f"/{name}") for path in TREE)] == []
 
 
 def test_every_variable_of_the_operator_is_explained() -> None:
