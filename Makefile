@@ -61,7 +61,7 @@ demo: .venv/deploy ## drop real MR and CT series into two clinics' inboxes and f
 
 .PHONY: info
 info: ## print the sandbox as JSON, for scripts
-	@cat $(STATE)/credentials.json
+	@python3 tools/summary.py $(STATE)/credentials.json --json
 
 .PHONY: down
 down: ## remove the sandbox with all its data

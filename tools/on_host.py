@@ -132,9 +132,13 @@ def main() -> int:
     # Whoever reads from a pipe wants the bytes as they are.
     tty = asked.tty and sys.stdin.isatty() and sys.stdout.isatty()
     command = host.command(words, tty=tty)
-    if not host.sudo_password or tty:
-        os.execvp(command[0], command)  # noqa: S606 # no shell is wanted
-    return subprocess.run(command, input=f"{host.sudo_password}\n".encode(), check=False).returncode
+    try:
+        if not host.sudo_password or tty:
+            os.execvp(command[0], command)  # noqa: S606 # no shell is wanted
+        return subprocess.run(command, input=f"{host.sudo_password}\n".encode(), check=False).returncode
+    except FileNotFoundError:
+        print(f"on_host: this machine has no program {command[0]}. Nothing was run.", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

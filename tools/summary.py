@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Say where the sandbox is, after `make up`; with `--notices`, only what is missing. Passwords stay in the file."""
+"""Say where the sandbox is, after `make up`; with `--notices`, only what is missing.
+
+Passwords stay in the file. `make info` prints it whole: `--json`.
+"""
 
 import json
 import sys
@@ -7,6 +10,9 @@ from pathlib import Path
 
 if not Path(sys.argv[1]).exists():
     sys.exit(f"there is no sandbox whose state is in {Path(sys.argv[1]).parent}: `make up` makes one")
+if "--json" in sys.argv:
+    print(Path(sys.argv[1]).read_text(), end="")
+    sys.exit()
 info = json.loads(Path(sys.argv[1]).read_text())
 notices = "".join(f"\n!!! {notice}\n" for notice in info["notices"])
 if "--notices" in sys.argv:

@@ -160,6 +160,13 @@ def test_a_refusal_goes_to_standard_error_alone(inventory: Write, tmp_path: Path
     assert not (tmp_path / "arguments").exists()
 
 
+def test_a_program_that_this_machine_lacks_is_named_in_words(inventory: Write, tmp_path: Path) -> None:
+    file = inventory("imaging: {hosts: {a: {ansible_connection: local, ansible_become: false}}}")
+    done = run(tmp_path, file, "imaging", "--", "no-such-program")
+    assert (done.stdout, done.returncode) == (b"", 1)
+    assert done.stderr == b"on_host: this machine has no program no-such-program. Nothing was run.\n"
+
+
 def test_sudo_gets_a_password_from_the_vault_and_nobody_else_sees_it(inventory: Write, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("of the vault")
     encrypt = ["ansible-vault", "encrypt_string", "--vault-password-file", str(tmp_path / "key"), "hush"]

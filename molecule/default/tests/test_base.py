@@ -104,7 +104,9 @@ def test_the_whole_firewall_is_ours(host: Host, wired: Wired) -> None:
     for port, (owner, callers) in guarded.items():
         numbers = ", ".join(map(str, sorted(users[caller] for caller in callers)))
         answers += f"\t\ttcp sport {port} meta skuid {users[owner]} return\n"
-        requests += f"\t\ttcp dport {port} meta skuid {f'{{ {numbers} }}' if len(callers) > 1 else numbers} accept\n"
+        if callers:
+            asked_by = f"{{ {numbers} }}" if len(callers) > 1 else numbers
+            requests += f"\t\ttcp dport {port} meta skuid {asked_by} accept\n"
     expected = FIREWALL.replace("PORTS", ", ".join(map(str, sorted(guarded))))
     expected = expected.replace("ANSWERS", answers).replace("REQUESTS", requests)
     assert host.check_output("nft --stateless --terse list ruleset") == expected.rstrip("\n")

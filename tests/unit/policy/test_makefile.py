@@ -85,7 +85,7 @@ def test_the_sandboxs_inventory_may_be_named(spelt: str) -> None:
     assert "tools/sandbox.py down" in make("--dry-run", "down", f"INVENTORY={spelt}").stdout
 
 
-@pytest.mark.parametrize("target", ["status", "demo"])
+@pytest.mark.parametrize("target", ["status", "demo", "info"])
 def test_a_sandbox_that_is_not_there_is_told_of_in_words(target: str) -> None:
     done = make(target, "SANDBOX=nowhere")
     assert done.returncode != 0
