@@ -362,3 +362,12 @@ def test_a_socket_that_a_killed_master_left_does_not_keep_the_next_from_starting
     removed = re.findall(r"^ExecStartPre=/usr/bin/rm --force (\S+)$", unit, re.M)
     assert sockets == {f"unix:{path}" for path in removed}
     assert sockets
+
+
+def test_a_reload_does_not_read_the_number_of_a_master_that_may_not_be_written_yet() -> None:
+    unit = (ROLE / "templates" / "nginx.service.conf.j2").read_text()
+    assert re.findall(r"^ExecReload=(.*)$", unit, re.M) == [
+        "",  # of Debian's
+        "/usr/sbin/nginx -t -q",
+        "/usr/bin/kill --signal HUP $MAINPID",
+    ]
