@@ -12,6 +12,8 @@ ARGUMENTS := SANDBOX INVENTORY JSON CLINIC_ID CLINIC_NAME NAME CLINIC TAKE_OVER 
   NEW_USERNAME CLIENT_ID STUDY USER SINCE LIMIT BEFORE FORMAT RENEW PACKAGE INCLUDE_DICOM REPOSITORY BACKUP_FILE YES \
   VERIFY ALLOW_MISSING TRUST UNSIGNED KEY PURGE QUICK SAMPLE SEED
 $(foreach name,$(ARGUMENTS),$(if $(filter command,$(firstword $(origin $(name)))),$(eval override $(name) := $$(value $(name)))))
+# Likewise what the environment says, and it stays the environment's.
+$(foreach name,$(ARGUMENTS),$(if $(filter environment,$(origin $(name))),$(eval $(name) := $$(value $(name)))))
 # A word for the shell.
 q = '$(subst ','\'',$1)'
 # A variable for a playbook: its name and its value.

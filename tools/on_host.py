@@ -48,6 +48,9 @@ class Host:
         if self.sudo_user:
             # On a terminal, sudo asks.
             asked = [] if tty else ["--stdin", "--prompt="] if self.sudo_password else ["--non-interactive"]
+            if self.sudo_password and not tty:
+                # Where sudo needs no password it reads none, and the command would read it, psql even log it.
+                words = ["sh", "-c", 'exec "$@" </dev/null', "sh", *words]
             words = ["sudo", *asked, f"--user={self.sudo_user}", "--", *words]
         if not self.ssh:
             return words

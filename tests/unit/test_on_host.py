@@ -133,12 +133,16 @@ def run(place: Path, *arguments: str, **variables: str) -> subprocess.CompletedP
     ssh, sudo = place / "bin/ssh", place / "bin/sudo"
     ssh.parent.mkdir()
     ssh.write_text('#!/bin/sh\necho "$@" >>"$ARGUMENTS"\nfor text; do :; done\nexec sh -c "$text"\n')
-    sudo.write_text('#!/bin/sh\necho "$@" >>"$ARGUMENTS"\nwhile [ "$1" != -- ]; do shift; done; shift\nexec "$@"\n')
+    sudo.write_text(
+        '#!/bin/sh\necho "$@" >>"$ARGUMENTS"\n[ -z "$ASKS" ] || head -1 >"$(dirname "$ARGUMENTS")/asked"\n'
+        'while [ "$1" != -- ]; do shift; done; shift\nexec "$@"\n'
+    )
     for program in (ssh, sudo):
         program.chmod(0o755)
     environment = os.environ | {
         "PATH": f"{ssh.parent}:{os.environ['PATH']}",
         "ARGUMENTS": str(place / "arguments"),
+        "ASKS": "",
         **variables,
     }
     command = [sys.executable, str(ROOT / "tools/on_host.py"), *arguments]
@@ -167,7 +171,10 @@ def test_a_program_that_this_machine_lacks_is_named_in_words(inventory: Write, t
     assert done.stderr == b"on_host: this machine has no program no-such-program. Nothing was run.\n"
 
 
-def test_sudo_gets_a_password_from_the_vault_and_nobody_else_sees_it(inventory: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asks", [True, False], ids=["asks", "needs none"])
+def test_sudo_gets_a_password_from_the_vault_and_nobody_else_sees_it(
+    inventory: Write, tmp_path: Path, *, asks: bool
+) -> None:
     (tmp_path / "key").write_text("of the vault")
     encrypt = ["ansible-vault", "encrypt_string", "--vault-password-file", str(tmp_path / "key"), "hush"]
     vault = Path(sys.executable).parent
@@ -178,7 +185,12 @@ def test_sudo_gets_a_password_from_the_vault_and_nobody_else_sees_it(inventory: 
         + secret.replace("\n", "\n      ")
     )
     done = run(
-        tmp_path, file, "imaging", "--", "sh", "-c", "head -1", ANSIBLE_VAULT_PASSWORD_FILE=str(tmp_path / "key")
+        *(tmp_path, file, "imaging", "--", "sh", "-c", 'cat; printf "<%s>" "$@"', "sh", *ODD),
+        ANSIBLE_VAULT_PASSWORD_FILE=str(tmp_path / "key"),
+        ASKS="1" if asks else "",
     )
-    assert done.stdout == b"hush\n", done.stderr
+    assert done.stdout.decode() == "".join(f"<{word}>" for word in ODD), done.stderr
+    assert (tmp_path / "asked").exists() is asks
+    if asks:
+        assert (tmp_path / "asked").read_text() == "hush\n"
     assert "hush" not in (tmp_path / "arguments").read_text()

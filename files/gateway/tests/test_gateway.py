@@ -8,11 +8,11 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from imaging_gateway import access_log
+from imaging_gateway import access_log, passes
 from imaging_gateway.registry import RegistryAwayError
 
 from ...conftest import instance_attributes
-from .conftest import open_gateway, ready
+from .conftest import SECRETS, open_gateway, ready
 
 METADATA = "/dicom-web/studies/{}/metadata"
 SERIES = "/dicom-web/studies/{}/series"
@@ -109,6 +109,16 @@ class TestDecisions:
         await gateway.ask(METADATA.format(SOUTH), realm.bearer("north"))
         await gateway.ask(METADATA.format(UNKNOWN), realm.bearer("north"))
         assert asked == [("north", SOUTH), ("north", UNKNOWN)]
+
+    @pytest.mark.parametrize("path", ["", "/series/1.3", "/rendered", "/series/1.3/instances/1.4/frames/1"])
+    async def test_the_pass_of_a_gateway_is_for_what_warms_the_cache_alone(self, gateway, studies, path):
+        """Of what it is used for nothing goes on record."""
+        own = {"Authorization": f"Bearer {passes.issue(SECRETS.warm_secret, 'north', 120)}"}
+        for warmed in (METADATA.format(NORTH), f"/dicom-web/studies/{NORTH}/series"):
+            assert await gateway.ask(warmed, own) == (204, str(studies[NORTH]))
+        assert await gateway.ask(METADATA.format(SOUTH), own) == (403, None)
+        assert await gateway.ask(f"/dicom-web/studies/{NORTH}{path}", own) == (403, None)
+        assert (await gateway.search(headers=own))[0] == 401
 
     @pytest.mark.parametrize("uri", [METADATA.format(NORTH), "/dicom-web/studies", "/nowhere", "//"])
     async def test_without_a_valid_token_everything_is_401(self, gateway, realm, studies, uri):

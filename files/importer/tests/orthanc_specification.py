@@ -79,7 +79,7 @@ def image(orthanc: OrthancClient) -> Iterator[Make]:
 
     yield image
     for held in orthanc.instances(made):
-        orthanc.take_out(held.orthanc_id)
+        orthanc.remove(held.orthanc_id)
 
 
 def store(orthanc: OrthancClient, *images: Image, study: str = "") -> Stow:
@@ -178,13 +178,13 @@ def test_what_it_does_not_have_is_nothing_and_no_error(orthanc: OrthancClient) -
         [],
         [],
     ]
-    orthanc.take_out(unknown)
+    orthanc.remove(unknown)
 
 
 def test_what_is_taken_out_is_gone_and_so_is_its_empty_study(orthanc: OrthancClient, image: Make) -> None:
     one = image()
     store(orthanc, one)
-    orthanc.take_out(one.key)
+    orthanc.remove(one.key)
     assert orthanc.instances({one.sop}) == []
     assert orthanc.study_ids(one.study) == set()
 

@@ -544,6 +544,15 @@ def house(base: Path, faults: Faults, platform: Platform) -> Iterator[House]:
     made.close()
 
 
+def test_a_turn_that_is_over_when_the_job_is_leaves_no_job_begun(house: House, monkeypatch) -> None:
+    """Nobody would take it up again, and as many as MOST_BEGUN would keep every other delivery from being begun."""
+    monkeypatch.setattr(worker, "SLICE", 0.0)  # every step is a turn
+    deliver(house.root / "inbox" / "north" / "study", FILES)
+    assert house.take()
+    house.carry(house.ended)
+    check_end(house)
+
+
 def test_the_same_trouble_again_and_again_is_told_as_such(house: House, faults: Faults) -> None:
     """Whatever differs in its words from time to time, and until the next step is reached."""
     deliver(house.root / "inbox" / "north" / "study", FILES)

@@ -56,6 +56,22 @@ def ask(session: requests.Session, url: str, method: str = "GET", **options: obj
     return session.send(prepared, allow_redirects=False, timeout=30, verify=session.verify)
 
 
+# ------------------------------------------------------------------------------------------------ passes
+
+
+def test_the_pass_of_a_gateway_is_worth_nothing_from_outside(platform: Platform, almaty_study: Study) -> None:
+    """Not even one that is good where gateways come in."""
+    issue = "from imaging_gateway import config, passes; "
+    issue += "print(passes.issue(config.load_secrets().warm_secret, 'denscan-almaty', 60))"
+    environment = ["CREDENTIALS_DIRECTORY=/etc/imaging/credentials/gateway", "PYTHONPATH=/opt/imaging/gateway"]
+    token = platform.on_host("env", *environment, "python3", "-PBc", issue).strip()
+    session = platform.session()
+    for scheme in ("Bearer", "bearer"):
+        session.headers["Authorization"] = f"{scheme} {token}"
+        answer = session.get(f"{platform.url}/dicom-web/studies/{almaty_study.study_uid}/series", timeout=30)
+        assert answer.status_code == 401
+
+
 # ------------------------------------------------------------------------------------------------ paths
 
 

@@ -55,6 +55,21 @@ def test_what_makes_fills_or_removes_a_sandbox_refuses_another_inventory(target:
     assert f"make {target} works on a sandbox alone, and INVENTORY is {OTHER}. Nothing was done." in done.stderr
 
 
+@pytest.mark.parametrize("name", ["SANDBOX", "INVENTORY", "STUDY", "CLINIC_NAME"])
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_nothing_that_is_said_is_run(tmp_path: Path, name: str, how: str) -> None:
+    run = tmp_path / "run"
+    said = {name: f"$(shell touch {run}a)$$(touch {run}b)`touch {run}c`';touch {run}d;'"}
+    for target in ("info", "audit", "add-clinic"):
+        done = (
+            make("-n", target, *(f"{name}={text}" for text in said.values()))
+            if how == "argument"
+            else make("-n", target, **said)
+        )
+        assert done.returncode == 0 or name == "INVENTORY", done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("target", sorted(ON_EVERY_INVENTORY))
 @pytest.mark.parametrize("inventory", ["", "inventories/prodution"])
 def test_an_inventory_that_is_not_there_is_refused(target: str, inventory: str) -> None:

@@ -91,7 +91,7 @@ def test_nothing_of_the_clients_reaches_a_service_unread(nginx: Directive, platf
         assert not raw & set(headers_sent(location).values()), str(location)
     for variable, good in (
         ("$accept_shown", "*/*;q=0.5"),
-        ("$authorization_shown", "Bearer x.y"),
+        ("$authorization_read", "Bearer x.y"),
         ("$clinic_shown", "a"),
     ):
         nothing, pattern, _ = (d.name.strip("\"'") for d in map_of(nginx, variable))
@@ -99,6 +99,24 @@ def test_nothing_of_the_clients_reaches_a_service_unread(nginx: Directive, platf
         pattern = pattern.removeprefix("~")
         for text, shown in ((good, True), ("a\x01", False), ("\xe9", False), ("a" * 20000, False)):
             assert bool(re.search(pattern, text)) is shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("443 Bearer imaging-pass.north.1.a", False),
+        ("443 bearer imaging-pass.north.1.a", False),
+        ("8082 Bearer imaging-pass.north.1.a", True),
+        ("443 Bearer x.y", True),
+    ],
+)
+def test_the_pass_of_a_gateway_is_shown_at_its_own_port_alone(nginx: Directive, text: str, *, shown: bool) -> None:
+    stray, other = map_of(nginx, "$authorization_shown")
+    assert (stray.arguments, other.name, other.arguments) == (["unreadable"], "default", ["$authorization_read"])
+    pattern = stray.name.strip("\"'").removeprefix("~*")
+    grammar = (ROOT / "files/gateway/src/imaging_gateway/passes.py").read_text()
+    assert f'PREFIX = "{pattern.removeprefix("^443 bearer ")}."' in grammar
+    assert bool(re.search(pattern, text, re.IGNORECASE)) is not shown
 
 
 def test_the_gateway_is_asked_about_uploads_of_any_length(platform: Directive) -> None:
@@ -344,3 +362,12 @@ def test_a_socket_that_a_killed_master_left_does_not_keep_the_next_from_starting
     removed = re.findall(r"^ExecStartPre=/usr/bin/rm --force (\S+)$", unit, re.M)
     assert sockets == {f"unix:{path}" for path in removed}
     assert sockets
+
+
+def test_a_reload_does_not_read_the_number_of_a_master_that_may_not_be_written_yet() -> None:
+    unit = (ROLE / "templates" / "nginx.service.conf.j2").read_text()
+    assert re.findall(r"^ExecReload=(.*)$", unit, re.M) == [
+        "",  # of Debian's
+        "/usr/sbin/nginx -t -q",
+        "/usr/bin/kill --signal HUP $MAINPID",
+    ]

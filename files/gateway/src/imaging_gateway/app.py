@@ -107,11 +107,17 @@ class Gateway:
         return web.Response(status=status, headers=headers)
 
     async def _caller(self, request: web.Request) -> Caller:
-        return await self.verifier.identify(request.headers.getall("Authorization", []))
+        caller = await self.verifier.identify(request.headers.getall("Authorization", []))
+        if caller.unattended and request.path != "/authorize":
+            raise TokenError("a pass is for the cache alone")
+        return caller
 
     async def _decide(self, caller: Caller, request: web.Request) -> dict[str, str]:
         asked = parse(_one(request, "X-Original-Method"), _one(request, "X-Original-URI"))
         allowed = permit(asked, caller.roles)
+        # Nothing that a gateway asks for goes on record, so it gets what warms the cache and no more.
+        if caller.unattended and allowed.rule.forms is not JSON:
+            raise RefusedError
         address = _address(request)
         match allowed.rule.upstream:
             case Upstream.GATEWAY:

@@ -114,9 +114,10 @@ class Carrier:
         yield from self._settler.move(self._journal.job(job.id))  # which knows the places by now
         self._journal.finish(job.id)
         failpoints.reach("job-finished")
+        # No step any more: who looks for open jobs finds this one no longer, and would leave it begun for ever.
         with suppress(sqlite3.Error):  # the job is done: what is left of its list goes at the next start
             while self._journal.forget_some(job.id, *Outcome):
-                yield None
+                pass
 
     def _advance(self, job: Job, state: State, failpoint: str) -> Job:
         self._journal.advance(job.id, state)
