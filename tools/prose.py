@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
-# Their text comes from the code and from the descriptions of variables.
-GENERATED = {"ACCESS.md", "VARIABLES.md"}
 MOST_WORDS = 25
 LINE_LENGTH = 120
 
@@ -203,9 +201,7 @@ def check(markdown: str) -> list[Finding]:
 
 def main() -> int:
     named = [Path(name) for name in sys.argv[1:]]
-    documents = named or [
-        path for path in sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")]) if path.name not in GENERATED
-    ]
+    documents = named or sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")])
     found = 0
     for document in documents:
         for finding in check(document.read_text()):

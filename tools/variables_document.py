@@ -15,23 +15,22 @@ Options = dict[str, dict[str, Any]]
 HEAD = """\
 # Variables
 
-Written by `make docs` from `vars/schema.yml` and each role's `meta/argument_specs.yml`: a test fails when they differ.
-Every run of a playbook compares the inventory with the same files first, and refuses what is missing, misspelt or of
-another type. Set variables in `inventories/production/group_vars/all/main.yml`;
+`make docs` writes this page from `vars/schema.yml` and each role's `meta/argument_specs.yml`. A test fails when they
+differ. Every run of a playbook first compares the inventory with the same files. It refuses a variable that is
+missing, misspelt or of another type. Set variables in `inventories/production/group_vars/all/main.yml`.
 [ADMIN.md](ADMIN.md#inventory-variables) says what to think of.
 
 """
 OPERATOR = """\
-## The inventory's
-
+## Variables of the inventory
 """
 ROLES = """\
-## The roles'
+## Variables of the roles
 
-For the rare case that the above is not enough. What `vars/wiring.yml` makes of the variables above or of each
-other, secrets among them, and what `vars/versions.yml` pins is not listed: it is not to be set by hand. A port stands
-once: whoever asks the service, and the firewall, follow it. A role without a heading has
-nothing else.
+You need these only in the rare case that the variables above are not enough. Some variables of the roles are not
+listed, because you do not set them by hand. `vars/wiring.yml` computes some of them from other variables, secrets
+among them. `vars/versions.yml` pins the others. You set a port once: every service that asks there, and the firewall,
+follow it. A role without a heading has no other variables.
 """
 
 

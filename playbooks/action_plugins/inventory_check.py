@@ -46,7 +46,7 @@ NUMBERS = (
     "imaging_disk_reserve_gb",
 )
 CONTROLLER_PATHS = ("imaging_secrets_path", "imaging_artifacts_path")
-# What playbooks/validate.yml finds out on the hosts later: either value has the right type.
+# playbooks/validate.yml sets these later, from the hosts. Either value has the right type.
 UNKNOWN_YET = {"imaging_dashboards": False}
 
 Option = Mapping[str, Any]
@@ -70,7 +70,7 @@ class Specification:
     """Every variable that may be set."""
 
     options: Mapping[str, Option]
-    prefixes: frozenset[str]  # what a variable of the platform starts with, up to its first underscore
+    prefixes: frozenset[str]  # beginnings of the platform's variables, up to the first underscore
     internal: frozenset[str]  # only referred to in vars/wiring.yml
 
 
@@ -93,7 +93,7 @@ def find_unknown(names: Iterable[str], specification: Specification) -> Iterator
     for name in sorted(set(names) - known):
         prefix = name.split("_", 1)[0]
         ours = prefix in specification.prefixes
-        # A slip in the prefix itself: imagin_domain, postgress_roles.
+        # The prefix itself may be misspelt: imagin_domain, postgress_roles.
         almost_ours = bool(
             difflib.get_close_matches(prefix, specification.prefixes, cutoff=0.8)
             and difflib.get_close_matches(name, known, cutoff=0.9)
@@ -118,7 +118,7 @@ def first_sentence(option: Option) -> str:
 # --- types ------------------------------------------------------------------------------------------------------------
 
 TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    # What Ansible itself would convert without loss is right: `-e base_open_tcp_ports=…` gives text.
+    # A value that Ansible would convert without loss is right: `-e base_open_tcp_ports=…` gives text.
     "str": ("text", lambda value: isinstance(value, (str, int, float)) and not isinstance(value, bool)),
     "path": ("a path", lambda value: isinstance(value, str)),
     "int": ("a whole number", lambda value: re.fullmatch(r"-?\d+", str(value)) is not None),
@@ -161,7 +161,7 @@ def find_type_problems(path: str, value: object, option: Option) -> Iterator[Pro
                 yield Problem(f"{path}.{name}", f"is missing. It takes: {first_sentence(suboption)}")
 
 
-# --- what only the platform knows -------------------------------------------------------------------------------------
+# --- rules that only the platform knows -------------------------------------------------------------------------------
 
 
 def check_domain(domain: str) -> str | None:
@@ -435,7 +435,7 @@ def load_specification(project: Path) -> Specification:
             entry_points = yaml.safe_load(path.read_text())["argument_specs"]
             for name, entry_point in entry_points.items():
                 for option_name, option in (entry_point.get("options") or {}).items():
-                    # Only `main` runs always: what another entry point requires, its caller gives it.
+                    # Only `main` runs always. The caller of another entry point sets what that one requires.
                     options[option_name] = option if name == "main" else {**option, "required": False}
     wiring = (project / "vars" / "wiring.yml").read_text()
     wired = (name for name in yaml.safe_load(wiring) if len(re.findall(rf"\b{name}\b", wiring)) > 1)
@@ -486,7 +486,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return find_problems(variables, values, specification)
 
         ours = [name for name in variables if name in specification.options]
-        # Evaluating a variable may generate a secret, so first be sure of the place where secrets go.
+        # Evaluating a variable may generate a secret, so this checks the directory of secrets first.
         place = [name for name in ours if name in SECRETS_PLACE]
         problems = evaluate(place)
         if not unevaluated and not any(problem.variable in SECRETS_PLACE for problem in problems):

@@ -1,8 +1,8 @@
-// Orthanc ends an answer of several parts by closing the connection, whether it gave them all or a file was lost, the disk
-// failed or it was killed in between. Only the boundary that closes the body tells (RFC 2046 5.1.1), and clients do not
-// look for it: what lacks it is broken off, so that nobody takes it for the whole study.
+// Orthanc ends an answer of several parts by closing the connection. It does so too when a file was lost, the disk failed or
+// Orthanc was killed. Only the boundary that closes the body tells a complete answer (RFC 2046 5.1.1). Clients do not look
+// for it. An answer without it is broken off, so that nobody takes it for the whole study.
 
-// Of one request: nginx gives each a world of its own.
+// These belong to one request, because nginx gives each request its own variables.
 let closing = null;
 let end = Buffer.alloc(0);
 
@@ -14,7 +14,7 @@ function head(r) {
     }
 }
 
-// Body filter: give what comes, and break off where nothing more comes and nothing has closed.
+// Body filter: pass the data on. Break off if it ends before the closing boundary.
 function body(r, data, flags) {
     if (closing !== null) {
         end = Buffer.concat([end, data.slice(-closing.length - 2)]).slice(-closing.length - 2);

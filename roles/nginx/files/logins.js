@@ -1,12 +1,12 @@
-// Whoever knows a name can send wrong passwords for it, and after ten in a row Keycloak pauses the account, whoever sent
-// them. So from one address only a few are passed on for one name: an account is not shut by one stranger, and others at
-// a stranger's address are in nobody's way.
+// A stranger who knows a name can send wrong passwords for it. After ten in a row, Keycloak pauses the account for everybody.
+// So nginx passes on only a few for one name from one address. One stranger cannot shut an account, and other users at the
+// stranger's address are not affected.
 
 const MOST_WRONG = 5;
 const TOO_OFTEN =
     "Too many wrong passwords for this name came from your network. Wait five minutes. A forgotten password is replaced by the administrator.\n";
 
-// Content handler of the form: refuse the name that failed too often from here, else lead on to Keycloak.
+// Content handler of the form: refuse a name that failed too often from this address. Pass all others to Keycloak.
 function send(r) {
     const name = r.method === "POST" && usernameIn(r.requestText || "");
     if (name) {

@@ -1,8 +1,8 @@
-// Orthanc gives bulk data only as the one part of a multipart body. Who asks for the bytes alone (a single part payload,
-// PS3.18 8.6.1.2.1), as the viewer does for ECGs, gets the content of that part: whoever it is, the gateway says, and
-// under which media type. The cache keeps what Orthanc gave.
+// Orthanc gives bulk data only as the one part of a multipart body. A client can ask for the bytes alone (a single part
+// payload, PS3.18 8.6.1.2.1), as the viewer does for ECGs. It then gets the content of that part. The gateway says which
+// client may have this, and under which media type. The cache keeps Orthanc's own answer.
 
-// Of one request: nginx gives each a world of its own.
+// These belong to one request, because nginx gives each request its own variables.
 let closing = null;
 let held = Buffer.alloc(0);
 let inContent = false;
@@ -18,7 +18,7 @@ function head(r) {
     delete r.headersOut["Content-Length"];
 }
 
-// Body filter: drop the part's head and what closes it, whatever pieces they come in.
+// Body filter: drop the part's head and its closing boundary, even if they come in several pieces.
 function body(r, data, flags) {
     if (closing === null) {
         r.sendBuffer(data, flags);
