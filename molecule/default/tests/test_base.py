@@ -12,7 +12,7 @@ from wired import Wired
 
 from .conftest import SERVICES, SecretSearch, show
 
-# Seen from outside, the platform is these three doors.
+# These three ports are what somebody outside can reach of the platform.
 OPEN_PORTS = {22, 80, 443}
 
 FIREWALL = """\
