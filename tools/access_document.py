@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "files/gateway/src"))
 from imaging_gateway import allowlist, audit, search
 
 ROLES = ("physician", "technician", "auditor", "admin")
-# What the gateway answers itself has readers of its own for the query.
+# The gateway answers these paths itself, and other code reads their queries.
 READERS = {
     **{
         path: [*(keyword for keyword, _, _ in level.matchable), "limit", "offset", "includefield", "fuzzymatching"]
@@ -47,7 +47,7 @@ of that study, or they are a 404.
 
 
 def parameters(rule: allowlist.Rule) -> str:
-    """The names of a rule's parameters; the tags that stand for keywords are left out."""
+    """The names of a rule's parameters, without the tags that stand for keywords."""
     names = READERS[rule.path] if rule.upstream is allowlist.Upstream.GATEWAY else list(rule.parameters)
     return ", ".join(f"`{name}`" for name in names if not name[0].isdigit()) or "-"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
-# Their text comes from the code and from the descriptions of variables.
+# Their text is generated from the code and from the descriptions of variables.
 GENERATED = {"ACCESS.md", "VARIABLES.md"}
 MOST_WORDS = 25
 LINE_LENGTH = 120
