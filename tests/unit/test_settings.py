@@ -150,7 +150,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refusal(service: str, path: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What a service says of a configuration before it ends with a failure; empty when it takes it."""
+    """A service's message about a configuration before it ends with a failure; empty if it accepts it."""
     try:
         ended = RUN[service](path)
     except SystemExit as error:
