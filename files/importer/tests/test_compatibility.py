@@ -43,7 +43,7 @@ def test_all_real_images_have_a_digest() -> None:
     assert GOLDEN.keys() > REPAIRED
 
 
-# Their text is corrected since: what an earlier release stored of them is known by the bytes that it would send.
+# Their text is corrected now. The instance that an earlier release stored is recognised by the bytes it would send.
 CORRECTED = {
     "pydicom/charset_files/chrH31.dcm",
     "pydicom/charset_files/chrH32.dcm",
