@@ -46,7 +46,7 @@ NUMBERS = (
     "imaging_disk_reserve_gb",
 )
 CONTROLLER_PATHS = ("imaging_secrets_path", "imaging_artifacts_path")
-# What playbooks/validate.yml finds out on the hosts later: either value has the right type.
+# Facts that playbooks/validate.yml finds out on the hosts later. Either value has the right type.
 UNKNOWN_YET = {"imaging_dashboards": False}
 
 Option = Mapping[str, Any]
@@ -70,7 +70,7 @@ class Specification:
     """Every variable that may be set."""
 
     options: Mapping[str, Option]
-    prefixes: frozenset[str]  # what a variable of the platform starts with, up to its first underscore
+    prefixes: frozenset[str]  # beginnings of the platform's variables, up to the first underscore
     internal: frozenset[str]  # only referred to in vars/wiring.yml
 
 
@@ -118,7 +118,7 @@ def first_sentence(option: Option) -> str:
 # --- types ------------------------------------------------------------------------------------------------------------
 
 TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    # What Ansible itself would convert without loss is right: `-e base_open_tcp_ports=…` gives text.
+    # A value that Ansible itself would convert without loss is right: `-e base_open_tcp_ports=…` gives text.
     "str": ("text", lambda value: isinstance(value, (str, int, float)) and not isinstance(value, bool)),
     "path": ("a path", lambda value: isinstance(value, str)),
     "int": ("a whole number", lambda value: re.fullmatch(r"-?\d+", str(value)) is not None),
@@ -165,7 +165,7 @@ def find_type_problems(path: str, value: object, option: Option) -> Iterator[Pro
 
 
 def check_domain(domain: str) -> str | None:
-    """What is wrong with a public host name (RFC 1123 section 2.1), or None."""
+    """The error in a public host name (RFC 1123 section 2.1), or None."""
     bare = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://", "", domain)
     if bare != domain:
         return "has a scheme"
@@ -241,7 +241,7 @@ def find_ca_problems(files: Iterable[str]) -> Iterator[Problem]:
 
 
 def find_tls_problems(variables: Variables) -> Iterator[Problem]:
-    """What is provided is read here, so that a wrong file never reaches a host."""
+    """Read the provided files here, so that a wrong file never reaches a host."""
     directory = str(variables.get("imaging_acme_directory", "https://"))
     if not directory.startswith("https://"):
         takes = "the address of an ACME directory, which begins with https://"
@@ -435,7 +435,7 @@ def load_specification(project: Path) -> Specification:
             entry_points = yaml.safe_load(path.read_text())["argument_specs"]
             for name, entry_point in entry_points.items():
                 for option_name, option in (entry_point.get("options") or {}).items():
-                    # Only `main` runs always: what another entry point requires, its caller gives it.
+                    # Only `main` runs always. The caller of another entry point gives the options that it requires.
                     options[option_name] = option if name == "main" else {**option, "required": False}
     wiring = (project / "vars" / "wiring.yml").read_text()
     wired = (name for name in yaml.safe_load(wiring) if len(re.findall(rf"\b{name}\b", wiring)) > 1)
@@ -501,7 +501,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         ]
 
     def _role_defaults(self) -> dict[str, Any]:
-        """What the inventory's own expressions may refer to, as in the play that has the roles."""
+        """The variables to which the inventory's own expressions may refer, as in the play that has the roles."""
         defaults: dict[str, Any] = {}
         for path in sorted((PROJECT / "roles").glob("*/defaults/main.yml")):
             defaults |= self._loader.load_from_file(str(path), trusted_as_template=True) or {}

@@ -1,7 +1,7 @@
 """A second Prometheus and Alertmanager beside the deployed ones, with their files, for which time runs faster.
 
-They ask the same targets and judge by the same rules, receivers and inhibitions; only each duration in the files is a
-fifteenth. What they send arrives at a webhook that writes it down.
+They ask the same targets and judge by the same rules, receivers and inhibitions. Only each duration in the files is a
+fifteenth. A webhook records the alerts that they send.
 """
 
 from __future__ import annotations

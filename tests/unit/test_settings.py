@@ -23,7 +23,7 @@ from imaging_importer import cli as importer  # noqa: E402
 status = load(ROOT / "files/status/imaging_status.py")
 updates = load(ROOT / "files/updates/imaging_updates.py")
 
-# Runs a service with a configuration, without credentials, as far as its settings lead; what it ends with.
+# Runs a service with a configuration, without credentials, as far as its settings lead. The result is how it ends.
 RUN: dict[str, Callable[[Path], object]] = {
     "gateway": lambda path: run_gateway(path),
     "backup": lambda path: cli.main(["--config", str(path), "check-config"]),

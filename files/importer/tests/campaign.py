@@ -130,8 +130,9 @@ class Campaign:
         assert list((self.root / "inbox" / ".spool" / ".scratch").glob("*")) == []
 
     def check_store(self) -> None:
-        """What is under processed/ is stored as stamped, byte for byte, owned by its clinic and visible; there is
-        nothing else.
+        """Every file under processed/ is stored as stamped, byte for byte, owned by its clinic and visible.
+
+        Nothing else is stored.
         """
         expected: dict[str, str] = {}
         for clinic, path, data in self.imported():

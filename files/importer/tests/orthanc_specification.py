@@ -1,6 +1,6 @@
 """The importer's assumptions about Orthanc: run against the fake here, against Orthanc itself in tests/host/platform.
 
-Each side brings the fixture `orthanc`. What is stored is taken out again, since a platform has to do with the rest.
+Each side brings the fixture `orthanc`. Stored images are removed again, because a platform would work on leftovers.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """A well-formed file gives the bytes that earlier releases stored, so that a repeated delivery is recognised.
 
 golden_digests.txt holds the SHA-256 (its first half) of what the release of November 2026 sent for each real file. It
-is never made anew: what differs from it is told to a clinic as `conflicting-bytes`.
+is never made again. If a file's digest differs, a clinic would be told `conflicting-bytes`.
 """
 
 from __future__ import annotations

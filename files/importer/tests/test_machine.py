@@ -1,6 +1,6 @@
 """Any order of deliveries, changes, outages and kills: hypothesis looks for one after which the ledger is wrong.
 
-What it finds it shrinks and prints as the calls that lead there. IMAGING_MACHINE=n tries n orders (default 5).
+It shrinks a failure that it finds, and prints the calls that lead there. IMAGING_MACHINE=n tries n orders (default 5).
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ VIDEO_CLASSES = frozenset({
 SECONDARY_CAPTURES = frozenset({"1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.4"})
 FRAMES_OF_A_VIDEO = 90
 
-# What the viewer decodes, and how a frame begins in it: SOI of JPEG and JPEG-LS, SOC of JPEG 2000, or the box that
-# some writers put around it.
+# The syntaxes that the viewer decodes, and the beginning of a frame in each: SOI of JPEG and JPEG-LS, SOC of JPEG 2000,
+# or the box that some writers put around it.
 RLE = "1.2.840.10008.1.2.5"
 SOI, SOC, JP2 = b"\xff\xd8", b"\xff\x4f", b"\0\0\0\x0cjP  "
 DECODED: dict[str, tuple[bytes, ...]] = {
