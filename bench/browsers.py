@@ -25,7 +25,7 @@ OPEN = """(address) => {
     dispatchEvent(new PopStateEvent('popstate', { state: null }));
 }"""
 FRAMES = "performance.getEntriesByType('resource').filter((entry) => entry.name.includes('/frames/'))"
-# OHIF without a login, from the same files, and Orthanc with its password filled in: what the handbooks show.
+# OHIF without a login, from the same files, and Orthanc with its password filled in, as the handbooks show.
 PLAIN_NGINX = """
 daemon on; pid /run/bench-nginx.pid; error_log stderr crit;
 events {{ worker_connections 1024; }}
@@ -55,7 +55,7 @@ def start_plain_nginx(platform: Platform) -> None:
         "test -e /run/bench-nginx.pid || nginx -c /tmp/bench-nginx.conf"
     )
     platform.on_host("sh", "-c", script)
-    # Until the firewall is loaded anew.
+    # Until the firewall is loaded again.
     platform.on_host("nft", "insert", "rule", "inet", "imaging", "input", "tcp", "dport", str(PLAIN_PORT), "accept")
 
 

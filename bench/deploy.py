@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """How long a deployment takes and how much memory the idle platform needs.
 
-Makes a host of its own (imaging-bench), deploys to it, logs in as a physician, deploys again, and measures the memory
-of all processes in the host (proportional set size, so that shared pages count once). Times are those of this machine.
+It makes a host of its own (imaging-bench), deploys to it, logs in as a physician and deploys again. Then it measures
+the memory of all processes in the host (proportional set size, so that shared pages count once). Times are of this
+machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a benchmark measured: printed as it comes, and written to a file that the documentation quotes."""
+"""The results of a benchmark: printed at once, and written to a file that the documentation quotes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Figures:
     measured: list[dict[str, object]] = field(default_factory=list)
 
     def at_least(self, name: str, value: float, aim: float, basis: str) -> None:
-        """Take down a ratio, which is better the larger it is."""
+        """Record a ratio, which is better the larger it is."""
         self._add(name, f"{value:.2f} times", f"at least {aim:g} times", value >= aim, basis)
 
     def at_most(self, name: str, value: float, aim: float, unit: str, basis: str) -> None:
-        """Take down a time or a size, which is better the smaller it is."""
+        """Record a time or a size, which is better the smaller it is."""
         self._add(name, f"{value:.1f} {unit}", f"at most {aim:g} {unit}", value <= aim, basis)
 
     def _add(self, name: str, value: str, aim: str, met: bool, basis: str) -> None:

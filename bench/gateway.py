@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """The platform against raw Orthanc: the same client, files and machine, in one run.
 
-Raw Orthanc is asked on loopback, without TLS and with its one password; the platform through nginx, TLS 1.3, a token
-for each request and the gateway. Client (wrk, curl, Chromium) and host share the machine's cores. Deploys to the host
-imaging-bench, or to the one named by SANDBOX, with the limits on requests lifted, and leaves it for a second look.
-QUICK=1 takes a tenth of the studies and of the time: to see that it works, not to be quoted. The figures are written to
+Raw Orthanc is asked on loopback, without TLS and with its one password. The platform is asked through nginx, with TLS
+1.3, a token for each request, and the gateway. Client (wrk, curl, Chromium) and host share the machine's cores. It
+deploys to the host imaging-bench, or to the one named by SANDBOX, without limits on requests, and leaves the host for a
+second look. QUICK=1 takes a tenth of the studies and of the time, only to see that it works. The figures are written to
 bench/results/gateway.json.
 """
 

@@ -47,7 +47,7 @@ def make(folder: Path, template: Path, series: int, instances: int, pixel_bytes:
 
 
 def plain(folder: Path, batch: int) -> dict[str, object]:
-    """What anyone would write in an afternoon: read, wrap, post, look at the status."""
+    """A loop that anyone could write in an afternoon: read, wrap, post, look at the status."""
     session = requests.Session()
     session.auth = ("importer", PASSWORD_FILE.read_text())
     files = sorted(path for path in folder.rglob("*") if path.is_file())

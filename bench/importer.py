@@ -2,9 +2,9 @@
 """The importer against a plain loop that sends the same kind of files by STOW-RS to the same Orthanc, in one run.
 
 Throughput counts from the moment the importer has taken a folder until it is stamped, stored, verified, shown and
-settled; the loop only posts. Rounds alternate, ratios are of medians. Deploys to the host imaging-bench, or to
-the one named by SANDBOX. The files are made on the host: random pixels below a real CT's header, and a
-small real report.
+settled. The loop only posts. Rounds alternate, and ratios are of medians. It deploys to the host imaging-bench, or to
+the one named by SANDBOX. The files are made on the host: random pixels below a real CT's header, and a small real
+report.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def instance_attributes(
 
 
 class Importer:
-    """What the importer does with the registry."""
+    """The importer's calls to the registry."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
         self.connection = connection

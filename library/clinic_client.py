@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: a clinic's own software, let in by the same gate as people."""
+"""Ansible module: a clinic's own software, with the same checks as people."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def plan_software(keycloak: Keycloak, plan: Plan, software: dict[str, Any]) -> N
             plan.add(f"client {name}", before, None, lambda: keycloak.delete(f"/clients/{current['id']}"))
         return
 
-    # What is kept is no secret that was seen, what is written is none that anybody has seen.
+    # A secret that is kept has not been seen, and nobody has seen one that is written now.
     is_new = current is None or current.get("secret") != software["secret"]
     mark = SECRET_UNSEEN if is_new else {}
     if software["state"] == "renewed":

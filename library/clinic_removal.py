@@ -117,7 +117,7 @@ from ansible.module_utils.imaging.registry import (  # type: ignore[import-untyp
 
 # The importer learns of its clinics each ten seconds and looks over the inbox as often.
 IMPORTER_LEARNS_SECONDS = 60
-# Deleting waits for Orthanc's disk, and for whatever the importer does with studies just then.
+# Deleting waits for Orthanc's disk, and for the importer's work on studies at that time.
 TIMEOUT_SECONDS = 600
 ATTEMPTS = 5
 # Of a clinic's software (module clinic_client): the client's attribute, and what Keycloak calls its account.
@@ -126,7 +126,7 @@ SOFTWARE = "service-account-"
 
 
 class RemovalError(Exception):
-    """Why the clinic is not removed, or not wholly: in words for the administrator."""
+    """The reason why the clinic is not removed, or not wholly: in words for the administrator."""
 
 
 class Services:
@@ -167,7 +167,8 @@ class Services:
         try:
             urlopen(request, timeout=TIMEOUT_SECONDS).close()  # noqa: S310 - http, loopback
         except HTTPError as error:
-            # 404: somebody else deleted it. 503: the registry hears of it later, or nothing was deleted: look again.
+            # 404: somebody else deleted it. 503: the registry learns of it later, or nothing was deleted. Both: look
+            # again.
             if error.code not in (404, 503):
                 raise RemovalError(f"the importer refuses to delete a study (HTTP {error.code})") from None
         except OSError as error:
@@ -184,7 +185,7 @@ class Services:
 
 @dataclass(frozen=True)
 class People:
-    """Who belongs to a clinic, as Keycloak's representations."""
+    """The users and software of a clinic, as Keycloak's representations."""
 
     group: Json
     alone: list[Json]  # users of this clinic and no other
@@ -208,7 +209,7 @@ class People:
 
 
 def plan_people(keycloak: Keycloak, plan: Plan, people: People, clinic_id: str) -> None:
-    """Its software is shut out first, then its people, then the group that gave them access goes."""
+    """Shut out its software first, then its people, then remove the group that gave them access."""
     for client in people.clients:
         plan.add(
             *(f"client {client['clientId']}", {"clinic": clinic_id}, None),
@@ -234,7 +235,7 @@ def plan_people(keycloak: Keycloak, plan: Plan, people: People, clinic_id: str) 
 
 
 def wait_until_the_importer_has_let_go(services: Services, inbox: Path) -> None:
-    """From then on nothing new is taken for the clinic."""
+    """After this, nothing new is taken for the clinic."""
     end = time.monotonic() + IMPORTER_LEARNS_SECONDS
     while inbox.exists() and not services.has_let_go(inbox.name):
         if time.monotonic() > end:
@@ -245,7 +246,7 @@ def wait_until_the_importer_has_let_go(services: Services, inbox: Path) -> None:
 
 
 def entries(inbox: Path) -> Iterator[Path]:
-    """What lies in the clinic's inbox."""
+    """The content of the clinic's inbox."""
     return inbox.iterdir() if inbox.is_dir() else iter(())
 
 
@@ -271,7 +272,7 @@ def refuse(registry: Registry, services: Services, asked: dict[str, Any], inbox:
 def plan_removal(
     keycloak: Keycloak, registry: Registry, services: Services, asked: dict[str, Any], studies: list[str]
 ) -> tuple[Plan, People]:
-    """Everything that is to be done, in order."""
+    """All steps, in order."""
     plan, clinic_id = Plan(), asked["clinic_id"]
     inbox = Path(asked["inbox_path"]) / clinic_id
     name = registry.names().get(clinic_id)
@@ -281,7 +282,7 @@ def plan_removal(
     plan_people(keycloak, plan, people, clinic_id)
 
     def erase() -> None:
-        # Asked anew: one may have come while the importer did not know yet.
+        # Asked again, because a study may have come while the importer did not know yet.
         for study_uid in registry.studies(clinic_id):
             registry.log_erasure(study_uid)
             services.delete(study_uid)

@@ -105,7 +105,7 @@ CLINICS = "/clinics/"
 
 
 class Realm:
-    """What the users refer to: the groups of clinics and the realm roles, each read once."""
+    """The groups of clinics and the realm roles that the users refer to, each read once."""
 
     def __init__(self, keycloak: Keycloak) -> None:
         self.keycloak = keycloak
@@ -179,7 +179,7 @@ def plan_user(realm: Realm, plan: Plan, user: dict[str, Any], implied_roles: dic
         lambda role: keycloak.delete(f"{path()}/role-mappings/realm", [realm.role(role)]),
     )
     if current is not None and wanted_roles - roles:
-        # A login of before may have passed without the second factor that the new role asks for.
+        # An earlier login may have passed without the second factor that the new role demands.
         before, after = {"sessions": "whatever there are"}, {"sessions": "none"}
         plan.add(f"user {name}: sessions", before, after, lambda: keycloak.create(f"{path()}/logout", {}))
     if current is None:
@@ -188,7 +188,7 @@ def plan_user(realm: Realm, plan: Plan, user: dict[str, Any], implied_roles: dic
 
 
 def representation(user: dict[str, Any]) -> dict[str, Any]:
-    """The managed keys of Keycloak's UserRepresentation; a name that is not given is the user's own business."""
+    """The managed keys of Keycloak's UserRepresentation. Every other field is the user's own."""
     wanted: dict[str, Any] = {"email": user["email"], "enabled": user["enabled"]}
     for key, value in (("firstName", user["first_name"]), ("lastName", user["last_name"])):
         if value is not None:
@@ -204,7 +204,7 @@ def credential(user: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(realm: Realm, user: dict[str, Any], implied_roles: dict[str, list[str]]) -> list[str]:
-    """What a user refers to and the realm does not have, in words."""
+    """The groups and roles that a user refers to and the realm does not have, in words."""
     if user["state"] == "absent":
         return []
     roles = [*user["roles"], *(role for one in user["roles"] for role in implied_roles.get(one, []))]
@@ -262,7 +262,7 @@ def main() -> None:
         missing = [words for user in users for words in check(realm, user, implied_roles)]
         if missing and not module.check_mode:
             module.fail_json(msg="; ".join(missing))
-        # Before the first run the clinics and roles are still to be made, by the tasks before this one.
+        # Before the first run, the tasks before this one have still to make the clinics and roles.
         for words in missing:
             module.warn(words)
         carry_out(module, keycloak, plan, users=outcome)

@@ -80,7 +80,7 @@ from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-unty
 
 
 class ConfigFile:
-    """One of the files: how it is and how it shall be."""
+    """One of the files: its present state and its wanted state."""
 
     def __init__(self, module: AnsibleModule, wanted: dict[str, Any]) -> None:
         self._module = module
@@ -91,8 +91,8 @@ class ConfigFile:
         self.outdated = not self.path.is_file() or self.before != self.after
 
     def draft(self) -> Path:
-        """Write the text beside nothing of value and have it validated. Ends the module when it is refused."""
-        # A directory each: two files may have one name, and what validates may look at the name.
+        """Write the text to a temporary directory and have it validated. Ends the module when it is refused."""
+        # Each has its own directory: two files may have one name, and the validating program may look at the name.
         path = Path(self._module.tmpdir) / self.path.relative_to("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)

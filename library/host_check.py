@@ -74,7 +74,7 @@ from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-unty
 
 SYSTEM = ("debian", "13")
 KEYCLOAK_HOME = Path("/opt/imaging/keycloak")
-# What Keycloak notes of each migration; Orthanc's property 4, the revision of its index.
+# The version that Keycloak records of each migration; Orthanc's property 4, the revision of its index.
 KEYCLOAK_MIGRATIONS = "SELECT version FROM migration_model"
 ORTHANC_REVISION = "SELECT value FROM globalproperties WHERE property = 4"
 REMOVED_CLINICS = "SELECT clinic_id FROM registry.clinic WHERE removed_at IS NOT NULL"
@@ -83,7 +83,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 @dataclass(frozen=True)
 class Host:
-    """What a host is; memory in MB (2^20 bytes), free disk space in GB (10^9 bytes) for each path."""
+    """The facts of a host: memory in MB (2^20 bytes), free disk space in GB (10^9 bytes) for each path."""
 
     system: str
     release: str
@@ -99,7 +99,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Release:
-    """What is to be deployed."""
+    """The release that is to be deployed."""
 
     keycloak: str
     orthanc_below: str
@@ -107,7 +107,7 @@ class Release:
 
 
 def find_downgrades(host: Host, release: Release) -> list[str]:
-    """What is newer on the host than what is to be deployed, in words."""
+    """The programs that are newer on the host than in this release, in words."""
     problems = []
     way_out = "Deploy a release of the platform that has it, or restore a backup of before onto an empty host"
     if numbers(host.keycloak) > numbers(release.keycloak):
@@ -129,7 +129,7 @@ def find_downgrades(host: Host, release: Release) -> list[str]:
 
 
 def find_removed(clinics: list[str], removed: list[str]) -> list[str]:
-    """Which clinics of the inventory were removed from the host, in words."""
+    """The clinics of the inventory that were removed from the host, in words."""
     return [
         f"imaging_clinics names {clinic}, which was removed with remove-clinic. Delete the entry `id: {clinic}` from "
         f"imaging_clinics, or bring the clinic back with `make add-clinic CLINIC_ID={clinic} CLINIC_NAME=…`"
@@ -139,13 +139,13 @@ def find_removed(clinics: list[str], removed: list[str]) -> list[str]:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """What compares as versions do: `1.13.0+dfsg-1` is 1.13.0."""
+    """A value that compares as versions do: `1.13.0+dfsg-1` is 1.13.0."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in found.group().split(".")) if found else ()
 
 
 def find_problems(host: Host, minimum_memory_mb: int, minimum_disk_gb: int) -> list[str]:
-    """Everything that is wrong with the host, in words."""
+    """All problems of the host, in words."""
     problems = []
     if (host.system, host.release) != SYSTEM:
         problems.append(f"it runs {host.pretty_name}; the platform needs Debian 13 (trixie)")
@@ -169,7 +169,7 @@ def free_gb(path: str) -> float:
 
 
 def output(*command: str) -> str:
-    """What a command prints; nothing when it is not there, fails or hangs."""
+    """The output of a command; nothing when it is not there, fails or hangs."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout  # noqa: S603 # constants
     except (OSError, subprocess.TimeoutExpired):

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: which clinics and users there are."""
+"""Ansible module: the clinics and users of the platform."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ from ansible.module_utils.imaging.registry import (  # type: ignore[import-untyp
 )
 
 ALL = "-1"  # Keycloak's default is a page of a hundred.
-# Keycloak names the account of a client so, and refuses nobody else the name: no username of ours starts with it.
+# Keycloak names the account of a client so. It lets others have such a name, but no username of ours starts with it.
 SOFTWARE = "service-account-"
 
 
 def usernames(keycloak: Keycloak, path: str) -> set[str]:
-    """Who is listed there; nobody where there is no such group or role."""
+    """The users listed there; nobody if there is no such group or role."""
     return {one["username"] for one in keycloak.get(path, max=ALL, briefRepresentation="true") or []}
 
 

@@ -48,7 +48,7 @@ import requests
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 
 CLIENT, PAGE = "ohif", "/callback"
-# Of all these, because a clinic may deliver many reports or ECGs after its last image.
+# The newest of all these studies, because a clinic may deliver many reports or ECGs after its last image.
 STUDIES = 100
 STUDY_UID, SERIES_UID, SOP_UID, ROWS = "0020000D", "0020000E", "00080018", "00280010"
 FRAME = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
@@ -56,12 +56,12 @@ TIMEOUT_SECONDS = 60
 
 
 class VisitError(Exception):
-    """The way ended; the message says where and with which answer."""
+    """The visit ended early. The message says where and with which answer."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a visit saw."""
+    """The results of a visit."""
 
     studies: int
     image_bytes: int

@@ -101,14 +101,14 @@ class Migration:
 
 
 class RegistryError(Exception):
-    """A sentence for the operator: what is wrong and what to do."""
+    """A sentence for the operator: the problem and what to do."""
 
 
 def pending(known: list[Migration], applied: dict[str, str]) -> list[Migration]:
     """Return the migrations that are still to be applied, in their order.
 
-    Raises RegistryError when the two histories do not fit: a name that is no migration's, a text that changed after it
-    was applied, a database that is ahead of this release, or a new migration numbered before an applied one.
+    Raises RegistryError when the two histories do not fit. It names a migration with a bad name, a text that changed
+    after it was applied, a database that is ahead of this release, or a new migration numbered before an applied one.
     """
     known = sorted(known, key=lambda migration: migration.name)
     numbers = [migration.name[:4] for migration in known]

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ansible module: what happens to the account of a user who exists, or to the sessions of all of them."""
+"""Ansible module: changes the account of an existing user, or ends the sessions of all users."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ SET_UP = "CONFIGURE_TOTP"  # Keycloak's required action
 
 
 def plan_action(keycloak: Keycloak, plan: Plan, asked: dict[str, Any]) -> None:
-    """Plan what is asked of the user, who must exist."""
+    """Plan the changes to the user, who must exist."""
     name = asked["username"].lower()
     found = keycloak.get("/users", username=name, exact="true", briefRepresentation="false")
     if not found:
@@ -97,7 +97,7 @@ def plan_action(keycloak: Keycloak, plan: Plan, asked: dict[str, Any]) -> None:
         plan.add(f"user {name}", {"enabled": not enabled}, {"enabled": enabled}, lambda: set_enabled(enabled))
     codes = [one for one in keycloak.get(f"{path}/credentials") if one["type"] == "otp"]
     if asked["action"] == "reset-totp":
-        # One change each: what cannot be removed is named.
+        # Each is a change of its own, so that an error names the one that cannot be removed.
         for code in codes:
             plan.add(
                 *(f"user {name}: one-time password {code.get('userLabel') or code['id']}", {"set up": True}, None),
@@ -126,7 +126,7 @@ def plan_action(keycloak: Keycloak, plan: Plan, asked: dict[str, Any]) -> None:
 
 
 def plan_logout_of_all(keycloak: Keycloak, plan: Plan) -> None:
-    """Plan the end of every session of the realm, those of administrators and of clinics' own software with them."""
+    """Plan the end of every session of the realm, also those of administrators and of clinics' own software."""
     before, after = {"sessions": "whatever there are"}, {"sessions": "none"}
     plan.add("sessions of all users", before, after, lambda: keycloak.create("/logout-all", {}))
 

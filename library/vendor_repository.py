@@ -62,7 +62,7 @@ def packets(key: bytes) -> Iterator[tuple[int, bytes]]:
     position = 0
     while position < len(key):
         header, first = key[position], key[position + 1]
-        if header & 0x40:  # the format of today
+        if header & 0x40:  # the present format
             tag = header & 0x3F
             if first < 192:
                 size, start = first, position + 2
@@ -100,7 +100,7 @@ def fingerprints(armoured: str) -> list[str]:
 
 
 def fetch(module: AnsibleModule, url: str) -> tuple[str, str]:
-    """Fetch a text in apt's own way; returns the text, or nothing and why."""
+    """Fetch a text in apt's own way. Returns the text, or nothing and the reason."""
     seconds = str(module.params["seconds"])
     options = ["Acquire::Retries=0", *(f"Acquire::{scheme}::Timeout={seconds}" for scheme in ("http", "https"))]
     with tempfile.TemporaryDirectory() as directory:
@@ -115,7 +115,7 @@ def fetch(module: AnsibleModule, url: str) -> tuple[str, str]:
 
 
 def trusted_key(module: AnsibleModule, present: str) -> str:
-    """Return the key to write: the one given, the one that is there if it is right, else a fetched one."""
+    """Return the key to write: the given one, the present one if it is right, else a fetched one."""
     parameters = module.params
     pinned = {fingerprint.replace(" ", "").upper() for fingerprint in parameters["fingerprints"]}
 

@@ -47,7 +47,7 @@ instances below a study must belong to that study. Otherwise the answer is 404.
 
 
 def parameters(rule: allowlist.Rule) -> str:
-    """The names of a rule's parameters; the tags that stand for keywords are left out."""
+    """The names of a rule's parameters, without the tags that stand for keywords."""
     names = READERS[rule.path] if rule.upstream is allowlist.Upstream.GATEWAY else list(rule.parameters)
     return ", ".join(f"`{name}`" for name in names if not name[0].isdigit()) or "-"
 

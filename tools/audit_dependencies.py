@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Say which of the pinned packages have known vulnerabilities, and fail for each that is no exception with a reason.
 
-Python's are audited by pip-audit, with every hash of requirements*.txt; the viewer's by npm: the package and the
-dependencies that it pins exactly, which is what can be known of code that comes bundled. Who cannot be asked is named,
-and fails nothing.
+pip-audit audits the Python packages, with every hash of requirements*.txt. npm audits the viewer: the package and the
+dependencies that it pins exactly. More cannot be known of code that comes bundled. A service that cannot be asked is
+named, and fails nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Vulnerability:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found in how many packages, and the packages that nobody knows."""
+    """The advisories, the number of packages, and the packages that nobody knows."""
 
     audited: int
     found: list[Vulnerability]
@@ -65,11 +65,11 @@ def answer_of(command: list[str], directory: Path) -> dict[str, Any]:
 
 
 def python_packages() -> Audit:
-    """What is pinned in requirements*.txt. Raises UnknownError."""
+    """The packages pinned in requirements*.txt. Raises UnknownError."""
     files = [f"--requirement={path}" for path in sorted(ROOT.glob("requirements*.txt"))]
     command = [sys.executable, "-m", "pip_audit", *files, "--require-hashes", "--disable-pip", "--format=json"]
     packages = answer_of([*command, "--progress-spinner=off", "--desc=off"], ROOT)["dependencies"]
-    # pip-audit succeeds, too, where its service knows nothing at all.
+    # pip-audit also succeeds if its service knows nothing at all.
     unknown = [package["name"] for package in packages if "skip_reason" in package]
     if len(unknown) == len(packages):
         raise UnknownError(packages[0]["skip_reason"] if packages else "pip-audit saw no package")
@@ -103,7 +103,7 @@ def lock_file(package: dict[str, Any]) -> dict[str, Any]:
 
 
 def viewer(version: str, integrity: str, artifacts: Path) -> Audit:
-    """What is pinned of the viewer. Raises UnknownError."""
+    """The packages pinned for the viewer. Raises UnknownError."""
     try:
         with tarfile.open(fetch(version, integrity, artifacts)) as archive:
             content = archive.extractfile("package/package.json")
@@ -125,14 +125,14 @@ def viewer(version: str, integrity: str, artifacts: Path) -> Audit:
         )
         for name, entry in answer["vulnerabilities"].items()
         for each in entry["via"]
-        # A text is the name of another entry, from which it comes.
+        # A text is the name of the other entry from which it comes.
         if isinstance(each, dict)
     ]
     return Audit(len(pinned), found, [])
 
 
 def main() -> int:
-    """Audit all; 1 if anything was found that is no exception."""
+    """Audit all; 1 if anything is found that is no exception."""
     versions = yaml.safe_load((ROOT / "vars/versions.yml").read_text())
     artifacts = Path.home() / ".cache/imaging-platform"
     artifacts.mkdir(parents=True, exist_ok=True)

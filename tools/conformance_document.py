@@ -19,7 +19,7 @@ from imaging_importer import reasons  # noqa: E402
 from imaging_importer.dicom import display, instance  # noqa: E402
 
 TEMPLATE = Path(__file__).with_name("conformance.md.j2")
-# Level -> its matching keys beside those of the levels above it, and what is returned always.
+# Level -> its matching keys, beside those of the levels above it, and the fields that are always returned.
 LEVELS = {
     "studies": (search.MATCHABLE, search.ALWAYS),
     "series": (search.SERIES_MATCHABLE, search.SERIES_ALWAYS),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Drop real MR and CT series into the inboxes of two clinics and follow them until they are imported.
 
-The series are those of pydicom's own test data, as a technician would copy them: a folder a study.
+The series are pydicom's own test data, copied as a technician would: one folder for each study.
 """
 
 import json
@@ -49,7 +49,7 @@ def main() -> int:
     pending = {}
     for clinic, (source, what) in DELIVERIES.items():
         folder = f"demo-{stamp}-{source}"
-        # The clinic's folder appears with the importer's first look.
+        # The clinic's folder appears when the importer first looks.
         on_host(container, "mkdir", "-p", f"{inbox}/{clinic}")
         copy = ["docker", "cp", str(series_folder(source)), f"{container}:{inbox}/{clinic}/{folder}"]
         subprocess.run(copy, check=True, capture_output=True)

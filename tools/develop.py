@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Let the gateway and the importer of a sandbox host run from the working tree, for `make up-dev`.
 
-What is saved is copied and its service restarted; both log every detail; the host's Prometheus answers on this
-machine. The end (Ctrl-C) takes back all but the code, and `make up` that too. Only the standard library is used, as in
-sandbox.py.
+When a file is saved, it is copied and its service restarted. Both services log every detail, and the host's Prometheus
+answers on this machine. The end (Ctrl-C) takes everything back but the code; `make up` takes back the code too. It uses
+only the standard library, as sandbox.py does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VERBOSE = "[Service]\nEnvironment=IMAGING_LOG_LEVEL=DEBUG\n"
 
 
 class DevelopError(Exception):
-    """Something the person at the terminal has to mend; the message says what and how."""
+    """A problem that the person at the terminal has to solve. The message says what and how."""
 
 
 def say(text: str) -> None:
@@ -48,7 +48,7 @@ def read(package: Path) -> dict[str, bytes]:
 
 
 def packed(modules: dict[str, bytes]) -> bytes:
-    """The modules as a tar of root's."""
+    """The modules as a tar, owned by root."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in modules.items():
@@ -59,7 +59,7 @@ def packed(modules: dict[str, bytes]) -> bytes:
 
 
 def deploy(name: str, service: str, modules: dict[str, bytes]) -> None:
-    """Put exactly these modules in place of the host's, and restart; a typing error leaves the host as it is."""
+    """Replace the host's modules by exactly these, and restart. After a typing error, the host stays as it is."""
     try:
         for module, content in modules.items():
             compile(content, module, "exec")
@@ -68,7 +68,7 @@ def deploy(name: str, service: str, modules: dict[str, bytes]) -> None:
         return
     place = f"/opt/imaging/{service}/imaging_{service}"
     on_host(name, f"find {place} -mindepth 1 -delete; tar -x -C {place}", packed(modules))
-    # Type=notify: a service that fails to start is told, and started again by systemd and by the next change.
+    # Type=notify: systemd reports a service that fails to start, and starts it again, as the next change does.
     try:
         on_host(name, f"systemctl restart imaging-{service}")
         say(f"{service}: runs from the working tree")
@@ -101,7 +101,7 @@ def end(name: str) -> None:
 def run(name: str, source: Path, port: int) -> None:
     """Watch until SIGINT or SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Started by a shell in the background, it would ignore it.
+    # A shell that starts it in the background would make it ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     forward = tunnel(name, port)
     try:

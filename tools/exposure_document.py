@@ -1,4 +1,4 @@
-"""Writes into docs/ARCHITECTURE.md how exposed each unit of a deployed host is: `make docs-exposure`."""
+"""Writes the exposure of each unit of a deployed host into docs/ARCHITECTURE.md: `make docs-exposure`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from on_host import find
 PAGE = Path(__file__).parents[1] / "docs/ARCHITECTURE.md"
 BEGIN = "<!-- Written by `make docs-exposure`: changes here are overwritten. -->\n"
 END = "<!-- The end of what it writes. -->\n"
-# Their packages come from a vendor's repository: a host that cannot reach it has none of these.
+# Their packages come from a vendor's apt repository. A host that cannot reach it has none of these.
 OPTIONAL = ("grafana-server.service", "loki.service", "syslog-ng.service")
 
 OnHost = Callable[[str], str]
@@ -22,14 +22,14 @@ OnHost = Callable[[str], str]
 
 
 def units(on_host: OnHost) -> list[str]:
-    """The services of the platform that every host has; of those with a timer the target wants that."""
+    """The services of the platform that every host has. If a service has a timer, the target wants the timer."""
     wanted = on_host("systemctl show --property=Wants --value imaging.target").split()
     timed = {"imaging-backup.service", "imaging-updates.service"}
     return sorted(timed | {unit for unit in wanted if unit.endswith(".service")} - {*OPTIONAL})
 
 
 def open_settings(on_host: OnHost, unit: str) -> set[str]:
-    """What systemd finds open in a unit."""
+    """The exposures that systemd finds in a unit."""
     said = json.loads(on_host(f"systemd-analyze security --no-pager --json=short {unit}"))
     return {setting["name"].rstrip("=") for setting in said if float(setting["exposure"] or 0)}
 
@@ -41,7 +41,7 @@ def exposure(on_host: OnHost, unit: str) -> float:
 
 
 def render(on_host: OnHost) -> str:
-    """The part between the marks: the table, and before it what is open in every unit."""
+    """The text between the marks: the table, and before it the exposures that every unit has."""
     found = {unit: open_settings(on_host, unit) for unit in units(on_host)}
     common = set.intersection(*found.values())
     named = ", ".join(f"`{name}`" for name in sorted(common))
@@ -58,13 +58,13 @@ def render(on_host: OnHost) -> str:
 
 
 def written() -> str:
-    """What the page has between the marks."""
+    """The present text of the page between the marks."""
     _, _, rest = PAGE.read_text().partition(BEGIN)
     return rest.partition(END)[0]
 
 
 def main() -> None:
-    """Write the table from the host of the inventory that is named."""
+    """Write the table from the host of the given inventory."""
     host = find(sys.argv[1], "imaging")
 
     def on_host(command: str) -> str:

@@ -21,11 +21,11 @@ COLUMNS = {
 
 
 class NothingToShowError(Exception):
-    """Why there is no answer: in words for the administrator."""
+    """The reason why there is no answer, in words for the administrator."""
 
 
 def ask(inventory: str) -> dict[str, list[dict[str, Any]]]:
-    """What the module people_info returns. Raises NothingToShowError."""
+    """The result of the module people_info. Raises NothingToShowError."""
     with tempfile.NamedTemporaryFile(suffix=".json") as answer:
         command = [Path(sys.executable).with_name("ansible-playbook"), PLAYBOOK]
         where = ["-i", inventory, "-e", json.dumps({"people_file": answer.name})]
@@ -40,7 +40,7 @@ def ask(inventory: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def chosen(people: dict[str, list[dict[str, Any]]], what: str, clinic: str) -> list[dict[str, Any]]:
-    """The clinics, or the users: of one clinic if it is named. Raises NothingToShowError."""
+    """The clinics or the users, of one clinic if it is named. Raises NothingToShowError."""
     if not clinic:
         return people[what]
     if clinic not in [one["id"] for one in people["clinics"]]:
@@ -49,7 +49,7 @@ def chosen(people: dict[str, list[dict[str, Any]]], what: str, clinic: str) -> l
 
 
 def cell(value: object) -> str:
-    """A value as people read it. Names come from people: what would steer a terminal is not printed."""
+    """A value as people read it. People choose names, so characters that would control a terminal are not printed."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     text = ", ".join(value) if isinstance(value, list) else "" if value is None else str(value)
@@ -57,7 +57,7 @@ def cell(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    r"""The text, harmless for a terminal: what is no visible character is shown as \uNNNN, as JSON does."""
+    r"""The text, harmless for a terminal: a character that cannot be seen is shown as \uNNNN, as JSON does."""
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else json.dumps(c)[1:-1] for c in text)
 
 

@@ -2,8 +2,8 @@
 """Say how many small mistakes in our code the tests would find: `make test-mutation`.
 
 A copy of the source tree gets one mistake at a time, drawn at random by a seed that is printed. The tests that call
-the changed function then run on the copy: a mistake that fails none of them survives. This is a tool of our own. The
-known ones draw no sample by a seed, and they expect an installed package or change the working tree in place.
+the changed function then run on the copy. A mistake that fails none of them survives. This is a tool of our own: the
+known tools draw no sample by a seed, and they expect an installed package or change the working tree in place.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "artifacts/mutation"
 DICOM = ("charsets", "correction", "display", "dress", "elements", "instance", "stamp")
-# Tests of one mistake, the quickest first, end after so many seconds of what they take without one.
+# The tests of one mistake run the quickest first. They end after this many seconds beside their time without a mistake.
 PATIENCE = 60.0
 SURVIVED, KILLED = "survived", "killed"
 
 
 @dataclass(frozen=True)
 class Package:
-    """What is changed, and the tests that are asked about it."""
+    """The changed code, and the tests that should notice."""
 
     sources: list[Path]
     tests: list[str]
@@ -74,7 +74,7 @@ OTHER: dict[type[ast.AST], Any] = {
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
-    """What may stand in place of a node."""
+    """The nodes that may replace a node."""
     if isinstance(node, ast.Compare) and type(node.ops[0]) in OTHER:
         yield ast.Compare(node.left, [OTHER[type(node.ops[0])](), *node.ops[1:]], node.comparators)
     elif isinstance(node, ast.BoolOp):
@@ -107,7 +107,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def is_for_people(node: ast.AST) -> bool:
-    """What no program reads: a log's line, a docstring, a type, a list of names."""
+    """The parts that no program reads: a log's line, a docstring, a type, a list of names."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return True
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -118,7 +118,7 @@ def is_for_people(node: ast.AST) -> bool:
     return isinstance(node, ast.Import | ast.ImportFrom | ast.JoinedStr)
 
 
-# Of the fields of a node, those that hold types.
+# The fields of a node that hold types.
 TYPES = ("annotation", "returns", "type_params")
 
 
@@ -143,7 +143,7 @@ class Mistake:
 
 
 def places(parent: ast.AST) -> Iterator[tuple[Callable[[], None], tuple[ast.AST, ast.AST]]]:
-    """What puts a mistake into a tree, and the node before and after it."""
+    """Puts a mistake into a tree, and keeps the node before and after it."""
     for field, value in ast.iter_fields(parent):
         for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if isinstance(node, ast.AST) and field not in TYPES and not is_for_people(node):
@@ -223,7 +223,7 @@ class Copy:
     """A copy of the source tree, in which mistakes are made."""
 
     def __init__(self, directory: Path, package: Package) -> None:
-        # Links in Python's own path would let a test's module be found under two names.
+        # With links in Python's own path, Python would find a test's module under two names.
         self.root = directory.resolve() / "tree"
         self.package = package
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -239,7 +239,7 @@ class Copy:
     def _pytest(self, *arguments: str, environment: Mapping[str, str] = {}, timeout: float = 3600) -> int:
         """How a run of tests ended; 1 is failed, and so is a run that never ends.
 
-        It runs in a copy of this process, which has the libraries already: to load them takes longer than most tests.
+        It runs in a copy of this process, which has loaded the libraries. Loading them takes longer than most tests.
         """
         sys.stdout.flush()
         if child := os.fork():
@@ -271,7 +271,7 @@ class Copy:
         lines = self.root / "lines.json"
         given = {"MUTATE_FILES": json.dumps(files), "MUTATE_LINES": str(lines)}
         self._pytest("-p", "mutate_lines", "--maxfail=0", *self.package.tests, environment=given)
-        # A test that measures time may fail while it is watched: it is not asked.
+        # A test that measures time may fail while it is watched, so it is not used.
         found = json.loads(lines.read_text())
         if not found["tests"]:
             raise SystemExit(f"no test passes without any mistake:\n{(self.root / 'log').read_text()[-3000:]}")
@@ -285,7 +285,7 @@ class Copy:
         return self.root / path.relative_to(ROOT)
 
     def tests_of(self, mistake: Mistake) -> tuple[list[str], float]:
-        """The tests that call a function, or the file where the line runs once for all; and how long they take."""
+        """The tests that call a function, or the file if the line runs once for all; and how long they take."""
         file = str(self.at(mistake.path))
         of_function, of_file = [], []
         for test, run in sorted(self.runs.items(), key=lambda item: item[1]["seconds"]):
@@ -311,7 +311,7 @@ class Copy:
         (self.root / "chosen").write_text("\n".join(tests))
         try:
             file.write_text(mistake.source())
-            # Python would take a compiled file of the same second for the same source.
+            # Python would take a file that was compiled in the same second for the same source.
             shutil.rmtree(file.parent / "__pycache__", ignore_errors=True)
             return SURVIVED if self._pytest("@chosen", timeout=60 + 10 * seconds) == 0 else KILLED
         finally:
@@ -319,7 +319,7 @@ class Copy:
 
 
 def measure(name: str, package: Package, sample: int, seed: int) -> str:
-    """Make a sample of mistakes and write down what became of each; return the score in a line."""
+    """Make a sample of mistakes and record the result of each; return the score in a line."""
     possible = [mistake for path in package.sources for mistake in mistakes(path)]
     drawn = random.Random(seed).sample(possible, min(sample, len(possible)))  # noqa: S311
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Run a command on the host of an inventory that does a job: on_host.py INVENTORY JOB [--tty] -- COMMAND…
 
-Ansible's own variables say where the host is, who logs in there and by which key. The words of the command arrive as
-they are. Output and exit status are the command's.
+Ansible's own variables say where the host is, which user logs in and with which key. The words of the command arrive
+unchanged. Output and exit status are the command's.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from hosts_of import EVERY_HOST, JOBS, find_hosts  # noqa: E402
 
 
 class HostError(Exception):
-    """Why no host can be asked: in words for the administrator."""
+    """The reason why no host can be asked, in words for the administrator."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """How commands get to a host: by these words of ssh, or on this machine without any, and as which user."""
+    """The way to the host: the words of ssh, or none for this machine, and the user who runs the command."""
 
     ssh: tuple[str, ...]
     address: str
@@ -44,9 +44,9 @@ class Host:
     sudo_password: str = field(default="", repr=False)
 
     def command(self, words: list[str], *, tty: bool = False) -> list[str]:
-        """What to run on this machine, so that the words run there."""
+        """The command for this machine that runs the words there."""
         if self.sudo_user:
-            # On a terminal, sudo asks.
+            # On a terminal, sudo asks for a password.
             asked = [] if tty else ["--stdin", "--prompt="] if self.sudo_password else ["--non-interactive"]
             if self.sudo_password and not tty:
                 # Where sudo needs no password it reads none, and the command would read it, psql even log it.
@@ -54,12 +54,12 @@ class Host:
             words = ["sudo", *asked, f"--user={self.sudo_user}", "--", *words]
         if not self.ssh:
             return words
-        # ssh gives one text to the shell of the user who logs in.
+        # ssh sends one text to the login user's shell.
         return [*self.ssh, *(["-t"] if tty else []), "--", self.address, shlex.join(words)]
 
 
 def variables_of(inventory: str, job: str) -> dict[str, Any]:
-    """What the inventory says of the one host that does the job, evaluated by Ansible. Raises HostError."""
+    """The inventory's variables of the one host that does the job, evaluated by Ansible. Raises HostError."""
     client = InventoryCLI(["ansible-inventory", "--inventory", inventory, "--list"])
     client.parse()
     init_plugin_loader()
@@ -118,7 +118,7 @@ def find(inventory: str, job: str) -> Host:
 
 
 def main() -> int:
-    """Run the command; its exit status, unless its program takes the place of this one."""
+    """Run the command and return its exit status, unless its program replaces this one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("inventory")
     parser.add_argument("job", choices=[EVERY_HOST, *JOBS])
@@ -132,7 +132,7 @@ def main() -> int:
     except HostError as error:
         print(f"on_host: {error}", file=sys.stderr)
         return 1
-    # Whoever reads from a pipe wants the bytes as they are.
+    # A program that reads from a pipe wants the bytes unchanged.
     tty = asked.tty and sys.stdin.isatty() and sys.stdout.isatty()
     command = host.command(words, tty=tty)
     try:

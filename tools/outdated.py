@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Say what is newer than what is pinned and than what the hosts have, each asked by its ordinary client."""
+"""Print newer versions than the pinned ones and than those on the hosts; the ordinary clients are asked."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Found = Iterator[tuple[str, str, str]]
 
 
 class UnknownError(Exception):
-    """Why it could not be asked."""
+    """The reason why it could not be asked."""
 
 
 def ask(*command: str) -> str:
-    """What a client answers. Raises UnknownError."""
+    """The answer of a client. Raises UnknownError."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -46,7 +46,7 @@ def tool(name: str) -> str:
 
 
 def python_packages() -> Found:
-    """What is pinned in requirements*.txt. Raises UnknownError."""
+    """The versions pinned in requirements*.txt. Raises UnknownError."""
     text = "".join(path.read_text() for path in ROOT.glob("requirements*.txt"))
     pinned = {name.lower().replace("_", "-") for name in re.findall(r"^([\w.-]+)(?:\[.*?\])?==", text, re.MULTILINE)}
     for package in json.loads(ask(sys.executable, "-m", "pip", "list", "--outdated", "--format=json")):
@@ -55,7 +55,7 @@ def python_packages() -> Found:
 
 
 def keycloak(pinned: str) -> Found:
-    """What Maven has, asked as role keycloak does. Raises UnknownError."""
+    """The versions in Maven, asked as role keycloak does. Raises UnknownError."""
     with tempfile.TemporaryDirectory() as directory:
         pom = Path(directory, "keycloak.pom")
         wanted = f"group_id=org.keycloak artifact_id=keycloak-quarkus-dist extension=pom version=latest dest={pom}"
@@ -68,14 +68,14 @@ def keycloak(pinned: str) -> Found:
 
 
 def viewer(pinned: str) -> Found:
-    """What npm has. Raises UnknownError."""
+    """The versions in npm. Raises UnknownError."""
     newest = ask(*npm(), "view", PACKAGE, "version").strip()
     if newest != pinned:
         yield f"OHIF ({PACKAGE})", pinned, newest
 
 
 def debian_packages(inventory: str) -> Found:
-    """What apt has for the hosts, as of their last apt-get update (every day). Raises UnknownError."""
+    """The versions that apt has for the hosts, as of their last apt-get update (every day). Raises UnknownError."""
     listed = ask(
         tool("ansible"), "-i", inventory, "imaging", "--become", "-m", "command", "-a", "apt list --upgradable"
     )
@@ -88,7 +88,7 @@ def debian_packages(inventory: str) -> Found:
 
 
 def main() -> int:
-    """Ask everybody; 0, whatever is newer."""
+    """Ask everybody; always 0, whatever is newer."""
     versions = yaml.safe_load((ROOT / "vars/versions.yml").read_text())
     inventory = sys.argv[1]
     questions: dict[str, Callable[[], Found]] = {

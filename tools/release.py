@@ -29,7 +29,7 @@ def version_of(root: Path) -> str:
 
 
 def other_versions(root: Path) -> Iterator[str]:
-    """The services that have another version than the platform."""
+    """The services with another version than the platform."""
     wanted = version_of(root)
     if not re.fullmatch(r"\d+\.\d+\.\d+", wanted):
         yield f"imaging_version in vars/versions.yml is {wanted}: it takes three numbers, as in 1.0.0"
@@ -40,7 +40,7 @@ def other_versions(root: Path) -> Iterator[str]:
 
 
 def faults_of_the_changelog(root: Path) -> Iterator[str]:
-    """What CHANGELOG.md does not say, or says in the wrong place."""
+    """The entries that CHANGELOG.md lacks or has in the wrong place."""
     wanted = version_of(root)
     _, *sections = re.split(r"^## ", (root / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     entries = {heading: text.strip() for heading, _, text in (section.partition("\n") for section in sections)}
@@ -54,14 +54,14 @@ def faults_of_the_changelog(root: Path) -> Iterator[str]:
 
 
 def stale_documents(root: Path) -> Iterator[str]:
-    """The documents that are not what `make docs` would write now."""
+    """The documents that differ from the output of `make docs`."""
     for name, render in DOCUMENTS.items():
         if (root / name).read_text() != render():
             yield f"{name} is not up to date: run `make docs`"
 
 
 def state_of_git(root: Path) -> Iterator[str]:
-    """What git would not release: changes without a commit, a version that has its tag."""
+    """The reasons of git against a release: changes without a commit, a version that has its tag."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout
@@ -73,7 +73,7 @@ def state_of_git(root: Path) -> Iterator[str]:
 
 
 def faults(root: Path) -> list[str]:
-    """Everything that stands against a release of this tree."""
+    """All reasons against a release of this tree."""
     checks = (other_versions, faults_of_the_changelog, stale_documents, state_of_git)
     return [fault for check in checks for fault in check(root)]
 

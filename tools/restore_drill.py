@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Restore the newest backup into a throw-away host on this controller, log in there, and tell the platform how it went.
+"""Restore the newest backup into a throw-away host on this controller, log in there, and report the result.
 
-The host is deployed from the platform's own inventory under the platform's own name, with passwords of its own, and
-nobody is told of its alerts. Whatever happens, it and everything that was fetched are removed, also when the drill is
-stopped by a signal; of a drill that was stopped the platform hears nothing, because it says nothing of the backup.
+The host is deployed from the platform's own inventory under the platform's own name. It has passwords of its own, and
+its alerts are sent to nobody. The host and all fetched files are removed in any case, also when a signal stops the
+drill. A stopped drill reports nothing to the platform, because it says nothing about the backup.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class DrillError(Exception):
-    """Why the backup did not come back."""
+    """The reason why the backup was not restored."""
 
 
 class Stopped(BaseException):
-    """Somebody does not want to wait for the drill's end; its argument is the signal's number."""
+    """Somebody stops the drill before its end. The argument is the signal's number."""
 
 
 def stop(number: int, _: FrameType | None) -> NoReturn:
-    """End the drill: what it waits for, and then itself. Raises Stopped."""
+    """End the command that the drill waits for, and then the drill. Raises Stopped."""
     raise Stopped(number)
 
 
@@ -46,7 +46,7 @@ def say(text: str) -> None:
 def run(*command: str) -> None:
     """Run a command whose output people see. Raises DrillError."""
     try:
-        # In a session of its own, so that what it has started ends with it when the drill is stopped.
+        # It has a session of its own, so that everything it has started ends with it when the drill is stopped.
         started = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, start_new_session=True)
     except FileNotFoundError as error:
         raise DrillError(f"{command[0]} is not installed on this controller") from error
@@ -70,7 +70,7 @@ def play(playbook: str, inventory: Path, **variables: str) -> None:
 
 
 def variables_of(inventory: Path, host: str) -> dict[str, object]:
-    """What the inventory says of the platform's host, wherever it does: not evaluated, what is encrypted stays so."""
+    """The inventory's variables of the platform's host, not evaluated: encrypted values stay encrypted."""
     command = [str(Path(sys.executable).with_name("ansible-inventory")), "--inventory", str(inventory), "--host", host]
     done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -79,7 +79,7 @@ def variables_of(inventory: Path, host: str) -> dict[str, object]:
 
 
 def write_inventory(state: Path, variables: dict[str, object], name: str, domain: str) -> Path:
-    """An inventory of the throw-away host alone, with the variables of the platform's host; its file."""
+    """Write an inventory of the throw-away host alone, with the variables of the platform's host; return its file."""
     host = variables | {
         "ansible_host": domain,
         "ansible_user": "root",
@@ -88,12 +88,12 @@ def write_inventory(state: Path, variables: dict[str, object], name: str, domain
         "ansible_ssh_common_args": f"-o UserKnownHostsFile={state / 'ssh/known_hosts'}",
         "sandbox_container": name,
         "imaging_secrets_path": str(state / "secrets"),
-        # It is the platform only to itself.
+        # Only this host itself takes it for the platform.
         "imaging_tls_mode": "self-signed",
         "imaging_backup_repository": "",
         "imaging_alert_email_to": [],
         "imaging_alert_webhook_urls": [],
-        # Who logs in at the end is no person with a phone.
+        # The user who logs in at the end is no person with a phone.
         "imaging_second_factor": "nobody",
         "grafana_required": False,
     }
@@ -103,7 +103,7 @@ def write_inventory(state: Path, variables: dict[str, object], name: str, domain
 
 
 def drill(state: Path, inventory: Path, name: str, domain: str, key: Path | None) -> str:
-    """Bring the newest backup back; its path on the platform. Raises DrillError."""
+    """Fetch the newest backup; return its path on the platform. Raises DrillError."""
     play("fetch.yml", inventory, drill_path=str(state))
     platform = json.loads((state / "platform.json").read_text())
     backup_file = state / Path(platform["backup_file"]).name
@@ -140,7 +140,7 @@ def main() -> int:
     state = Path.home() / ".local/share/imaging-platform" / options.name.removeprefix("imaging-")
 
     for each in STOPPING:
-        # nohup has it ignore the terminal's end.
+        # nohup makes it ignore the end of the terminal.
         if signal.getsignal(each) != signal.SIG_IGN:
             signal.signal(each, stop)
     begun = time.monotonic()
@@ -157,7 +157,7 @@ def main() -> int:
         say("stopped. The platform is told nothing, and is as it was")
         return 128 + int(stopped.args[0])
     finally:
-        # Nothing interrupts the removal.
+        # No signal interrupts the removal.
         for each in STOPPING:
             signal.signal(each, signal.SIG_IGN)
         seconds = time.monotonic() - begun

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Throw-away Debian 13 hosts with systemd, for `make up`, molecule and the tests.
 
-A host is a Docker container that boots systemd from an image built here with mmdebstrap: no image registry is asked.
-What is missing on the controller (docker.io, mmdebstrap, a running daemon) is installed and started first.
+A host is a Docker container that boots systemd. Its image is built here with mmdebstrap, so no image registry is asked.
+If something is missing on the controller (docker.io, mmdebstrap, a running daemon), it is installed and started first.
 Only the standard library is used, because this runs before anything is installed.
 """
 
@@ -29,7 +29,7 @@ DAEMON_PID = STATE / "dockerd.pid"
 HOSTS = Path("/etc/hosts")
 SUITE = "trixie"
 PACKAGES = "systemd systemd-sysv dbus python3 python3-apt ca-certificates iproute2 procps sudo openssh-server tzdata"
-# What systemd needs to run as PID 1 in a container, and what the roles need on top (nftables, unit sandboxing).
+# Packages that systemd needs to run as PID 1 in a container, and that the roles need too (nftables, unit sandboxing).
 CAPABILITIES = (
     "AUDIT_CONTROL AUDIT_READ DAC_READ_SEARCH IPC_LOCK LEASE NET_ADMIN SYS_ADMIN SYS_BOOT SYS_NICE SYS_PTRACE SYS_TIME "
     "SYS_TTY_CONFIG SYSLOG"
@@ -39,7 +39,7 @@ MINIMUM_DISK_MB = 8000
 
 
 class SandboxError(Exception):
-    """Something the person at the terminal has to mend; the message says what and how."""
+    """A problem that the person at the terminal has to solve. The message says what and how."""
 
 
 def say(text: str) -> None:
@@ -57,7 +57,7 @@ def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def locked(what: str) -> Iterator[None]:
-    """Let two sandboxes be made at the same time: the kernel frees the lock when its holder dies."""
+    """Hold a lock, so that two sandboxes can be made at once. The kernel frees the lock when its holder ends."""
     STATE.mkdir(mode=0o755, exist_ok=True)
     with (STATE / f"{what}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -65,11 +65,11 @@ def locked(what: str) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The controller: what must be there before a host can be made
+# The controller: the programs that must be there before a host can be made
 
 
 def check_controller() -> None:
-    """Say everything that is in the way before anything is changed."""
+    """Report all problems before anything is changed."""
     problems = []
     if sys.version_info < (3, 11):  # noqa: UP036 # older ones are what this is about
         problems.append(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
@@ -121,7 +121,7 @@ def _comm(entry: Path) -> str:
 
 
 def start_daemon() -> None:
-    """Make a Docker daemon answer: systemd's where there is one, else one of ours."""
+    """Make a Docker daemon answer: systemd's if there is one, else one of ours."""
     if daemon_answers():
         return
     if Path("/run/systemd/system").is_dir():
@@ -130,14 +130,14 @@ def start_daemon() -> None:
     else:
         say("starting a Docker daemon")
         if not processes_named("dockerd"):
-            # Left by a daemon that was killed: another process may have its number, and dockerd would not start.
+            # A daemon that was killed left the file. If another process has its number now, dockerd would not start.
             for stale in (Path("/var/run/docker.pid"), *Path("/var/run/docker").glob("containerd/*.pid")):
                 stale.unlink(missing_ok=True)
             for containerd in processes_named("containerd"):
                 os.kill(containerd, signal.SIGTERM)
         command = "exec dockerd --storage-driver=overlay2"
         if not pure_cgroup2():
-            # systemd in the host needs cgroup2; only the daemon's own mount namespace gets it.
+            # systemd in the host needs cgroup2. It is mounted only in the daemon's own mount namespace.
             command = f"umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && {command}"
         with DAEMON_LOG.open("ab") as log:
             daemon = subprocess.Popen(
@@ -176,18 +176,18 @@ def stop_daemon() -> None:
 
 
 def apt_options() -> list[str]:
-    """The controller's `Acquire::Check-*` settings: with a mirror snapshot past its date, the host needs them too."""
+    """The controller's `Acquire::Check-*` settings. With a mirror snapshot past its date, the host needs them too."""
     dump = run("apt-config", "dump").stdout
     return re.findall(r'^(Acquire::Check-[\w-]+ "[^"]*";)$', dump, re.MULTILINE)
 
 
 def build_image() -> str:
-    """Return the image's name; it is built when this recipe has not been built on this controller."""
+    """Return the image's name. Build the image if this controller has not built this recipe yet."""
     command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", "--format=tar"]
     command += [f"--aptopt={option}" for option in apt_options()]
     # A host has its own identity: its machine id comes with the first boot, its ssh keys with `admit_controller`.
     command += ["--customize-hook=rm -f $1/etc/machine-id $1/var/lib/dbus/machine-id $1/etc/ssh/ssh_host_*"]
-    # Docker, not networkd, sets up the network: waiting for networkd would only end by its timeout of two minutes.
+    # Docker, not networkd, sets up the network. Waiting for networkd would only end by its timeout of two minutes.
     tarball = STATE / "image.tar"
     command += ["--customize-hook=systemctl --root=$1 mask systemd-networkd-wait-online.service", SUITE, str(tarball)]
 
@@ -234,7 +234,7 @@ def create(name: str, domain: str, image: str) -> None:
     command += ["--env=container=docker", "--security-opt=seccomp=unconfined", "--security-opt=apparmor=unconfined"]
     command += [f"--label=imaging.domain={domain}", "--stop-signal=SIGRTMIN+3"]
     command += [f"--cap-add={capability}" for capability in CAPABILITIES.split()]
-    # In a container systemd leaves mount propagation as it finds it, and a unit's credentials need it shared.
+    # In a container, systemd does not change mount propagation, and a unit's credentials need it shared.
     run(*command, image, "sh", "-c", "mount --make-rshared / && exec /sbin/init")
 
 
@@ -244,7 +244,7 @@ def booted(name: str) -> bool:
 
 
 def name_host(domain: str, address: str | None, name: str) -> None:
-    """Let the controller resolve `domain` to the host; None takes the line out again."""
+    """Let the controller resolve `domain` to the host; None removes the line."""
     mark = f"# {name}"
     with locked("hosts"):
         old = HOSTS.read_text()
@@ -253,7 +253,8 @@ def name_host(domain: str, address: str | None, name: str) -> None:
             lines.append(f"{address} {domain} {mark}")
         new = "\n".join(lines) + "\n"
         if new != old:
-            # Not replaced, because in a container the file is a mount, and never empty: others look names up meanwhile.
+            # The file is not replaced, because in a container it is a mount. It is never empty, because others look
+            # names up.
             with HOSTS.open("r+") as hosts:
                 hosts.write(new)
                 hosts.truncate()

@@ -51,7 +51,7 @@ def default(option: dict[str, Any]) -> str:
 
 
 def kind(option: dict[str, Any]) -> str:
-    """The type, and what it takes if not everything."""
+    """The type, and the accepted values if not all are accepted."""
     name = option.get("type", "str") + (f" of {option['elements']}" if "elements" in option else "")
     return f"{name}: {', '.join(f'`{choice}`' for choice in option['choices'])}" if "choices" in option else name
 
@@ -79,7 +79,7 @@ def render() -> str:
     parts = [HEAD, OPERATOR, table(specification(ROOT / "vars/schema.yml")["options"]), "\n", ROLES]
     for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml")):
         own = specification(path)
-        # What the wiring says outright, a port for example, is a default like another.
+        # A value that the wiring states directly, for example a port, is a default like another.
         options = {
             name: option if name not in wiring else {**option, "required": False, "default": wiring[name]}
             for name, option in own.get("options", {}).items()

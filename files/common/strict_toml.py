@@ -1,4 +1,4 @@
-"""Reads a service's settings from TOML into its dataclass, and refuses whatever that does not name.
+"""Reads a service's settings from TOML into its dataclass, and refuses every key that the dataclass does not have.
 
 Every service has this file in its package, as a link to the one in files/common.
 """
@@ -16,7 +16,7 @@ _Settings = TypeVar("_Settings")
 
 
 class SettingsError(Exception):
-    """A sentence for the operator: which file, which key, and what it takes."""
+    """A sentence for the operator: the file, the key, and the values that it takes."""
 
 
 def read(kind: type[_Settings], path: Path) -> _Settings:
@@ -63,7 +63,7 @@ def _value(kind: Any, name: str, value: Any) -> Any:  # noqa: ANN401 # whatever 
         return {key: _value(get_args(kind)[1], f"{name}.{key}", one) for key, one in value.items()}
     if kind is Path and isinstance(value, str) and Path(value).is_absolute():
         return Path(value)
-    # By the exact type, because true is a whole number to Python.
+    # By the exact type, because Python takes true for a whole number.
     if type(value) is kind or (kind is float and type(value) is int):
         return value
     raise SettingsError(f"{name} takes {_NAMES[kind]}, not {value!r}")

@@ -82,7 +82,7 @@ function list(status, [key, heading, empty, columns], withClinic) {
     return section;
   }
   const head = make("tr", {}, ...shown.map(([name]) => make("th", { scope: "col" }, name)));
-  // The name stands in each cell too: on a phone the head is gone and every row is a card.
+  // The name stands in each cell too: on a phone the head is hidden and every row is a card.
   const cell = (row, [name, show]) => {
     const made = make("td", {}, show(row));
     made.dataset.name = name;

@@ -13,7 +13,7 @@ const base64url = (bytes) =>
 
 const random = () => base64url(crypto.getRandomValues(new Uint8Array(32)));
 
-/** Leads to the login page; never comes back. */
+/** Leads to the login page; never returns. */
 async function leave() {
   const state = random();
   const verifier = random();
@@ -41,7 +41,7 @@ async function askForTokens(form) {
   return answer.ok ? answer.json() : null;
 }
 
-/** The tokens for the code in this page's address, if it is the answer to our own question; else null. */
+/** The tokens for the code in this page's address, if it answers our own request; else null. */
 async function tokensFromAddress() {
   const answer = new URLSearchParams(location.search);
   const pending = JSON.parse(sessionStorage.getItem(PENDING) ?? "null");
@@ -89,14 +89,14 @@ class Session {
     this.#renewal = null;
   }
 
-  /** A token that is still good; leads to the login page when there is none to be had. */
+  /** A token that is still valid; leads to the login page when there is none. */
   async token() {
-    // A refresh token is good once: whoever else asks meanwhile waits for the same answer.
+    // A refresh token can be used once, so other callers wait for the same answer.
     if (Date.now() > this.#ends - RENEW_BEFORE_MS) await (this.#renewal ??= this.#renew());
     return this.#tokens.access_token;
   }
 
-  /** Like the browser's fetch, with the token; leads to the login page when the token is not taken. */
+  /** Like the browser's fetch, with the token; leads to the login page when the token is not accepted. */
   async fetch(path, options = {}) {
     const headers = { ...options.headers, Authorization: `Bearer ${await this.token()}` };
     const answer = await fetch(path, { ...options, headers, credentials: "omit" });
@@ -113,7 +113,7 @@ class Session {
   }
 }
 
-/** The session of whoever sits in front of the page, after they have logged in. Throws what Keycloak refuses, in its words. */
+/** The session of the user of this page, after the login. Throws Keycloak's refusal, in its words. */
 export async function login() {
   const tokens = await tokensFromAddress();
   return tokens === null ? leave() : new Session(tokens);

@@ -1,8 +1,8 @@
-"""Whether the platform is well, on one screen: services, versions, ports, certificate, disks, backup, imports.
+"""Shows on one screen whether the platform is well: services, versions, ports, certificate, disks, backup, imports.
 
-`imaging-status` ends with 1 when something is wrong; `--json` says the same to scripts; `--services` looks at nothing
-but the services, as the end of a deployment does. It changes nothing and knows no secret; it runs as root, since the
-firewall lets nobody else ask every service.
+`imaging-status` ends with 1 if something is wrong. `--json` prints the same for scripts. `--services` looks only at the
+services, as the end of a deployment does. It changes nothing and knows no secret. It runs as root, because the firewall
+lets no other user ask every service.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from strict_toml import SettingsError, read
 CONFIGURATION = Path("/etc/imaging/status.toml")
 CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
 TIMEOUT = 10
-# From here on something is wrong. The alerts of the role monitoring draw the same lines.
+# Beyond these limits, something is wrong. The alerts of the role monitoring have the same limits.
 CERTIFICATE_DAYS = 14
 DISK_FREE = 0.2
 BACKUP_HOURS = 36
@@ -41,9 +41,9 @@ TESTING_DAYS = 3
 
 @dataclass(frozen=True)
 class Service:
-    """A service as the configuration names it; a health `url` answers `expects`, a health `command` ends with 0.
+    """A service from the configuration. A health `url` must answer `expects`; a health `command` must end with 0.
 
-    An https `url` is asked at `address`, whatever its name resolves to.
+    An https `url` is asked at `address`; the address of its name in DNS does not count.
     """
 
     name: str
@@ -62,9 +62,9 @@ class Config:
     """All settings."""
 
     domain: str
-    ca_file: str  # of the authority that signed nginx's certificate; empty: one that the host trusts anyway
-    paths: list[Path]  # whose disks are looked at
-    nginx: str  # address of this host's own
+    ca_file: str  # of the authority that signed nginx's certificate; empty if the host trusts it anyway
+    paths: list[Path]  # paths on the disks to look at
+    nginx: str  # address of nginx on this host
     importer: str  # address of its metrics
     metrics: Path  # directory of the node exporter's textfile collector
     services: list[Service]
@@ -72,7 +72,7 @@ class Config:
 
 @dataclass(frozen=True)
 class ServiceState:
-    """What was seen of a service; `trouble` is empty when it is well."""
+    """The observed state of a service; `trouble` is empty when it is well."""
 
     name: str
     unit: str
@@ -85,7 +85,7 @@ class ServiceState:
 
 @dataclass(frozen=True)
 class Fact:
-    """One more thing that people want to know: in words, as numbers, and what is wrong with it, if anything."""
+    """One more fact that people want to know: in words, as numbers, and with its problem, if it has one."""
 
     name: str
     text: str
@@ -94,7 +94,7 @@ class Fact:
 
 
 def output_of(*command: str) -> str:
-    """What a command prints; empty when there is no such command."""
+    """The output of a command; empty if there is no such command."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT).stdout  # noqa: S603 # names of ours
     except (OSError, subprocess.TimeoutExpired):
@@ -102,7 +102,7 @@ def output_of(*command: str) -> str:
 
 
 class OwnNginx(http.client.HTTPSConnection):
-    """The platform by its public name, at this host's own nginx, whatever the name resolves to."""
+    """The platform by its public name, at nginx of this host; the address of the name in DNS does not count."""
 
     def connect(self) -> None:
         raw = socket.create_connection((self.address, self.port), self.timeout)
@@ -111,7 +111,7 @@ class OwnNginx(http.client.HTTPSConnection):
     def __init__(self, host: str, address: str, ca_file: str) -> None:
         self.address = address
         self.context = ssl.create_default_context(cafile=ca_file or None)
-        # Authorities of hospitals exist that lack key identifiers; browsers and curl take them.
+        # Some hospitals have authorities without key identifiers. Browsers and curl accept them.
         self.context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         super().__init__(host, timeout=TIMEOUT, context=self.context)
 
@@ -134,7 +134,7 @@ def ask(url: str, address: str = "", ca_file: str = "") -> tuple[int, bytes]:
 
 
 def unit_states(units: list[str]) -> dict[str, str]:
-    """Each unit's state in systemd's words: active, failed, inactive, …; `missing` when systemd does not know it."""
+    """Each unit's state in systemd's words: active, failed, inactive, …; `missing` if systemd does not know it."""
     shown = output_of("systemctl", "show", "--property=LoadState,ActiveState", *units).split("\n\n")
     states = {}
     for unit, block in zip(units, shown, strict=False):
@@ -157,7 +157,7 @@ def package_versions(packages: list[str]) -> dict[str, str]:
 
 
 def unhealthy(service: Service, ca_file: str) -> str:
-    """Why the service is not healthy; empty when it is, or when there is nothing to ask."""
+    """The reason why the service is not healthy; empty if it is, or if there is nothing to ask."""
     if service.command:
         return "" if run_ok(service.command) else f"{service.command[0]} says no"
     if not service.url:
@@ -181,7 +181,7 @@ def run_ok(command: list[str]) -> bool:
 
 
 def look_at_services(services: list[Service], ca_file: str) -> list[ServiceState]:
-    """Look at all of them at once: its unit is active, it answers, and it listens where it should."""
+    """Look at all of them at once: the unit is active, it answers, and it listens on its ports."""
     states = unit_states([service.unit for service in services])
     versions = package_versions([service.package for service in services if service.package])
     tables = "".join(path.read_text() for path in map(Path, ("/proc/net/tcp", "/proc/net/tcp6")) if path.exists())
@@ -201,7 +201,7 @@ def look_at_services(services: list[Service], ca_file: str) -> list[ServiceState
 
 
 def certificate(domain: str, address: str, ca_file: str) -> Fact:
-    """How long the certificate is good that browsers are shown."""
+    """The time that the certificate that browsers get is still valid."""
     nginx = OwnNginx(domain, address, ca_file)
     try:
         nginx.connect()
@@ -234,7 +234,7 @@ def disk(paths: list[Path]) -> list[Fact]:
 
 
 def memory_limits() -> list[Fact]:
-    """That the kernel does not hold services to their memory, where it does not."""
+    """A warning that the kernel does not enforce the services' memory limits, if it does not."""
     if CONTROLLERS.exists() and "memory" in CONTROLLERS.read_text().split():
         return []
     text = "NOT enforced: this kernel has no memory controller in cgroup2, so one service may take all of the memory"
@@ -248,7 +248,7 @@ def measured(text: str) -> dict[str, float]:
 
 
 def backup(samples: dict[str, float], failed: bool, now: float) -> Fact:
-    """When the last good backup was made."""
+    """The time of the last good backup."""
     at = samples.get("imaging_backup_last_success_timestamp_seconds")
     trouble = "the last backup failed: journalctl -u imaging-backup" if failed else ""
     if at is None:
@@ -260,7 +260,7 @@ def backup(samples: dict[str, float], failed: bool, now: float) -> Fact:
 
 
 def repository(samples: dict[str, float], failed: bool, now: float) -> list[Fact]:
-    """When everything last went into the repository; nothing where there is none."""
+    """The time when the repository last got everything; nothing if there is no repository."""
     at = samples.get("imaging_backup_repository_last_success_timestamp_seconds")
     trouble = "the repository takes nothing in: journalctl -u imaging-backup-push" if failed else ""
     if at is None:
@@ -272,7 +272,7 @@ def repository(samples: dict[str, float], failed: bool, now: float) -> list[Fact
 
 
 def restore_drill(samples: dict[str, float], now: float) -> Fact:
-    """When a backup was last restored to see whether it can be."""
+    """The time of the last restore drill."""
     unproven = (now - samples.get("imaging_restore_drill_unproven_since_timestamp_seconds", now)) / 86400
     late = f"for {unproven:.0f} days no backup has been restored to try it" if unproven > UNPROVEN_DAYS else ""
     at = samples.get("imaging_restore_drill_timestamp_seconds")
@@ -286,7 +286,7 @@ def restore_drill(samples: dict[str, float], now: float) -> Fact:
 
 
 def updates(samples: dict[str, float], now: float) -> Fact:
-    """What Debian testing has that is newer than what came from it, and which known holes that closes."""
+    """Newer versions in Debian testing of packages that came from it, and the known holes that they close."""
     at = samples.get("imaging_testing_last_check_timestamp_seconds")
     if at is None:
         return Fact("updates", "not looked for yet", {"pending": None, "holes": None})
@@ -305,7 +305,7 @@ def updates(samples: dict[str, float], now: float) -> Fact:
 
 
 def imports(metrics_url: str) -> Fact:
-    """What the importer has not finished yet."""
+    """The deliveries that the importer has not finished."""
     try:
         status, body = ask(metrics_url)
     except (OSError, http.client.HTTPException):
@@ -322,7 +322,7 @@ def imports(metrics_url: str) -> Fact:
 
 
 def textfile_samples(directory: Path) -> dict[str, float]:
-    """What those who have a number but no port leave for the node exporter."""
+    """The numbers that programs without a port leave for the node exporter."""
     samples: dict[str, float] = {}
     for path in sorted(directory.glob("*.prom")):
         samples |= measured(path.read_text())
@@ -330,7 +330,7 @@ def textfile_samples(directory: Path) -> dict[str, float]:
 
 
 def look_at_the_rest(config: Config) -> list[Fact]:
-    """Everything that is no service."""
+    """All facts that are not about a service."""
     now = time.time()
     samples = textfile_samples(config.metrics)
     makes, pushes = "imaging-backup.service", "imaging-backup-push.service"
@@ -348,7 +348,7 @@ def look_at_the_rest(config: Config) -> list[Fact]:
 
 
 def troubles_of(services: list[ServiceState], facts: list[Fact]) -> list[str]:
-    """Everything that is wrong, one sentence each."""
+    """All problems, one sentence each."""
     return [f"{seen.name}: {seen.trouble}" for seen in services if seen.trouble] + [
         fact.trouble for fact in facts if fact.trouble
     ]
@@ -385,7 +385,7 @@ def as_json(domain: str, services: list[ServiceState], facts: list[Fact]) -> str
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Look, say, and end with 1 when something is wrong."""
+    """Look, print the result, and end with 1 if something is wrong."""
     parser = argparse.ArgumentParser(prog="imaging-status", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="say it to a script")
     parser.add_argument("--services", action="store_true", help="look at the services and nothing else")

@@ -1,8 +1,8 @@
-"""What Debian testing has that is newer than what this host took from it, and which known holes that closes.
+"""Finds newer versions in Debian testing of this host's packages from it, and the known holes that they close.
 
-`imaging-updates check` asks the mirror and, where it can be reached, Debian's security tracker, and leaves the answer
-for Prometheus (once a day by its timer). `imaging-updates pending` prints the packages as JSON, by what apt on the host
-knows. `imaging-updates stale` prints the platform's units that still run on a library that was replaced.
+`imaging-updates check` asks the mirror and, if it can be reached, Debian's security tracker. It leaves the answer for
+Prometheus (once a day by its timer). `imaging-updates pending` prints the packages as JSON, from the lists of apt on
+the host. `imaging-updates stale` prints the platform's units that still use a library that was replaced.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ Compare = Callable[[str, str], int]
 class Config:
     """All settings."""
 
-    sources: Path  # where apt's source of Debian testing stands
-    tracker: str  # address of Debian's security tracker; empty: it is not asked
+    sources: Path  # path of apt's source of Debian testing
+    tracker: str  # address of Debian's security tracker; if empty, it is not asked
     metrics: Path  # directory of the node exporter's textfile collector
 
 
@@ -73,16 +73,17 @@ class Hole:
 
 
 def came_from_testing(installed: str, elsewhere: Iterable[str], compare: Compare) -> bool:
-    """Whether no other source has this version or a newer one. Testing itself may have gone on since."""
+    """Whether no other source has this version or a newer one. Testing itself may have a newer one since."""
     return all(compare(version, installed) < 0 for version in elsewhere)
 
 
 def holes(data: str, packages: Iterable[Installed], compare: Compare) -> list[Hole]:
-    """What the tracker's data for debsecan (format 1) says of the packages.
+    """The tracker's data for debsecan (format 1) about the packages.
 
-    Three lists, each ended by an empty line: names; for each package the number of a name, flags (`B` of a binary
-    package, urgency, remote, `F` fixed in the suite), the version that fixes it in unstable, and versions that are
-    fixed besides; the third is of no use here. Raises ValueError.
+    There are three lists, each ended by an empty line. The first is of names. The second has for each package the
+    number of a name, flags, the version that fixes the hole in unstable, and other fixed versions. The flags are `B`
+    for a binary package, the urgency, remote, and `F` if it is fixed in the suite. The third list is not used. Raises
+    ValueError.
     """
     names, vulnerable = (part.split("\n") for part in (*data.split("\n\n"), "")[:2])
     if names.pop(0) != "VERSION 1":
@@ -113,7 +114,7 @@ def metrics(values: dict[str, float]) -> str:
 
 
 def write(path: Path, values: dict[str, float]) -> None:
-    """Leave it for the node exporter, beside and renamed: it is read at any moment."""
+    """Leave it for the node exporter. Write a file beside it and rename that, because it may be read at any moment."""
     draft = path.with_name(f".{path.name}.draft")
     draft.write_text(metrics(values), encoding="ascii")
     draft.chmod(0o644)
@@ -132,7 +133,7 @@ def apt() -> Apt:
 
 
 def installed_from_testing(apt_pkg: Apt) -> list[Installed]:
-    """By the lists of the host, which apt brings up to date every day."""
+    """By the lists of the host, which apt updates every day."""
     cache = apt_pkg.Cache(None)
     records = apt_pkg.PackageRecords(cache)
     found = []
@@ -154,7 +155,7 @@ def installed_from_testing(apt_pkg: Apt) -> list[Installed]:
 
 
 def newer(apt_pkg: Apt, packages: list[Installed]) -> dict[str, str]:
-    """Of which packages testing has a newer version, and which, by the lists that apt_pkg is set to."""
+    """The packages that have a newer version in testing, and that version, by the lists that apt_pkg is set to."""
     here = {one.name: one.version for one in packages}
     found: dict[str, str] = {}
     for package in apt_pkg.Cache(None).packages:
@@ -169,9 +170,9 @@ def newer(apt_pkg: Apt, packages: list[Installed]) -> dict[str, str]:
 
 
 def ask_mirror(apt_pkg: Apt, sources: Path, directory: Path) -> dict[str, str]:
-    """Bring lists of our own up to date, of testing alone; what the mirror says of its state. Raises SystemError.
+    """Update lists of our own, of testing only; return the mirror's description of its state. Raises SystemError.
 
-    Not the host's: this must fail where testing alone is not reached, and changes nothing for apt.
+    It does not use the host's lists: it must fail if testing alone cannot be reached, and must change nothing for apt.
     """
     settings = {
         "Dir::State::Lists": f"{directory}/lists/",
@@ -196,7 +197,7 @@ def ask_mirror(apt_pkg: Apt, sources: Path, directory: Path) -> dict[str, str]:
     listed = apt_pkg.SourceList()
     listed.read_main_list()
     with warnings.catch_warnings():
-        # apt would like to give its files to another user, for which the unit has no right.
+        # apt would give its files to another user, which the unit has no right to do.
         warnings.simplefilter("ignore")
         apt_pkg.Cache(None).update(AcquireProgress(), listed, 0)
     (release,) = (directory / "lists").glob("*_InRelease")
@@ -217,7 +218,7 @@ def ask_tracker(address: str, codename: str) -> str:
 
 
 def check(config: Config, directory: Path) -> int:
-    """Ask both, say what was found, and leave it for Prometheus. Who cannot be asked is told, and no failure."""
+    """Ask both, print the result, and leave it for Prometheus. A source that cannot be asked is no failure."""
     path = config.metrics / "imaging-updates.prom"
     apt_pkg = apt()
     packages = installed_from_testing(apt_pkg)
@@ -252,7 +253,7 @@ def check(config: Config, directory: Path) -> int:
 
 
 def pending() -> int:
-    """Print what `make update-testing` would take, by the host's own lists."""
+    """Print the packages that `make update-testing` would take, by the host's own lists."""
     apt_pkg = apt()
     packages = installed_from_testing(apt_pkg)
     found = newer(apt_pkg, packages)
@@ -261,13 +262,13 @@ def pending() -> int:
 
 
 def units_of_the_platform() -> set[str]:
-    """What imaging.target starts; others are not ours to restart."""
+    """The units that imaging.target starts. Others are not ours to restart."""
     command = ["systemctl", "show", "--property=Wants", "--value", "imaging.target"]
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())  # noqa: S603
 
 
 def stale(ours: set[str], processes: Path = Path("/proc")) -> int:
-    """Print the units whose processes have a library open that is no longer on the disk."""
+    """Print the units whose processes use a library that is no longer on the disk."""
     units = set()
     for process in processes.glob("[0-9]*"):
         try:

@@ -1,6 +1,6 @@
-// The views of ndarray (npm, MIT) without code made from text, which our Content-Security-Policy does not let the page
-// run: prepare.py puts this in the place of ndarray's own function. It makes the constructor of views of a dimension on
-// arrays of a type; -1 is the view of nothing.
+// The views of ndarray (npm, MIT) without code made from text, which our Content-Security-Policy forbids on the page.
+// prepare.py replaces ndarray's own function by this one. It makes the constructor of views of a dimension on arrays of
+// a type; dimension -1 is the view of nothing.
 function compileConstructor(dtype, dimension) {
   const constructors = CACHED_CONSTRUCTORS[dtype];
   const times = (a, b) => a * b;
@@ -54,7 +54,7 @@ function compileConstructor(dtype, dimension) {
       const by = this.shape.map((_, axis) => (typeof steps[axis] === 'number' ? steps[axis] | 0 : 1));
       const shape = this.shape.map((length, axis) => Math.ceil(length / Math.abs(by[axis])));
       const stride = this.stride.map((length, axis) => length * by[axis]);
-      // A negative step begins at the end.
+      // With a negative step, it begins at the end.
       const first = this.shape.map((length, axis) => (by[axis] < 0 ? length - 1 : 0));
       return new View(this.data, shape, stride, this.index(...first));
     }
@@ -77,7 +77,7 @@ function compileConstructor(dtype, dimension) {
   View.prototype.dtype = dtype;
   View.prototype.dimension = dimension;
   if (dimension === 2) {
-    // Masks and images: asked pixel by pixel.
+    // Masks and images are read pixel by pixel.
     View.prototype.index = function (row, column) {
       return this.offset + this.stride[0] * row + this.stride[1] * column;
     };

@@ -5,9 +5,9 @@ Runs on the controller, so that a host needs neither npm nor a route to its regi
 
     npm pack  ->  compare with the pinned integrity  ->  drop and mend  ->  compress  ->  one tar
 
-The tar holds `<release>/www` (what nginx serves, with .gz and .br beside each compressible file) and, last,
-`<release>/nginx.conf`: what nginx must know of this build to write its Content-Security-Policy. That file being last,
-its presence on a host means that the release is whole.
+The tar holds `<release>/www`, which nginx serves, with .gz and .br beside each compressible file. Its last file is
+`<release>/nginx.conf`, from which nginx writes its Content-Security-Policy for this build. Because that file is last, a
+host that has it has the whole release.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import brotli  # type: ignore[import-untyped]
 
 PACKAGE = "@ohif/app"
 
-# Each would load code from a public network, or is never asked for by the build we serve.
+# Each would load code from a public network, or our build never asks for it.
 DROPPED = (
     "**/*.map",  # source maps, 40 MB
     "silent-refresh.html",  # loads oidc-client from a CDN; sessions are renewed by refresh token instead
@@ -49,7 +49,7 @@ DROPPED = (
     "serve.json",
 )
 COMPRESSED = {".css", ".html", ".js", ".json", ".svg", ".wasm"}
-# 11 is 12 % smaller and takes 17 times as long: minutes at each upgrade, for 0.5 MB of a first visit.
+# Level 11 is 12 % smaller and takes 17 times as long: minutes at each upgrade, to save 0.5 MB at a first visit.
 BROTLI_QUALITY = 9
 
 INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -110,7 +110,7 @@ def check_integrity(package: Path, integrity: str) -> None:
 
 
 def unpack(package: Path, www: Path) -> None:
-    """Unpack the package's dist/ into www, without what we drop."""
+    """Unpack the package's dist/ into www, without the dropped files."""
     with tempfile.TemporaryDirectory(dir=www.parent) as scratch:
         with tarfile.open(package) as archive:
             archive.extractall(scratch, filter="data")
@@ -124,7 +124,7 @@ def unpack(package: Path, www: Path) -> None:
 
 
 def mend(www: Path, name: str) -> None:
-    """Give the page and the web manifest our name, and take out the tag of a script that we dropped."""
+    """Give the page and the web manifest our name, and remove the tag of a dropped script."""
     index = www / "index.html"
     page = index.read_text()
     for old, new in {
@@ -164,8 +164,8 @@ def inline_script_hashes(page: str) -> list[str]:
 def decode_workers(www: Path) -> list[str]:
     """Return the names of worker bundles that compile functions from text.
 
-    The codecs for JPEG, JPEG-LS and JPEG 2000 do (embind's `new Function`), inside their web worker. A worker has a
-    policy of its own, so these files alone get 'unsafe-eval' and the page goes without.
+    The codecs for JPEG, JPEG-LS and JPEG 2000 do that (embind's `new Function`) in their web worker. A worker has a
+    policy of its own. So only these files get 'unsafe-eval', and the page does not.
     """
     chunks = {chunk for bundle in www.glob("*.js") for chunk in WORKER_CHUNK.findall(bundle.read_text())}
     bundles = [bundle for chunk in chunks for bundle in www.glob(f"{chunk}.bundle.*.js")]
@@ -217,7 +217,7 @@ def prepare(package: Path, version: str, name: str, target: Path) -> None:
         for file in www.rglob("*"):
             if file.is_file():
                 file.touch()  # npm dates all files 1985; nginx makes its ETag of the date, and upgrades must change it
-        # The largest first: the last one to finish decides when all are done.
+        # The largest is compressed first, because the one that ends last decides when all are done.
         with ThreadPoolExecutor() as pool:
             list(pool.map(compress, sorted(files, key=lambda file: file.stat().st_size, reverse=True)))
         made = Path(scratch) / target.name
@@ -228,7 +228,7 @@ def prepare(package: Path, version: str, name: str, target: Path) -> None:
 
 
 def main() -> int:
-    """Read the arguments, make the release, say in one line what went wrong if it cannot be made."""
+    """Read the arguments and make the release; if it cannot be made, say the reason in one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", required=True, help="version of the npm package, e.g. 3.13.2")
     parser.add_argument("--integrity", required=True, help="sha512-… of the package, as npm publishes it")

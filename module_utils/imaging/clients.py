@@ -1,4 +1,4 @@
-"""What the modules keycloak_realm and clinic_client share: a client of the realm, exactly as declared."""
+"""Shared by the modules keycloak_realm and clinic_client: a client of the realm, exactly as declared."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MAPPER = {
 }
 
 
-# The client's attribute that names its clinic, and tells our clients from Keycloak's and the platform's own.
+# The client's attribute that names its clinic. It distinguishes our clients from Keycloak's and the platform's own.
 CLINIC = "imaging.clinic"
-# Likewise, at a secret that nobody has been able to read in the console. Those of earlier releases have no mark.
+# The mark of a secret that nobody has been able to read in the console. Secrets of earlier releases have no mark.
 SECRET_UNSEEN = {"imaging.secret-unseen": "true"}
 
 
@@ -37,7 +37,7 @@ def plan_client(
     mappers: list[dict[str, Any]],
     roles: list[str],
 ) -> None:
-    """A client: the managed keys of its ClientRepresentation, its scopes, its mappers, the roles its tokens may carry.
+    """A client: the managed keys of its ClientRepresentation, its scopes, its mappers, and the roles in its tokens.
 
     PUT ignores scopes, mappers and roles, so each of these has writes of its own.
     """
@@ -85,7 +85,7 @@ def plan_mappers(
     current: list[dict[str, Any]],
     wanted: list[dict[str, Any]],
 ) -> None:
-    """The protocol mappers of a client, exactly: one that nobody declared could put anything into a token."""
+    """The protocol mappers of a client, exactly. An undeclared mapper could put anything into a token."""
     present = {mapper["name"]: mapper for mapper in current}
     declared = {mapper["name"]: mapper for mapper in wanted}
     for name, mapper in declared.items():
@@ -124,7 +124,7 @@ def find_client(keycloak: Keycloak, client_id: str) -> Json:
 
 
 def clients_with_seen_secrets(keycloak: Keycloak) -> list[str]:
-    """Clinics' software whose secret whoever managed users could once read, and that has had no other since."""
+    """The software of clinics with a secret that managers of users could once read, and that was not replaced since."""
     clients = keycloak.get("/clients", max="-1") or []
     return sorted(
         client["clientId"]
@@ -150,5 +150,5 @@ def need(keycloak: Keycloak, path: str) -> Json:
 
 
 def hide_secret(representation: dict[str, Any]) -> dict[str, Any]:
-    """The representation fit for a diff: that a secret changes is shown, the secret is not."""
+    """The representation fit for a diff: it shows that a secret changes, but not the secret."""
     return {key: HIDDEN if key == "secret" else value for key, value in representation.items()}

@@ -1,8 +1,8 @@
-"""How people log in: the realm's browser flow, with a second factor for those who must have one, and who chose to.
+"""The login: the realm's browser flow, with a second factor for users who must have one or who chose one.
 
-The flow that comes with Keycloak asks for a one-time password only those who have set one up. Ours asks members of
-given roles in any case, and has those who have none set one up before they get in: whoever gives or takes a role needs
-no second step. Source: Keycloak 26 Server Administration Guide, Authentication flows.
+The flow that comes with Keycloak asks for a one-time password only if the user has set one up. Ours always asks members
+of given roles. A member who has none sets one up before the login ends. So an administrator who gives or takes a role
+needs no second step. Source: Keycloak 26 Server Administration Guide, Authentication flows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVERYONE = "*"
 
 @dataclass(frozen=True)
 class Execution:
-    """A step of a flow: an authenticator, or a flow of its own with the steps that it has."""
+    """A step of a flow: an authenticator, or a flow of its own with its steps."""
 
     requirement: str
     what: str
@@ -43,7 +43,7 @@ def browser_flow(roles: list[str]) -> tuple[Execution, ...]:
         others: list[Execution] = []
         for role in roles:
             has = Execution("REQUIRED", "conditional-user-role", {"condUserRole": role, "negate": "false"})
-            # Of no earlier role: nobody is asked twice.
+            # A user with several of the roles is asked only once.
             second.append(Execution("CONDITIONAL", f"second-factor-of-{role}", steps=(*others, has, code)))
             others.append(Execution("REQUIRED", "conditional-user-role", {"condUserRole": role, "negate": "true"}))
         chose = Execution("REQUIRED", "conditional-user-configured")
@@ -56,7 +56,7 @@ def browser_flow(roles: list[str]) -> tuple[Execution, ...]:
 
 
 def plan_browser_flow(keycloak: Keycloak, plan: Plan, roles: list[str]) -> None:
-    """The realm's flow. Another one is built beside it and then takes its place, so that no login meets half of one."""
+    """The realm's flow. A new one is built beside it and then replaces it, so that no login meets half of one."""
     wanted = browser_flow(roles)
     realm = keycloak.get("")
     bound = realm.get("browserFlow") if realm else None
@@ -81,7 +81,7 @@ def _build(keycloak: Keycloak, alias: str, steps: tuple[Execution, ...]) -> None
     flow = {"alias": alias, "providerId": "basic-flow", "topLevel": True, "builtIn": False}
     keycloak.create("/authentication/flows", flow | {"description": "Managed by Ansible, module keycloak_realm"})
     _add(keycloak, alias, alias, steps)
-    # A step is made disabled; what it demands, and its settings, are written to the list of them all.
+    # A new step is disabled. Its requirement and its settings are written to the list of all steps afterwards.
     made = keycloak.get(f"/authentication/flows/{alias}/executions")
     for step, one in zip(_flat(steps), made, strict=True):
         keycloak.put(f"/authentication/flows/{alias}/executions", one | {"requirement": step.requirement})

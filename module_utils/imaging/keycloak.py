@@ -1,7 +1,7 @@
-"""What the modules that speak to Keycloak share: its Admin REST API and the plan of changes.
+"""Shared by the modules that use Keycloak: its Admin REST API and the plan of changes.
 
-A module first reads everything it manages, then plans every write, and only then applies the plan. Check mode stops
-before the last step, so what it predicts is what a real run does. Hosts have nothing but the standard library.
+A module first reads everything it manages, then plans every write, and then applies the plan. Check mode stops before
+the last step, so its prediction is what a real run does. Hosts have only the standard library.
 
 Source: Keycloak 26 Admin REST API, OpenID Connect Core 1.0 and RFC 6749 section 4.4 (client credentials).
 """
@@ -19,15 +19,15 @@ from urllib.request import Request, urlopen
 
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 
-# What JSON holds.
+# The values of JSON.
 Json: TypeAlias = Any
 
 TIMEOUT_SECONDS = 30
-# Keycloak's admin tokens live 60 s; one that is about to end is not worth a request.
+# Keycloak's admin tokens live 60 s. A token that ends soon is not used for another request.
 TOKEN_MARGIN_SECONDS = 10
 HIDDEN = "(hidden)"
 
-# How every module reaches Keycloak; documented in each module.
+# The arguments with which every module reaches Keycloak; documented in each module.
 CONNECTION: dict[str, dict[str, Any]] = {
     "keycloak_url": {"type": "str", "required": True},
     "keycloak_client_id": {"type": "str", "required": True},
@@ -37,7 +37,7 @@ CONNECTION: dict[str, dict[str, Any]] = {
 
 
 class KeycloakError(Exception):
-    """Keycloak refused or did not answer; the message says what was asked, what came back and what to do."""
+    """Keycloak refused or did not answer. The message says the request, the answer and what to do."""
 
 
 class Keycloak:
@@ -70,7 +70,7 @@ class Keycloak:
         )
 
     def get(self, path: str, **query: str) -> Json:
-        """Read a resource below the realm (`/users`, …; the realm itself is ``); None when there is no such thing."""
+        """Read a resource below the realm (`/users`, …; the realm itself is ``); None if it does not exist."""
         return self._call("GET", self._in_realm(path, query), missing_ok=True)[0]
 
     def create(self, path: str, body: Json) -> str:
@@ -118,7 +118,7 @@ class Keycloak:
             raise KeycloakError(f"Keycloak at {self.url} did not answer {method} {path}: {error}") from None
 
     def _authenticate(self) -> bool:
-        """Hold a token that lasts for the next request; False when Keycloak is absent and that is accepted."""
+        """Get a token that lasts for the next request; False if Keycloak is absent and that is accepted."""
         if self.absent:
             return False
         if time.monotonic() < self._token_ends:
@@ -176,10 +176,10 @@ def _explain(method: str, path: str, error: HTTPError) -> str:
 
 
 def differing(wanted: dict[str, Any], current: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The part of `wanted` that `current` does not already say, as (before, after); both empty when they agree.
+    """The part of `wanted` that `current` does not have, as (before, after); both empty when they agree.
 
-    Keys that `wanted` does not name are not managed and do not count. The order in lists does not count: Keycloak keeps
-    sets and gives them back as they come.
+    Keys that `wanted` does not name are not managed and do not count. The order in lists does not count, because
+    Keycloak keeps sets and returns them in any order.
     """
     before: dict[str, Any] = {}
     after: dict[str, Any] = {}
@@ -195,7 +195,7 @@ def differing(wanted: dict[str, Any], current: dict[str, Any]) -> tuple[dict[str
 
 
 def merged(current: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`current` with `changes` laid over it, dictionaries merged: what a PUT that replaces must carry."""
+    """`current` with `changes` laid over it, dictionaries merged. A PUT that replaces must carry all of this."""
     result = dict(current)
     for key, value in changes.items():
         result[key] = merged(current.get(key) or {}, value) if isinstance(value, dict) else value
@@ -254,7 +254,7 @@ class Plan:
         self.add(what, {"members": sorted(current)}, {"members": sorted(wanted)}, apply)
 
     def result(self) -> dict[str, Any]:
-        """What the module returns: `changed` and `diff`, the same in check mode and in a real run."""
+        """The module's results: `changed` and `diff`, the same in check mode and in a real run."""
         return {
             "changed": bool(self.changes),
             "diff": {

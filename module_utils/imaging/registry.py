@@ -1,4 +1,4 @@
-"""What the modules on clinics share: the registry's clinics, through the functions of the registry."""
+"""Shared by the modules on clinics: the registry's clinics, through the functions of the registry."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ except ImportError:
 
 CONNECT_TIMEOUT_SECONDS = 10
 
-# How a module reaches the registry; documented in each module. Each declares the password itself, so that whoever reads
-# the module sees that it is hidden.
+# The arguments with which a module reaches the registry; documented in each module. Each module declares the password
+# itself, so that a reader of the module sees that it is hidden.
 REGISTRY: dict[str, dict[str, Any]] = {
     "registry_host": {"type": "str", "required": True},
     "registry_port": {"type": "int", "required": True},
@@ -28,7 +28,7 @@ class RegistryError(Exception):
 
 @dataclass(frozen=True)
 class Removed:
-    """A clinic that was removed: when (ISO 8601, UTC), and how many studies it still owns, claimed ones among them."""
+    """A removed clinic: the time (ISO 8601, UTC), and how many studies it still owns, claimed ones among them."""
 
     name: str
     at: str
@@ -42,11 +42,11 @@ class Registry:
         self._parameters = parameters
 
     def names(self) -> dict[str, str]:
-        """Every clinic's name by id, without those that were removed."""
+        """Every clinic's name by id, without removed clinics."""
         return dict(self._query("SELECT clinic_id, name FROM registry.list_clinics()", ()))
 
     def removed(self) -> dict[str, Removed]:
-        """By clinic id those that were removed; none in a registry that check mode meets before its migration."""
+        """The removed clinics by id; none in a registry that check mode meets before its migration."""
         if self._query("SELECT to_regprocedure('registry.removed_clinics()')", ()) == [(None,)]:
             return {}
         rows = self._query("SELECT clinic_id, name, removed_at, studies FROM registry.removed_clinics()", ())
@@ -62,15 +62,15 @@ class Registry:
         self._query("SELECT registry.upsert_clinic(%s, %s)", (clinic_id, name))
 
     def remove(self, clinic_id: str) -> None:
-        """Have the services hear of the clinic no more; its studies stay its own."""
+        """Hide the clinic from the services; its studies stay its own."""
         self._query("SELECT registry.remove_clinic(%s)", (clinic_id,))
 
     def readmit(self, clinic_id: str, name: str) -> None:
-        """Let a removed clinic be one again, with the studies that it still owns."""
+        """Make a removed clinic a clinic again, with the studies that it still owns."""
         self._query("SELECT registry.readmit_clinic(%s, %s)", (clinic_id, name))
 
     def studies(self, clinic_id: str) -> list[str]:
-        """StudyInstanceUIDs of all that the clinic owns, claimed ones too."""
+        """StudyInstanceUIDs of all studies that the clinic owns, claimed ones too."""
         return [row[0] for row in self._query("SELECT registry.studies_of_clinic(%s)", (clinic_id,))]
 
     def log_erasure(self, study_uid: str) -> None:

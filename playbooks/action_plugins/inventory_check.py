@@ -165,7 +165,7 @@ def find_type_problems(path: str, value: object, option: Option) -> Iterator[Pro
 
 
 def check_domain(domain: str) -> str | None:
-    """What is wrong with a public host name (RFC 1123 section 2.1), or None."""
+    """The error in a public host name (RFC 1123 section 2.1), or None."""
     bare = re.sub(r"^[A-Za-z][A-Za-z0-9+.-]*://", "", domain)
     if bare != domain:
         return "has a scheme"
@@ -241,7 +241,7 @@ def find_ca_problems(files: Iterable[str]) -> Iterator[Problem]:
 
 
 def find_tls_problems(variables: Variables) -> Iterator[Problem]:
-    """What is provided is read here, so that a wrong file never reaches a host."""
+    """Read the provided files here, so that a wrong file never reaches a host."""
     directory = str(variables.get("imaging_acme_directory", "https://"))
     if not directory.startswith("https://"):
         takes = "the address of an ACME directory, which begins with https://"
@@ -501,7 +501,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         ]
 
     def _role_defaults(self) -> dict[str, Any]:
-        """What the inventory's own expressions may refer to, as in the play that has the roles."""
+        """The variables to which the inventory's own expressions may refer, as in the play that has the roles."""
         defaults: dict[str, Any] = {}
         for path in sorted((PROJECT / "roles").glob("*/defaults/main.yml")):
             defaults |= self._loader.load_from_file(str(path), trusted_as_template=True) or {}

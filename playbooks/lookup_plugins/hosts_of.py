@@ -35,7 +35,7 @@ def find_hosts(name: str, groups: Groups) -> list[str]:
 
 
 def find_problems(groups: Groups) -> Iterator[str]:
-    """What is wrong with the groups of an inventory, each in one sentence."""
+    """The errors in the groups of an inventory, each in one sentence."""
     every = groups.get(EVERY_HOST) or []
     if not every:
         yield f"There is no host in the group `{EVERY_HOST}`. Name it there, as inventories/production/hosts.yml does."
@@ -52,7 +52,7 @@ def find_problems(groups: Groups) -> Iterator[str]:
 
 
 def refusal(problems: list[str], sources: list[str]) -> str:
-    """What the administrator reads."""
+    """The message for the administrator."""
     return "\n".join(
         [
             f"The hosts of the inventory ({', '.join(sources)}) cannot carry the platform; no host was touched.",

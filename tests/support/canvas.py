@@ -1,4 +1,4 @@
-"""What the viewer's canvas shows, against what the file holds."""
+"""Compares the viewer's canvas with the content of the file."""
 
 from __future__ import annotations
 

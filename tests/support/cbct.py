@@ -53,7 +53,7 @@ def cbct(voxels: NDArray[np.int16], **attributes: object) -> FileDataset:
 
 
 def _group(**elements: object) -> Dataset:
-    """An item; what is an item itself is the only one of its sequence."""
+    """An item. A value that is an item itself is the only one of its sequence."""
     item = Dataset()
     for keyword, value in elements.items():
         setattr(item, keyword, [value] if isinstance(value, Dataset) else value)

@@ -1,4 +1,4 @@
-"""What a download brought, and what Orthanc keeps."""
+"""Compares a download with the files in Orthanc."""
 
 from __future__ import annotations
 

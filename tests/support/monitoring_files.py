@@ -38,7 +38,7 @@ def run(tool: str, *arguments: str) -> str:
 
 
 def dashboard_sources() -> dict[str, dict[str, Any]]:
-    """What is written down of each dashboard, by file name."""
+    """The content of each dashboard, by file name."""
     paths = sorted((PROJECT / "roles/grafana/files/dashboards").glob("*.yml"))
     return {path.stem: yaml.safe_load(path.read_text()) for path in paths}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 TOKEN = re.compile(
     r"""\s+|\#[^\n]*|("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[{};]|(?:\$\{\w+\}|[^\s;{}"']|\{[0-9,]+\})+)"""
 )
-# nginx takes these backslashes away before it looks at a pattern: what is written "\\|" is an escaped bar to PCRE.
+# nginx removes these backslashes before it looks at a pattern: to PCRE, a written "\\|" is an escaped bar.
 ESCAPED = re.compile(r"""\\([\\"'])""")
 
 

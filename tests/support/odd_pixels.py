@@ -1,4 +1,4 @@
-"""Images that are written oddly: some can be displayed all the same, others cannot."""
+"""Images that are written oddly: some can be displayed nevertheless, others cannot."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ CASES: dict[str, tuple[Maker, str | None]] = {
     "one frame, a table": (partial(retabled, pictures(1, "JPEG"), 3, [0]), None),
     "a frame each, a wrong table": (partial(retabled, pictures(2, "JPEG"), 1, [7, 3]), None),
     "big endian": (partial(big_endian, 16), None),
-    # What cannot.
+    # Images that cannot be displayed.
     "32 bits in big endian": (partial(big_endian, 32), "bits"),
     "a table that points beside": (partial(retabled, pictures(2, "JPEG"), 3, [0, 10]), "fragments"),
     "a table of fragments": (partial(retabled, pictures(2, "JPEG"), 2, [0, 1, 2, 3]), "fragments"),

@@ -65,7 +65,7 @@ class Platform:
     def login(self, user: User, client: str = "ohif", page: str = "/callback") -> dict[str, str]:
         """Log in as the viewer does (authorisation code with PKCE, RFC 7636), or as another client; the tokens.
 
-        Who is asked for a one-time password gives it, and sets one up first if need be.
+        A user who is asked for a one-time password gives it, and sets one up first if necessary.
         """
         session, verifier = self.session(), secrets.token_urlsafe(48)
         answer = self.give_password(session, user, client, page, verifier)

@@ -90,5 +90,5 @@ class Reader:
         self.page.screenshot(path=SCREENSHOTS / f"{self.test}-{name}.png")
 
     def policy_violations(self) -> list[str]:
-        """What the Content-Security-Policy kept the page from doing."""
+        """The actions of the page that the Content-Security-Policy prevented."""
         return [line for line in self.console if "Content Security Policy" in line]

@@ -15,8 +15,8 @@ ROOTS = {
     "pydicom-data": Path(data_store.__file__).parent,
 }
 
-# What is not imported, and why: a reason of a failure (imaging_importer.reasons), or of a file that is kept beside the
-# images ("not-dicom", "dicomdir"). Each other file that says it is DICOM is imported.
+# The files that are not imported, and the reason: of a failure (imaging_importer.reasons), or of a file that is kept
+# beside the images ("not-dicom", "dicomdir"). Each other file that says it is DICOM is imported.
 EXCEPTIONS = {
     **dict.fromkeys(
         (

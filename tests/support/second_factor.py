@@ -75,7 +75,7 @@ def asked_by(page: str) -> tuple[str, str] | None:
 
 
 def answer_to(page: str, username: str, phones: Phones) -> tuple[str, dict[str, str]] | None:
-    """What the page asks for: where the form goes and what it says; None when it asks for no code."""
+    """The form in which the page asks for a code: its address and its fields; None if it asks for none."""
     form = asked_by(page)
     if form is None:
         return None

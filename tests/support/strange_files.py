@@ -1,4 +1,4 @@
-"""DICOM files of a stranger: what two programs read as two different images, and what stops a program that reads it."""
+"""DICOM files of a stranger: files that two programs read as two different images, and files that stop a program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of nginx have in common: images through it, and whether what is behind it lives on."""
+"""Shared by the tests of nginx: images through it, and whether the services behind it are still alive."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A second Prometheus and Alertmanager beside the deployed ones, with their files, for which time runs faster.
 
-They ask the same targets and judge by the same rules, receivers and inhibitions; only each duration in the files is a
-fifteenth. What they send arrives at a webhook that writes it down.
+They ask the same targets and judge by the same rules, receivers and inhibitions. Only each duration in the files is a
+fifteenth. A webhook records the alerts that they send.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 FACTOR = 15
 PLACE = "/run/imaging-time-lapse"
 UNITS = ("webhook", "alertmanager", "prometheus")
-# What may be wrong with the machine that the tests run on, which they are not about.
+# Problems of the machine on which the tests run. The tests are not about these.
 MACHINE = {"DiskFullInFourDays", "DiskInodesLow", "DiskSpaceCritical", "DiskSpaceLow", "MemoryLow"}
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -71,7 +71,7 @@ class TimeLapse:
             prometheus = prometheus.replace(deployed, ours, 1)
         alertmanager = hurry(render("alertmanager.yml.j2", monitoring_webhook_urls=["a"]))
         alertmanager = re.sub(r"url_file: \S+webhook-1", f"url_file: {PLACE}/webhook-1", alertmanager)
-        # What has changed is told at once, so that a test need not wait for the next round.
+        # Changes are sent at once, so that a test need not wait for the next round.
         alertmanager = re.sub(r"group_interval: \w+", "group_interval: 1s", alertmanager)
         self._write("prometheus.yml", prometheus)
         self._write("alerts.yml", hurry(self.platform.on_host("cat", "/etc/prometheus/alerts.yml")))
@@ -142,12 +142,12 @@ class TimeLapse:
         self.wait_for(alert, "resolved")
 
     def others(self, *expected: str) -> set[str]:
-        """What else was told, besides what is expected, what was told before, and what is the machine's."""
+        """The other alerts: not expected, not sent before, and not about the machine."""
         return set(self.state()) - set(expected) - self.before - MACHINE
 
 
 def wait_for(what: str, condition: Callable[[], T], seconds: float = 240) -> T:
-    """What the condition gives, once that is something."""
+    """The value of the condition, once it is true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():

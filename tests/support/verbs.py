@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Verb:
-    """What is typed with a target and into its program; a pattern of what the host answers."""
+    """The words typed with a target and into its program; a pattern of the host's answer."""
 
     says: str
     arguments: tuple[str, ...] = ()

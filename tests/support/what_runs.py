@@ -56,7 +56,7 @@ def without_docstrings(node: ast.stmt) -> ast.stmt:
 
 
 def used_by(node: ast.AST) -> Iterator[str]:
-    """Every name in it: what it calls, the fixtures that it takes as arguments, or by `usefixtures`."""
+    """Every name in it: its calls, and the fixtures that it takes as arguments or by `usefixtures`."""
     for inner in ast.walk(node):
         if isinstance(inner, ast.Name):
             yield inner.id
@@ -68,7 +68,7 @@ def used_by(node: ast.AST) -> Iterator[str]:
 
 @cache
 def recipe(target: str) -> str:
-    """What a make target would run, and the text of the project's files that it names, however deep."""
+    """The commands of a make target, and the text of the project's files that it names, at any depth."""
     command = ["make", "--dry-run", "--always-make", target]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     seen: set[Path] = set()

@@ -1,4 +1,4 @@
-"""What Ansible makes of an inventory, its wiring and a role, without a run: variables, and templates as rendered."""
+"""Ansible's result for an inventory, its wiring and a role, without a run: variables, and templates as rendered."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Wired:
         return str(self.inside(template.parent.parent, lookup, **variables))
 
     def inside(self, role: Path, expression: str, **variables: Any) -> Any:
-        """What a task of a role makes of an expression."""
+        """The value of an expression in a task of a role."""
         defaults, own = (self._read(role / f"{kind}/main.yml") for kind in ("defaults", "vars"))
         known = {**defaults, **self._variables, **own, "role_path": str(role), **variables}
         return Templar(self._loader, variables=known).template(trust_as_template(expression))

@@ -37,7 +37,7 @@ DCMJS = {
     "cwe": [],
     "cvss": {"score": 7, "vectorString": None},
 }
-# As OHIF's: what it pins, what it does not, and its own siblings.
+# As in OHIF's: pinned packages, others, and its own siblings.
 VIEWER = {
     "name": "@ohif/app",
     "version": "3.13.2",

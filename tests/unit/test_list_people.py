@@ -1,4 +1,4 @@
-"""What an administrator sees of the list of clinics and users."""
+"""The list of clinics and users, as an administrator sees it."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_what_is_not_one_reachable_host_is_refused_in_words(inventory: Write, gr
 
 
 def test_words_arrive_as_they_are_through_the_shells_on_the_way() -> None:
-    # What sshd does, and what sudo does not.
+    # sshd does this, and sudo does not.
     words = Host(("ssh",), "pacs").command(["printf", r"%s\0", *ODD])
     assert words[:3] == ["ssh", "--", "pacs"]
     for shell in ("sh", "bash"):

@@ -1,4 +1,4 @@
-"""What is newer is said by name; what cannot be asked says so, and the rest is asked all the same."""
+"""Newer versions are named. A source that cannot be asked is reported, and the rest is asked nevertheless."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the restore drill makes of the platform's inventory, and how it brings a backup to the controller."""
+"""The restore drill's inventory, made from the platform's, and the way of a backup to the controller."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_drills_host_has_the_variables_of_the_platforms(written, tmp_path, m
     # It is reached, and shows itself, as the throw-away host that it is.
     assert seen("[ansible_user, ansible_host, imaging_tls_mode]") == ["root", "imaging.drill.test", "self-signed"]
     assert seen("imaging_secrets_path") == str(state / "secrets")
-    # Nor does it put its own backups among the platform's.
+    # It does not put its own backups among the platform's either.
     assert seen("imaging_backup_repository") == ""
 
 

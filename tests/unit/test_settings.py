@@ -23,7 +23,7 @@ from imaging_importer import cli as importer  # noqa: E402
 status = load(ROOT / "files/status/imaging_status.py")
 updates = load(ROOT / "files/updates/imaging_updates.py")
 
-# Runs a service with a configuration, without credentials, as far as its settings lead; what it ends with.
+# Runs a service with a configuration, without credentials, as far as its settings lead. The result is how it ends.
 RUN: dict[str, Callable[[Path], object]] = {
     "gateway": lambda path: run_gateway(path),
     "backup": lambda path: cli.main(["--config", str(path), "check-config"]),
@@ -150,7 +150,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refusal(service: str, path: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What a service says of a configuration before it ends with a failure; empty when it takes it."""
+    """A service's message about a configuration before it ends with a failure; empty if it accepts it."""
     try:
         ended = RUN[service](path)
     except SystemExit as error:

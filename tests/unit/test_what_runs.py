@@ -1,4 +1,4 @@
-"""What counts as run by a test: its own code and what that uses, and nothing that only looks like it."""
+"""The code that a test runs: its own and everything that uses, and nothing that only looks like it."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def lived_in(host):
 
 
 def told(host, name: str) -> dict[str, float]:
-    """What the node exporter is told in one of its files."""
+    """The text of one of the node exporter's files."""
     lines = (host.config.metrics / f"{name}.prom").read_text().splitlines()
     return {name: float(value) for name, value in (line.split() for line in lines if not line.startswith("#"))}
 
@@ -121,7 +121,7 @@ def test_during_heavy_import_and_deletion_it_names_no_image_that_it_lacks(lived_
     take = Server._snapshot
 
     def take_slowly(connection: Connection) -> Snapshot:
-        time.sleep(0.1)  # what is not held for the moment of three snapshots now shows
+        time.sleep(0.1)  # rows that are not held for the moment of three snapshots now show
         return take(connection)
 
     monkeypatch.setattr(Server, "_snapshot", staticmethod(take_slowly))
@@ -340,7 +340,7 @@ def test_certificates_of_an_authority_come_back_with_their_links_and_mix_with_no
 
 
 def test_no_program_comes_back_with_the_certificates(lived_in, capsys):
-    """Whoever could write to a backup would choose what root runs at each renewal."""
+    """Somebody who could write to a backup would choose the programs that root runs at each renewal."""
     place, name = lived_in.config.letsencrypt, "imaging.example.org"
     account = "accounts/acme.example.org:14000/directory/0123abcd"
     ours = f"""\
@@ -622,7 +622,7 @@ HOSTILE = {
 
 @contextmanager
 def dumps_say(statement: str) -> Iterator[None]:
-    """Whoever writes the dump of the registry has it say this, in the place of its longest index."""
+    """The author of the registry's dump puts this in the place of its longest index."""
     dump = Server.dump
 
     def hostile(server: Server, database: str, snapshot: Snapshot, target: Path) -> int:

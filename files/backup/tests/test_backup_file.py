@@ -1,4 +1,4 @@
-"""A backup file proves itself: whatever happened to it on the way is found before anything of it is used."""
+"""A backup file proves itself: any change on its way is found before anything of it is used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def prove(path: Path, trust: Trust = TRUST) -> dict[str, bytes]:
 
 
 def repack(path: Path, change: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]) -> None:
-    """Write a backup file anew, as somebody would who does not know what the manifest is for."""
+    """Write a backup file again, as somebody would who does not know the purpose of the manifest."""
     raw = subprocess.run(["zstd", "-dqc", str(path)], check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(raw)) as old:
         members = [(entry.name, old.extractfile(entry).read()) for entry in old]
@@ -185,7 +185,7 @@ def test_a_key_that_is_none_is_refused(tmp_path):
 
 
 def forge(path: Path, change: Callable[[dict[str, bytes]], None], sign: bytes | None = None) -> None:
-    """What an attacker makes who knows the format: everything fits, but for the signature."""
+    """The file of an attacker who knows the format: everything fits except the signature."""
 
     def anew(members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
         content = dict(members)
@@ -245,7 +245,7 @@ def test_one_without_a_signature_is_taken_on_an_explicit_word_alone(backup_path,
         prove(backup_path)
     with pytest.raises(BackupError, match="is not signed"):
         prove(backup_path, Trust(KEY.public, also=OTHER_KEY.public))
-    if stripped["format"] == 1:  # what releases before this one have made
+    if stripped["format"] == 1:  # the format of earlier releases
         assert prove(backup_path, Trust(KEY.public, unsigned=True))["settings/tls/ca.pem"] == b"certificate"
 
 

@@ -38,7 +38,7 @@ class Restic:
 
 
 def signatures(key: SigningKey = KEY) -> list[dict[str, str]]:
-    """What a push leaves beside a snapshot."""
+    """The files that a push leaves beside a snapshot."""
     restic = Restic()
     repository._sign(SimpleNamespace(domain="imaging.example.org"), restic, "aecc3b6f", key)
     assert restic.tags[0] == "imaging-signature"
@@ -103,7 +103,7 @@ def test_one_without_a_signature_is_taken_on_an_explicit_word_alone():
 
 @pytest.fixture
 def fetched(tmp_path: Path) -> tuple[Path, Path]:
-    """What restic has brought back: the images that arrive, and the workspace."""
+    """The files that restic has brought back: the images that arrive, and the workspace."""
     arriving, workspace = tmp_path / ".restore", tmp_path / ".restoring"
     for name in ("orthanc", "keycloak", "registry"):
         (workspace / "databases").mkdir(parents=True, exist_ok=True)

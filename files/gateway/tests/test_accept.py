@@ -1,4 +1,4 @@
-"""What clients write in Accept, and the one form that Orthanc is asked for in its place."""
+"""Accept headers of clients, and the one form that Orthanc is asked for instead."""
 
 from __future__ import annotations
 

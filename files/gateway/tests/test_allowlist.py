@@ -1,4 +1,4 @@
-"""What may be asked: one spelling per resource, and nothing that the list does not name."""
+"""The allowed requests: one spelling for each resource, and nothing that the list does not name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def asked(uri, roles=PHYSICIAN, method="GET"):
 
 
 VIEWER = [
-    # What OHIF asks, as recorded in a browser.
+    # The requests of OHIF, as recorded in a browser.
     f"{STUDY}/series?includefield=00080021,00080031,0008103E,00200011",
     f"{STUDY}/series?includefield=0008103E&SeriesInstanceUID=1.2.3",
     f"{STUDY}/series/1.2.3/metadata",

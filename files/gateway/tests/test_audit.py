@@ -1,4 +1,4 @@
-"""Who may read the access log, what of it, and how they ask; in the browser and by the command on the host."""
+"""The readers of the access log, their rows and their queries, in the browser and by the command on the host."""
 
 from __future__ import annotations
 

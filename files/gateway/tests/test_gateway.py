@@ -1,4 +1,4 @@
-"""The whole gateway against the real registry: what it decides, what it answers, and what it does without its parts."""
+"""The whole gateway against the real registry: its decisions, its answers, and its work while a part is missing."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ async def wait_for(ask, wanted):
 
 
 class TestForms:
-    """What Orthanc is asked for is decided here, after whose the study is."""
+    """The request to Orthanc is decided here, after the owner of the study is known."""
 
     async def refusal(self, gateway, headers, uri, accept):
         sent = {"X-Original-Method": "GET", "X-Original-URI": uri, "X-Original-Accept": accept, **headers}
@@ -342,7 +342,7 @@ class TestForms:
 
 
 class TestChanges:
-    """What is remembered never outlives the truth."""
+    """A remembered owner is never used after it has changed."""
 
     async def until(self, gateway, realm, study, expected, clinic="north"):
         deadline = time.monotonic() + 5

@@ -48,7 +48,7 @@ class Campaign:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What every importer of this campaign is started with."""
+        """The settings of every importer of this campaign."""
         connection = {
             "host": str(self.registry.cluster.socket),
             "dbname": self.registry.name,
@@ -97,7 +97,7 @@ class Campaign:
         return not self.pending() and not self.jobs()
 
     def pending(self) -> list[str]:
-        """Files in the inbox and the spool. os.walk: what is renamed while it is listed is looked for next time."""
+        """Files in the inbox and the spool. os.walk: an entry that is renamed while it is listed is found next time."""
         return [
             str(Path(directory) / name)
             for directory, _, names in os.walk(self.root / "inbox")
@@ -114,7 +114,7 @@ class Campaign:
         places = (self.root / name for name in ("inbox", "processed", "failed"))
         found = Counter(file for place in places for file in contents(place))
         delivered = Counter(hashlib.sha256(data).hexdigest() for data in self.delivered)
-        if self.elsewhere and not at_the_end:  # what is being moved to another file system is there twice for a while
+        if self.elsewhere and not at_the_end:  # a file on its way to another file system exists twice
             assert set(found) <= set(delivered)
             assert found >= delivered
         else:
@@ -130,15 +130,16 @@ class Campaign:
         assert list((self.root / "inbox" / ".spool" / ".scratch").glob("*")) == []
 
     def check_store(self) -> None:
-        """What is under processed/ is stored as stamped, byte for byte, owned by its clinic and visible; there is
-        nothing else.
+        """Every file under processed/ is stored as stamped, byte for byte, owned by its clinic and visible.
+
+        Nothing else is stored.
         """
         expected: dict[str, str] = {}
         for clinic, path, data in self.imported():
             try:
                 sop = pydicom.dcmread(io.BytesIO(data)).SOPInstanceUID
             except (pydicom.errors.InvalidDicomError, AttributeError):
-                continue  # what came along with images
+                continue  # companions of images
             digest = hashlib.md5(stamped(data, clinic), usedforsecurity=False).hexdigest()
             assert expected.setdefault(sop, digest) == digest, f"{path} is not what is stored"
         assert self.platform.md5s() == expected
@@ -152,7 +153,7 @@ class Campaign:
         assert {identity[1] for identity in identities} == visible
 
     def imported(self) -> Iterator[tuple[str, Path, bytes]]:
-        """What is under processed/, also in packed files, and what did not fail of packed files under failed/."""
+        """The files under processed/, also in packed files, and the good members of packed files under failed/."""
         for folder in [*(self.root / "processed").glob("*/*/*"), *(self.root / "failed").glob("*/*/*")]:
             place, clinic = folder.relative_to(self.root).parts[:2]
             report = json.loads((folder / "report.json").read_text()) if place == "failed" else {"failures": []}
@@ -195,7 +196,7 @@ def is_packed(data: bytes) -> bool:
 
 
 def unpacked(data: bytes) -> dict[str, bytes]:
-    """What is in a file, by the name that it is shown by behind the file's own; of most files, itself."""
+    """The members of a file, by the name shown after the file's own; for most files, the file itself."""
     if data[:2] == b"PK":
         with zipfile.ZipFile(io.BytesIO(data)) as made:
             return {f"/{name}": made.read(name) for name in made.namelist()}
@@ -203,7 +204,7 @@ def unpacked(data: bytes) -> dict[str, bytes]:
 
 
 def stamped(data: bytes, clinic: str) -> bytes:
-    """What is stored of a delivered file."""
+    """The bytes that are stored of a delivered file."""
     scratch = Path(tempfile.gettempdir())
     with tempfile.TemporaryFile() as file:
         file.write(data)

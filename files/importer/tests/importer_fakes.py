@@ -67,7 +67,7 @@ class Faults:
         self.unlistable = ""  # the registry does not take the attributes of this study
         self.untellable = ""  # Orthanc's QIDO-RS cannot tell the attributes of this study
         self.unstorable = b""  # Orthanc reads an instance that holds these bytes, and cannot store it
-        self.misread: dict[bytes, dict[str, str]] = {}  # what Orthanc reads in an instance that holds these bytes
+        self.misread: dict[bytes, dict[str, str]] = {}  # Orthanc's reading of an instance that holds these bytes
         self.refused = b""  # Orthanc cannot read an instance that holds these bytes
         self.delay = 0.0  # seconds that Orthanc thinks about a STOW-RS request
         self.cost = 0.0  # seconds of Orthanc's work for each MiB of a STOW-RS request; requests share it in turns
@@ -102,7 +102,7 @@ class Faults:
 
 
 class Platform:
-    """What Orthanc and the registry hold."""
+    """The content of Orthanc and the registry."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -120,7 +120,7 @@ class Platform:
         self.undisplayable: dict[tuple[str, str], str] = {}  # study, instance -> code
         self.access_log: list[tuple[str, str, str, str | None]] = []  # user, clinic, study, detail
         self.requests: list[str] = []
-        self.course: dict[str, list[str]] = defaultdict(list)  # of each study: what was asked for it, in this order
+        self.course: dict[str, list[str]] = defaultdict(list)  # the calls for each study, in their order
         handler = type("Handler", (_Handler,), {"platform": self})
         self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True

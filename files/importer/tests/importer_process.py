@@ -70,7 +70,7 @@ def environment() -> dict[str, str]:
 
 
 class Nursery:
-    """Forks importers. Use as a context; what still runs at its end is killed."""
+    """Forks importers. Use it as a context; importers that still run at its end are killed."""
 
     def __enter__(self) -> Nursery:
         self._children: list[Forked] = []

@@ -1,4 +1,4 @@
-"""Damaged, odd and malicious DICOM files from a seed: what real files suffer, and what a stranger would build.
+"""Damaged, odd and malicious DICOM files from a seed: errors of real files, and files that a stranger would build.
 
 Half of them are real files with bytes changed, half are built from elements, with lies at every place that a parser
 believes: VRs, lengths, delimiters, order, nesting, encodings, file meta information, what follows the last element.
@@ -85,7 +85,7 @@ class Builder:
         explicit = self.explicit if not self.lies() else not self.explicit
         if not explicit:
             return head + struct.pack(self.order + "L", length % (1 << 32)) + value
-        # What a parser takes an unknown VR for is the question: both are tried.
+        # Parsers differ in what they take an unknown VR for, so both are tried.
         if vr in LONG or (vr in UNKNOWN and self.random.randrange(2)):
             return head + vr.encode() + b"\0\0" + struct.pack(self.order + "L", length % (1 << 32)) + value
         return head + vr.encode() + struct.pack(self.order + "H", length % (1 << 16)) + value
@@ -113,7 +113,7 @@ class Builder:
         return self.element(tag, "UN" if as_un else "SQ", items, undefined)
 
     def content(self, depth: int) -> bytes:
-        """What is in an item: few elements, identifiers of others among them."""
+        """The content of an item: few elements, identifiers of others among them."""
         made = []
         for _ in range(self.random.choice((0, 1, 1, 2, 3))):
             if depth < 4 and self.random.randrange(4) == 0:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from imaging_importer.journal import SCHEMAS
 
-TODAY = {"claimed_at": "taken_at", "archive": "packed"}  # what a column of earlier releases is called by now
+TODAY = {"claimed_at": "taken_at", "archive": "packed"}  # a column's old name: its present name
 
 
 def rewind(path: Path, version: int) -> None:

@@ -1,6 +1,6 @@
-"""What the importer relies on in Orthanc: run against the fake here, against Orthanc itself in tests/host/platform.
+"""The importer's assumptions about Orthanc: run against the fake here, against Orthanc itself in tests/host/platform.
 
-Each side brings the fixture `orthanc`. What is stored is taken out again, since a platform has to do with the rest.
+Each side brings the fixture `orthanc`. Stored images are removed again, because a platform would work on leftovers.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ Make = Callable[..., Image]
 
 @pytest.fixture
 def image(orthanc: OrthancClient) -> Iterator[Make]:
-    """Make an image, of a new study unless one is given; what Orthanc has of it afterwards is taken out."""
+    """Make an image, of a new study unless one is given; afterwards it is removed from Orthanc."""
     made: set[str] = set()
 
     def image(study: str = "", series: str = "", sop: str = "", patient: str = "SPEC-1", **elements: object) -> Image:

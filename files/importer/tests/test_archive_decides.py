@@ -1,4 +1,4 @@
-"""What Orthanc reads, dies of, or does not store decides, and not what the importer read; and how a claim ends."""
+"""Orthanc decides, and not the importer's reading: what it reads, stops at, or does not store; and how a claim ends."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def image(house: House, study: str = "", patient: str = "P1", marker: str = "") 
     """An image of a study of its own; `marker` is what the fake Orthanc looks for in it."""
     ds = pydicom.dcmread(io.BytesIO(instance(house.random, study or uid(house.random), uid(house.random), patient)))
     ds.PatientComments = marker
-    if "~" in patient:  # which is an overline to some: how Orthanc reads it is not known before
+    if "~" in patient:  # some readers see an overline, so Orthanc's reading is not known before
         ds.SpecificCharacterSet = "ISO_IR 13"
     buffer = io.BytesIO()
     ds.save_as(buffer)
@@ -126,7 +126,7 @@ def rows(house: House, study: str) -> list[tuple[str, str, str | None]]:
 
 
 def test_a_file_that_stops_orthanc_costs_two_restarts_and_fails_alone_for_good(house: House) -> None:
-    """Whoever sends it again, under whatever name, as a folder or an upload, and after a restart of the importer."""
+    """The file comes again, from any sender, under any name, as a folder or an upload, and after a restart."""
     house.platform.faults.deadly = (b"DEADLY",)
     deadly, good = image(house, marker="DEADLY"), [image(house) for _ in range(12)]
     reasons = send(house, "north", "first", [*good[:6], deadly, deadly, *good[6:]])
@@ -317,7 +317,7 @@ def test_what_a_kill_leaves_of_a_misread_series_is_taken_out(house: House) -> No
 
 
 def test_a_study_stays_one_study_whatever_orthanc_reads_for_the_patient(house: House) -> None:
-    """Nobody else knows how Orthanc reads an odd PatientID: what it files elsewhere than the first is taken out."""
+    """Nobody else knows how Orthanc reads an odd PatientID. Images filed elsewhere than the first are removed."""
     study = uid(house.random)
     odd = [image(house, study, "P~1", marker=f"ODD {number}") for number in range(9)]
     other = [image(house, study, "P~2", marker=f"SOMEBODY {number}") for number in range(3)]
@@ -458,7 +458,7 @@ def test_a_claim_that_another_delivery_of_the_clinic_needs_stays(house: House) -
 
 
 def test_the_sweep_ends_claims_and_shows_what_orthanc_has(house: House) -> None:
-    """What a kill at the wrong moment leaves."""
+    """The state that a kill at the wrong moment leaves."""
     left, held = uid(house.random), image(house)
     assert send(house, "north", "held", [held]) == {}
     with house.platform.lock:
@@ -643,7 +643,7 @@ def test_a_folder_called_like_the_callers_file_is_found_again(tmp_path: Path) ->
 
 
 def test_a_clinic_cannot_hold_up_a_study_of_anothers_by_naming_it(house: House) -> None:
-    """Beside files that take Orthanc long: what of a batch is not claimed is let go before the rest is sent."""
+    """Beside files that take Orthanc long, unclaimed files of a batch are released before the rest is sent."""
     first = image(house)
     assert send(house, "north", "first", [first]) == {}
     house.platform.faults.refused = b"REFUSED"

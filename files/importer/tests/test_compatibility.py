@@ -1,7 +1,7 @@
 """A well-formed file gives the bytes that earlier releases stored, so that a repeated delivery is recognised.
 
 golden_digests.txt holds the SHA-256 (its first half) of what the release of November 2026 sent for each real file. It
-is never made anew: what differs from it is told to a clinic as `conflicting-bytes`.
+is never made again. If a file's digest differs, a clinic would be told `conflicting-bytes`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def test_all_real_images_have_a_digest() -> None:
     assert GOLDEN.keys() > REPAIRED
 
 
-# Their text is corrected since: what an earlier release stored of them is known by the bytes that it would send.
+# Their text is corrected now. The instance that an earlier release stored is recognised by the bytes it would send.
 CORRECTED = {
     "pydicom/charset_files/chrH31.dcm",
     "pydicom/charset_files/chrH32.dcm",

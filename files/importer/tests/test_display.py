@@ -1,4 +1,4 @@
-"""What is known, when it is imported, of whether an image can be displayed."""
+"""The importer's knowledge, at the time of the import, about whether an image can be displayed."""
 
 import random
 import struct
@@ -80,7 +80,7 @@ def test_a_video_is_displayed_where_the_viewer_takes_it_for_one(tmp_path: Path) 
 
 
 def test_nothing_that_the_reader_lets_through_is_stumbled_over(tmp_path: Path) -> None:
-    """What goes wrong here would be told as damage of the file."""
+    """An error here would be reported as damage of the file."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     random_ = random.Random(seed)

@@ -1,4 +1,4 @@
-"""What must be on the disk before the next step is taken: a power loss finds either the old state or the new."""
+"""Data that must be on the disk before the next step: after a power loss, either the old state or the new is there."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def spool(root: Path, journal: Journal) -> Spool:
 
 @pytest.fixture
 def events(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is made durable, renamed and removed, in order; paths relative to the root, job ids as JOB."""
+    """The paths that are made durable, renamed and removed, in order, relative to the root, with job ids as JOB."""
     seen: list[str] = []
     fsync, rename, rmtree, add = os.fsync, os.rename, shutil.rmtree, Journal.add
 

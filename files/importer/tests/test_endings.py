@@ -1,4 +1,4 @@
-"""Whatever goes wrong, and wherever: it is tried again, or ends with a reason; never both, never neither.
+"""Any error, at any place: the work is tried again, or ends with a reason; never both, never neither.
 
 One delivery of everything is carried by the importer's own lanes in this process, on a real disk and journal; Orthanc
 and PostgreSQL answer from memory. First it is counted what is asked of each of them. Then each of these calls goes
@@ -92,7 +92,7 @@ class Faults:
 
 
 class Rows:
-    """What a cursor gives."""
+    """The rows that a cursor gives."""
 
     def __init__(self, rows: list[tuple[Any, ...]]) -> None:
         self._rows = rows
@@ -286,7 +286,7 @@ def carry_one(base: Path, faults: Faults, platform: Platform, fault: tuple[str, 
 
 
 def check_end(house: House) -> list[str]:
-    """What ended is where it says, and is stored or has a reason; the reasons beside the one that there has to be."""
+    """Every ended file is in its place, and is stored or has a reason; return the reasons beside the expected one."""
     (summary,) = house.journal.finished_summaries(0, 9)
     assert house.metrics._values["imaging_importer_deliveries_total"] == {
         (("clinic", "north"), ("outcome", summary.result)): 1
@@ -358,9 +358,9 @@ ERRNOS = (
     "ENFILE", "ENODEV", "ENOENT", "ENOMEM", "ENOSPC", "ENOTDIR", "ENOTEMPTY", "ENXIO", "EOPNOTSUPP", "EOVERFLOW",
     "EPERM", "EROFS", "ESTALE", "ETIMEDOUT", "ETXTBSY", "EUCLEAN", "EXDEV",
 )  # fmt: skip
-# What no file system says: that it has not what it has, or that two names in one directory are on two.
+# Errors that no file system gives: a file that exists is missing, or two names in one directory are on two systems.
 LIES = {("unlink", "ENOENT"), ("rmdir", "ENOENT"), ("rename", "EXDEV")}
-# What may be said of one file alone ends it; all else of the file system is tried again.
+# An error that may concern one file alone ends that file. After any other error of the file system, it is tried again.
 OF_A_FILE = {"EACCES", "EPERM", "ELOOP", "ENXIO", "ENOTDIR"}
 
 
@@ -457,7 +457,7 @@ def test_orthanc(base: Path, faults: Faults, platform: Platform) -> None:
     kinds |= {str(body[:40]): lambda body=body: (200, body) for body in BODIES}
     met = walk(base, faults, platform, ["orthanc"], kinds)
     ended = {kind: {reason for end in ends for reason in end} - {"retried"} for kind, ends in met.items()}
-    # Final: what Orthanc cannot list, reads as another study's, has no more, or dies of.
+    # Final: a study that Orthanc cannot list, reads as another, no longer has, or stops at.
     assert {reason for reasons_ in ended.values() for reason in reasons_} <= FINAL_OF_ORTHANC.keys()
     for reason, of_kind in FINAL_OF_ORTHANC.items():
         found = {kind for kind, reasons_ in ended.items() if reason in reasons_}
@@ -554,7 +554,7 @@ def test_a_turn_that_is_over_when_the_job_is_leaves_no_job_begun(house: House, m
 
 
 def test_the_same_trouble_again_and_again_is_told_as_such(house: House, faults: Faults) -> None:
-    """Whatever differs in its words from time to time, and until the next step is reached."""
+    """Remove the words that differ from time to time, until the next step is reached."""
     deliver(house.root / "inbox" / "north" / "study", FILES)
     assert house.take()
     numbers = iter(range(10**6))
@@ -660,7 +660,7 @@ def test_the_longest_names_go_the_whole_way_twice_and_back(
 def test_an_image_that_orthanc_always_fails_on_ends_once_others_are_stored(
     house: House, platform: Platform, monkeypatch, status_: int
 ) -> None:
-    """500 may be about the image; 503 never is. Others of its delivery are stored all the same."""
+    """500 may concern the image; 503 never does. Others of its delivery are stored nevertheless."""
     bad = sop_uid(FILES["a.dcm"]).encode()
     answer = _Handler._answer
 

@@ -1,4 +1,4 @@
-"""What an administrator deletes is out of the registry before the answer."""
+"""A resource that an administrator deletes is out of the registry before the answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SERIES = "/series/" + "-".join(["0a0b0c0d"] * 5)
 
 
 class Orthanc:
-    """Has studies, and deletes for whoever knows the password."""
+    """Has studies, and deletes for every caller who knows the password."""
 
     def __init__(self, happened: list[str]) -> None:
         self.happened = happened

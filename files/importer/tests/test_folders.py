@@ -40,7 +40,7 @@ def image(campaign: Campaign) -> bytes:
 
 
 def log_of(campaign: Campaign) -> str:
-    """What the importer has logged; it opens the file itself, a moment after its start."""
+    """The importer's log. The importer opens the file itself, a moment after its start."""
     log = campaign.root / "log"
     return log.read_text() if log.exists() else ""
 

@@ -66,7 +66,7 @@ def damaged(random_: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def read_and_stamp(data: bytes, scratch: Path) -> str:
-    """What becomes of a file: "stamped", or why not."""
+    """The result of a file: "stamped", or the reason of its refusal."""
     with tempfile.TemporaryFile(dir=scratch) as file:
         file.write(data)
         file.flush()

@@ -1,4 +1,4 @@
-"""What becomes of real folders: a running importer, a fake Orthanc and registry, and the ledger afterwards."""
+"""Real folders through a running importer, a fake Orthanc and registry, and the ledger afterwards."""
 
 import json
 import os
@@ -369,7 +369,7 @@ def test_other_users_of_the_host_learn_nothing(world: World, path: str) -> None:
 
 
 def test_the_ledger_balances(world: World) -> None:
-    """Whatever the tests above delivered is in processed/ or failed/, and nowhere twice."""
+    """Everything that the tests above delivered is in processed/ or failed/, and nowhere twice."""
     inbox = [path for path in (world.root / "inbox").rglob("*") if path.is_file() and ".spool" not in path.parts]
     assert inbox == []
     assert contents(world.root / "inbox") == []

@@ -1,6 +1,6 @@
 """Any order of deliveries, changes, outages and kills: hypothesis looks for one after which the ledger is wrong.
 
-What it finds it shrinks and prints as the calls that lead there. IMAGING_MACHINE=n tries n orders (default 5).
+It shrinks a failure that it finds, and prints the calls that lead there. IMAGING_MACHINE=n tries n orders (default 5).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(folder=st.sampled_from("abc"), count=st.integers(1, 3))
     def deliver(self, folder: str, count: int) -> None:
-        """The importer may take the folder between two files; what follows is the next delivery."""
+        """The importer may take the folder between two files; the later files are the next delivery."""
         for _ in range(count):
             data = self.image()
             deliver(self.north / folder, {f"{uid(self.random)}.dcm": data})

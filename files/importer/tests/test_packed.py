@@ -1,4 +1,4 @@
-"""PackedFiles in delivered folders are unpacked: what is in them ends like files of their own, and none does harm."""
+"""Packed files in delivered folders are unpacked. Their members end like files of their own, and none does harm."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
 
 
 def read(folder: Path, files: dict[str, bytes], limits: Limits = LIMITS) -> tuple[dict[str, str], dict[str, bytes]]:
-    """What becomes of each file and member (or "sent"), and the bytes that would be sent."""
+    """The result of each file and member (or "sent"), and the bytes that would be sent."""
     deliver(folder, files)
     scratch = folder.parent / "scratch"
     scratch.mkdir(exist_ok=True)
@@ -606,7 +606,7 @@ def test_a_delivery_with_packed_files_ends_the_same_whenever_it_is_killed(
         assert place.report("processed", "study.2")["files"] == {"stored": 2, "kept": 2, "failed": 2}
         there = {path.name for path in place.folder("failed", "study").rglob("*") if path.is_file()}
         assert there == {"a.7z", "bad.zip", "report.json", "REASON.txt"}
-        # What ended in processed/, with its report, delivered once more.
+        # The folder in processed/, with its report, delivered once more.
         delivered = {path.name: path.read_bytes() for path in processed.iterdir() if path.is_file()}
         deliver(tmp_path / "inbox" / "north" / "twice", delivered)
         place.carry()

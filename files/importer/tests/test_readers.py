@@ -1,4 +1,4 @@
-"""Whatever our reader lets through, DCMTK, and so Orthanc, reads with the same identifiers.
+"""DCMTK, and so Orthanc, reads the same identifiers in every file that our reader accepts.
 
 The same odd files (odd_files.py) go to our reader and, as they would be sent, to dcmdump. IMAGING_READERS=n tries n of
 them (default 2,000, `make test-readers` 100,000); the seed is printed, and IMAGING_SEED replays it.
@@ -38,7 +38,7 @@ TAGS = {
 }
 LINE = re.compile(rb"\(([0-9a-f]{4},[0-9a-f]{4})\) (..) (.*?) *#  *(\d+|u/l), *(\d+) \w+$")
 COMPLAINT = re.compile(rb"[WE]: [^\n]*\n")  # also in the middle of a line
-# What DCMTK may say of a file without reading it otherwise.
+# Messages of DCMTK about a file that it does not read differently.
 HARMLESS = re.compile(
     rb"W: (DcmItem: Length of element \S+ is (odd|not a multiple)"
     rb"|DcmSequenceOfItems: Length of item in sequence .* is odd"
@@ -60,7 +60,7 @@ class Sent:
 
 
 def let_through(data: bytes, target: Path, scratch: Path) -> dict[str, bytes] | str:
-    """Read and stamp as the importer does; who it is, or the reason of a refusal."""
+    """Read and stamp as the importer does; return the identifiers, or the reason of a refusal."""
     with tempfile.TemporaryFile(dir=scratch) as file:
         file.write(data)
         file.flush()
@@ -85,7 +85,7 @@ def let_through(data: bytes, target: Path, scratch: Path) -> dict[str, bytes] | 
 
 
 def dcmdump(paths: list[Path]) -> list[bytes]:
-    """What DCMTK says of each file. It may die of one: then each is asked about alone."""
+    """DCMTK's output for each file. It may crash at one; then it is asked about each alone."""
     searched = [option for tag in TAGS for option in ("+P", tag)]
     # Unbuffered, so that errors stand among the lines of their file.
     command = ["stdbuf", "-o0", "dcmdump", "+F", "+p", "-Un", "+L", "+Qn", *searched, *map(str, paths)]
@@ -111,7 +111,7 @@ def value(vr: bytes, shown: bytes) -> bytes:
 
 
 def difference(sent: Sent, answer: bytes) -> str:
-    """What DCMTK reads otherwise, or complains of; empty when nothing."""
+    """The differences and complaints of DCMTK; empty if there are none."""
     found: dict[str, bytes] = {}
     for line in COMPLAINT.findall(answer):
         if not HARMLESS.match(line):

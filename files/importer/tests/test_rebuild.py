@@ -61,7 +61,7 @@ def test_a_lost_registry_is_rebuilt(both: Both, monkeypatch) -> None:
 
 
 def test_no_study_is_given_away_by_its_institution_name_alone(both: Both) -> None:
-    """Nor by the stamp, which is in these files, and which anybody can write."""
+    """The stamp does not decide either. It is in these files, and anybody can write it."""
     mine, theirs = both.study("north"), both.study("south")
     for adopt in ((), ("west",)):
         differences = both.differences(apply=True, adopt=adopt)

@@ -1,4 +1,4 @@
-"""Whatever happens, delivered = processed + failed + pending, and what Orthanc holds is what was delivered.
+"""After any failure, delivered = processed + failed + pending, and Orthanc holds the delivered images.
 
 The importer is killed at its failpoints and at random moments, its disk gets full, its clock jumps, Orthanc fails and
 lies, the registry's PostgreSQL crashes, a second importer is started by mistake; in between it is started again, and
@@ -52,7 +52,7 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
 
 
 class Accidents:
-    """What can go wrong. Each takes a running importer and leaves a dead one."""
+    """The possible failures. Each takes a running importer and leaves a stopped one."""
 
     def __init__(self, campaign: Campaign, nursery: Nursery, random_: random.Random) -> None:
         self.campaign = campaign

@@ -36,7 +36,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def check(file: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the command says of a configuration; empty when it takes it."""
+    """The command's message about a configuration; empty if it accepts it."""
     status = cli.main(["--config", str(file), "check-config"])
     said = capsys.readouterr().err
     assert bool(status) == bool(said)

@@ -149,7 +149,7 @@ def test_existing_items_are_kept_and_stand_first(undefined_length: bool) -> None
 
 @pytest.mark.parametrize("carried", ["a sequence", "a sequence without end", "no sequence"])
 def test_a_stamp_in_a_sequence_that_is_carried_as_un_is_known_again(carried: str) -> None:
-    """What is exported and delivered again is no other image; in UN of defined length anything may stand."""
+    """An image that is exported and delivered again is no other image; UN of defined length may hold anything."""
     item = b"\xfe\xff\x00\xe0\x08\0\0\0\x08\0\x70\0\0\0\0\0" if carried != "no sequence" else b"bytes of its own"
     head = b"\x18\0\x01\xa0UN\0\0"
     if carried == "a sequence without end":

@@ -1,4 +1,4 @@
-"""What two parsers could read differently is refused, or written anew such that they cannot. Nothing else changes."""
+"""A file that two parsers could read differently is refused, or written so that they cannot. Nothing else changes."""
 
 from __future__ import annotations
 
@@ -484,7 +484,7 @@ def test_a_patient_id_that_cannot_be_one_is_refused(vr: str, value: bytes) -> No
 
 # --- the stamp ------------------------------------------------------------------------------------------------------
 def test_bytes_that_look_like_a_stamp_are_none() -> None:
-    """They stand in a value of another item, and what would be checked with the stamp is checked all the same."""
+    """They are in a value of another item, and everything that the stamp checks is checked nevertheless."""
     at = STAMPED.index(b"\x18\x00\x01\xa0SQ")
     stamp_ = STAMPED[at + 12 : STAMPED.index(b"\x20\x00\x0d\x00UI")]
     fake = el(0x0018A001, "SQ", item(el(0x00091001, "UN", stamp_)))

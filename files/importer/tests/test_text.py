@@ -94,7 +94,7 @@ def data_set(encoding: Encoding, values: Item, undefined: bool) -> bytes:
 
 
 def corrected(data: bytes, charset: str = "") -> tuple[Dataset, Instance, bytes]:
-    """What is stored, as pydicom reads it, the instance, and the bytes."""
+    """The stored text, as pydicom reads it, the instance, and the bytes."""
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()
@@ -396,7 +396,7 @@ def test_text_in_a_sequence_of_unknown_vr_is_found() -> None:
 
 
 def test_a_text_too_long_for_its_vr_stays_text() -> None:
-    """LT has 16 bits of length: what UTF-8 makes longer than that is written as UT, not cut."""
+    """LT has 16 bits of length. A text that UTF-8 makes longer is written as UT, not cut."""
     text = "Описание " * 6000
     ds, _, _ = corrected(made(None, PatientName="Иванова".encode("cp1251"), PatientComments=text.encode("cp1251")))
     assert ds["PatientComments"].VR == "UT"
@@ -404,7 +404,7 @@ def test_a_text_too_long_for_its_vr_stays_text() -> None:
 
 
 def test_originals_are_kept_as_the_standard_asks() -> None:
-    """What conforms stands there under its own character set; what does not, by its place and bytes."""
+    """Conforming elements are there under their own character set, others by place and bytes."""
     name = b"\x1b-L" + "Иванова".encode("iso8859-5") + b" "
     terms = b"ISO 2022 IR 6\\ISO 2022 IR 144"
     original = corrected(made(terms, PatientName=name, InstitutionName=name))[0].OriginalAttributesSequence
@@ -463,7 +463,7 @@ def test_of_a_real_file_nothing_but_text_is_changed(name: str) -> None:
 
 
 def test_whatever_is_written_comes_back() -> None:
-    """Seeded: text of any alphabet and set, at any depth; what is stored reads as what was written, and pixels stay."""
+    """Seeded: text of any alphabet and set, at any depth; the stored text reads as it was written, and pixels stay."""
     seed = int(os.environ.get("TEST_SEED", random.randrange(1 << 30)))
     print(f"TEST_SEED={seed}")
     chance = random.Random(seed)
@@ -594,7 +594,7 @@ def corrected_only(data: bytes) -> None:
 
 
 def test_of_a_large_sequence_the_texts_alone_are_kept() -> None:
-    """Not all that it holds a second time, in memory and for ever."""
+    """Its content is not kept a second time as a whole, in memory and for all time."""
     name = b"\x1b-L" + "Иванова".encode("iso8859-5")
     pixels = encode_element(EXPLICIT_LITTLE, 0x7FE00010, b"OB", bytes(2 << 20))
     item = encode_item(EXPLICIT_LITTLE, encode_element(EXPLICIT_LITTLE, 0x00104000, b"LT", name) + pixels)

@@ -48,7 +48,7 @@ def of_one_set(house: House, count: int, name: str, patient: str, study: str) ->
 
 
 def store_as_before(house: House, images: list[bytes]) -> dict[str, str]:
-    """What the archive holds of them since an earlier release."""
+    """The images that the archive holds since an earlier release."""
     for data in images:
         with tempfile.TemporaryFile() as file:
             file.write(data)
@@ -83,7 +83,7 @@ def test_two_patients_in_one_study_are_still_told_apart(house: House) -> None:
     ("name", "patient"), [("Test", "Иванов01"), ("Иванова^Асель", "P1"), ("Иванова^Асель", "Иванов01")]
 )
 def test_a_study_that_an_earlier_release_stored_goes_on(house: House, name: str, patient: str) -> None:
-    """What is delivered again is known by its old bytes; what is new joins the study under its old PatientID."""
+    """An image that is delivered again is known by its old bytes. A new one joins the study under its old PatientID."""
     images = of_one_set(house, 12, name, patient, uid(house.random))
     before = store_as_before(house, images[:8])
     assert send(house, "north", "again", images[:4]) == {}

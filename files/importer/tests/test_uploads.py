@@ -1,4 +1,4 @@
-"""Uploads: what STOW-RS stores, what it answers, and what is left behind when it breaks off."""
+"""Uploads: the stored images, the answers, and the remains when an upload breaks off."""
 
 import http.client
 import json

@@ -7,7 +7,7 @@ from psycopg import Connection
 
 
 class Reader:
-    """What the gateway does with the registry, for callers of given clinics."""
+    """The gateway's calls to the registry, for callers of given clinics."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection

@@ -1,4 +1,4 @@
-"""What the Ansible modules do with the registry's clinics (module_utils/imaging/registry.py), on a real registry."""
+"""The Ansible modules' calls about the registry's clinics (module_utils/imaging/registry.py), on a real registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clinics are kept apart in the database itself, asked as the gateway's own role: whatever the gateway does wrong."""
+"""The database itself keeps clinics apart, whatever the gateway does wrong. It is asked as the gateway's own role."""
 
 from __future__ import annotations
 

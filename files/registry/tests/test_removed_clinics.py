@@ -1,4 +1,4 @@
-"""A removed clinic: the services hear of it no more, its studies have an owner still, and its id is not given away."""
+"""A removed clinic is hidden from the services. Its studies still have an owner, and its id is not given away."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `imaging-status` calls wrong, how it reads what the host tells, and that alerts draw the same lines."""
+"""The problems that `imaging-status` reports, its reading of the host, and the same limits in the alerts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as an update of Debian testing, and as a hole that it closes."""
+"""The updates of Debian testing, and the holes that they close."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of a deployed host share. Outside molecule: pytest molecule/default/tests --hosts=docker://imaging-NAME."""
+"""Shared by tests of a deployed host. Outside molecule: pytest molecule/default/tests --hosts=docker://imaging-NAME."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class SecretSearch:
 
     PATTERNS = "/run/imaging-test-patterns"
     GREP = f"grep --text --fixed-strings --file={PATTERNS}"
-    # As root: what may not hold a secret even in a file that only root reads.
+    # As root: places that may not hold a secret even in a file that only root reads.
     PLACES = {  # noqa: RUF012
         "the journal": f"journalctl --no-pager --output=cat | {GREP}",
         "a log file": f"{GREP} --recursive --files-with-matches --exclude-dir=journal /var/log",

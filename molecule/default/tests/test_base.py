@@ -1,4 +1,4 @@
-"""What holds for the whole host, whatever service it carries."""
+"""Rules for the whole host, whatever service it carries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wired import Wired
 
 from .conftest import SERVICES, SecretSearch, show
 
-# Seen from outside, the platform is these three doors.
+# These three ports are what somebody outside can reach of the platform.
 OPEN_PORTS = {22, 80, 443}
 
 FIREWALL = """\
@@ -76,7 +76,7 @@ def test_nothing_failed_to_start(host: Host) -> None:
     assert host.check_output("systemctl list-units --failed --plain --no-legend") == ""
 
 
-# Who answers on a port of loopback, and who may ask there besides root. nginx' master opens its own.
+# The services on the ports of loopback, and the users who may ask there besides root. nginx' master opens its own.
 GUARDED = {
     "postgres_port": ("postgres", {"orthanc", "keycloak", "imaging-gateway", "imaging-importer"}),
     "orthanc_port": ("orthanc", {"imaging-importer", "www-data", "prometheus"}),

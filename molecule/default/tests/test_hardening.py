@@ -1,4 +1,4 @@
-"""What Debian leaves open and this host does not."""
+"""Settings that Debian leaves open and this host does not."""
 
 from __future__ import annotations
 

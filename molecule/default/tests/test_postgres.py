@@ -1,4 +1,4 @@
-"""PostgreSQL as it runs: checksums, doors, and who may enter which database."""
+"""PostgreSQL as it runs: checksums, the ports that it listens on, and which role may enter which database."""
 
 from __future__ import annotations
 

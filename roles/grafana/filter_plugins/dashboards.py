@@ -137,7 +137,7 @@ OPTIONS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 class FilterModule:
-    """What Ansible looks for in a filter plugin."""
+    """The class that Ansible looks for in a filter plugin."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {"dashboard": dashboard}

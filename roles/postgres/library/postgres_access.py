@@ -70,7 +70,7 @@ except ImportError:
 
 SOCKET_DIRECTORY = "/run/postgresql"
 PUBLIC = "PUBLIC"
-# What a new database grants to everybody (PostgreSQL manual, 5.8 Privileges, table 5.2).
+# The rights on a new database that everybody has (PostgreSQL manual, 5.8 Privileges, table 5.2).
 PUBLIC_DEFAULT = {(PUBLIC, "CONNECT"), (PUBLIC, "TEMPORARY")}
 # Attributes that no role of the platform needs, as columns of pg_authid and words of ALTER ROLE.
 FORBIDDEN = {
@@ -236,7 +236,7 @@ def plan_access(
 
 
 def find_mistakes(roles: list[dict[str, Any]], databases: list[dict[str, Any]]) -> list[str]:
-    """What is wrong with the wishes themselves, in words; empty when nothing is."""
+    """The errors in the wishes themselves, in words; empty if there are none."""
     mistakes = []
     names = {role["name"] for role in roles}
     for role in roles:

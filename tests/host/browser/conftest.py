@@ -91,7 +91,7 @@ def browser(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def open_browser(
     platform: Platform, browser: Browser, request: pytest.FixtureRequest
 ) -> Iterator[Callable[[], Reader]]:
-    """Open browser windows that share nothing, like workstations; what each showed last is kept as a screenshot."""
+    """Open browser windows that share nothing, like workstations. The last page of each is kept as a screenshot."""
     readers: list[Reader] = []
 
     def open_browser() -> Reader:

@@ -12,7 +12,7 @@ from reader import PATIENCE_MS, Reader
 CLINIC = "denscan-central"
 CONSOLE = "/auth/admin/imaging/console/"
 ACCOUNT = "/auth/realms/imaging/account/"
-# What the console asks for and shall not get: other realms.
+# The console asks for other realms, and must not get them.
 NOT_ROUTED = {"/auth/admin/realms"}
 
 

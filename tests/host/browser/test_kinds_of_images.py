@@ -1,4 +1,4 @@
-"""What is not a plain slice, in a real browser: each kind that the viewer knows must be seen, not only fetched."""
+"""Images other than plain slices, in a real browser: each kind that the viewer knows must be seen, not only fetched."""
 
 from __future__ import annotations
 

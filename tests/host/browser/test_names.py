@@ -49,7 +49,7 @@ def test_the_list_shows_them_and_finds_them_as_they_are_typed(
     reader = open_browser()
     reader.log_in(platform.user("physician", CLINIC))
     all_rows = reader.page.locator("table tbody tr")
-    expect(all_rows.nth(1)).to_be_visible(timeout=PATIENCE_MS)  # what is typed before the first answer is lost
+    expect(all_rows.nth(1)).to_be_visible(timeout=PATIENCE_MS)  # text that is typed before the first answer is lost
     # One cell for each column, beneath their headings: patient, date, modalities, description, accession number.
     filters = reader.page.locator("tr", has=reader.page.locator("#studyDateTime-start")).locator("th, td")
     patient = filters.nth(0).locator("input")

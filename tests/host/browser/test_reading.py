@@ -1,4 +1,4 @@
-"""What a physician does and sees, in a real browser on the running platform."""
+"""The work of a physician, in a real browser on the running platform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people see when a session has ended, and what an auditor sees, in a real browser."""
+"""The pages after a session has ended, and the auditor's page, in a real browser."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_session_that_has_ended_leads_to_the_login_page_and_not_to_a_black_ima
 
     (found,) = json.loads(ask_keycloak(platform, "GET", f"imaging/users?username={user.username}&exact=true")[0])
     ask_keycloak(platform, "POST", f"imaging/users/{found['id']}/logout")
-    # The viewer's token ends, and renewing it fails: what is asked for now is refused.
+    # The viewer's token ends, and it cannot be renewed: requests are refused now.
     reader.page.wait_for_timeout(SHORT_TOKEN_SECONDS * 1000)
     row.dblclick()
     reader.at_login()

@@ -69,7 +69,7 @@ def test_the_reader_is_told_in_one_notice_and_sees_the_others(
 
     notice.get_by_role("button", name="Close").click()
     expect(notice).to_have_count(0)
-    # Whoever opens one of them is told again, instead of seeing black.
+    # A user who opens one of them sees the reason again, instead of a black image.
     reader.page.get_by_text("retired JPEG").first.dblclick()
     expect(notice).to_contain_text(SYNTAX)
     reader.screenshot("opened")

@@ -50,7 +50,7 @@ class Host:
         self.settings: dict[str, object] = {}
 
     def start_authority(self) -> None:
-        """Start pebble with a certificate for itself; what it issues is by a root that it makes at its start."""
+        """Start pebble with a certificate for itself. It issues certificates by a root that it makes at its start."""
         on_host = self.platform.on_host
         on_host("mkdir", "-p", PEBBLE)
         self.write(f"{PEBBLE}/pebble.json", json.dumps(SETTINGS))
@@ -152,7 +152,7 @@ def host(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     host.settings = {}
     host.stop_authority()
     ended = host.play("site.yml")
-    # What the inventory once named stays trusted until somebody takes it away: here, the tests.
+    # An authority that the inventory once named stays trusted until somebody removes it: here, the tests.
     platform.on_host("sh", "-c", "rm -f /usr/local/share/ca-certificates/pebble-* && update-ca-certificates --fresh")
     platform.on_host("apt-get", "purge", "-y", "-qq", "pebble", "certbot")
     platform.on_host("rm", "-rf", PEBBLE, "/etc/letsencrypt", "/etc/imaging/tls/provided.pem")
@@ -171,7 +171,7 @@ def bare() -> Iterator[str]:
 
 
 def said(played: subprocess.CompletedProcess[str]) -> str:
-    """What a run said, without the line breaks that Ansible puts between words."""
+    """The output of a run, without the line breaks that Ansible puts between words."""
     return " ".join(played.stdout.split())
 
 
@@ -328,7 +328,7 @@ def test_a_provided_certificate_is_laid_down_and_replaced(host: Host, tmp_path: 
     assert "29 more days" in said(played), played.stdout[-3000:]
     assert host.shown().serial_number != before
 
-    # What is no longer shown is no longer renewed, and nobody is told that it was not.
+    # A certificate that is no longer shown is no longer renewed, and nobody gets an alert about it.
     host.stop_authority()
     host.platform.on_host("systemctl", "start", "certbot.service")
     assert host.platform.on_host("systemctl", "is-failed", "certbot.service", check=False).strip() != "failed"

@@ -19,7 +19,7 @@ def time_lapse(platform: Platform) -> Iterator[TimeLapse]:
 
 @pytest.fixture(autouse=True)
 def from_here(time_lapse: TimeLapse) -> None:
-    """What earlier tests were told is not this one's."""
+    """Ignore the alerts of earlier tests."""
     time_lapse.before |= set(time_lapse.state())
 
 

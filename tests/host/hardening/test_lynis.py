@@ -14,7 +14,7 @@ PROFILE = Path(__file__).with_name("lynis.prf")
 LEAST_INDEX = 80
 # Where its tests are; the plugins have some of their own.
 LYNIS = ("/usr/share/lynis", "/etc/lynis/plugins")
-# What lynis would have for these, and why the host has not.
+# The settings that lynis wants for these, and why the host does not have them.
 OTHER_SYSCTLS = {
     "kernel.core_uses_pid": "there are no core dumps to tell apart",
     "kernel.ctrl-alt-del": "systemd decides what the keys do; this is the kernel's way without it",
@@ -26,7 +26,7 @@ OTHER_SYSCTLS = {
 
 @pytest.fixture(scope="module")
 def report(platform: Platform) -> Iterator[dict[str, list[str]]]:
-    """What lynis found: values by name."""
+    """The findings of lynis: values by name."""
     platform.on_host("apt-get", "install", "-y", "-qq", "--no-install-recommends", "lynis")
     try:
         copy = ["docker", "cp", "-q", str(PROFILE), f"{platform.container}:/etc/lynis/custom.prf"]
@@ -91,7 +91,7 @@ def test_every_exception_is_a_test_that_lynis_has(report: dict[str, list[str]]) 
 
 
 def test_the_kernel_is_set_as_lynis_would_have_it(platform: Platform, report: dict[str, list[str]]) -> None:
-    """What a container cannot set is compared in the file; what the file leaves alone, in the kernel that runs."""
+    """Values that a container cannot set are compared in the file; values that the file leaves alone, in the kernel."""
     ours = dict(re.findall(r"^(\S+) = (\S+)$", platform.on_host("cat", "/etc/sysctl.d/90-imaging.conf"), re.MULTILINE))
     wanted = dict(line.split(";")[1:3] for line in report["sysctls"])
     assert len(ours.keys() & wanted.keys()) > 10

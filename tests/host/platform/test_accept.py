@@ -1,4 +1,4 @@
-"""What clients write in Accept on a running platform: images come as stored, the rest is a final no in words."""
+"""Accept headers of clients on a running platform: images come as stored, everything else is refused in words."""
 
 from __future__ import annotations
 

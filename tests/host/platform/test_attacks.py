@@ -38,7 +38,7 @@ def admin(as_role: Callable[[str], requests.Session]) -> requests.Session:
 
 
 def places(victim: Study, own: Study) -> dict[str, str]:
-    """What the braces of a table's path stand for."""
+    """The values for the braces of a table's path."""
     return {
         "victim": f"/dicom-web/studies/{victim.study_uid}/series",
         "victims_frame": f"/dicom-web/studies/{victim.study_uid}/series/{victim.series_uid}"

@@ -170,7 +170,7 @@ def test_another_secret_replaces_the_first_at_once_and_nothing_else(platform, se
     assert ask_for_token(platform, secret).status_code == 401
     assert ask_for_token(platform, another).status_code == 200
     (after,) = json.loads(ask_keycloak(platform, "GET", client)[0])
-    changing = {"secret": "", "attributes": {}}  # when it was made is among the attributes
+    changing = {"secret": "", "attributes": {}}  # the attributes have the time when it was made
     assert before | changing == after | changing
 
 
@@ -192,7 +192,7 @@ def test_what_is_wrong_is_named_and_nothing_changes(arguments, named):
 
 
 def test_removed_software_gets_no_more_tokens(platform, secret):
-    """The last test of this module. What it still has ends like any token, see test_ends.py."""
+    """The last test of this module. The tokens that the client still has end like any other, see test_ends.py."""
     last = SECRET.read_text()
     assert make("remove-client", f"CLIENT_ID={CLIENT}").returncode == 0
     assert not SECRET.exists()

@@ -24,7 +24,7 @@ def make(*arguments: str) -> str:
 
 
 def in_a_terminal(target: str, typed: str) -> str:
-    """What is shown to somebody who types this, until the command has ended."""
+    """The output for somebody who types this, until the command has ended."""
     terminal, end = pty.openpty()
     command = subprocess.Popen(["make", "-s", target], cwd=ROOT, stdin=end, stdout=end, stderr=end)
     os.close(end)

@@ -1,4 +1,4 @@
-"""docs/CONFORMANCE.md held against the running platform: what it states, the platform does."""
+"""docs/CONFORMANCE.md compared with the running platform: the platform does everything that it states."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def technician(platform: Platform) -> requests.Session:
 
 
 def written(dataset: FileDataset, syntax: str) -> bytes:
-    """An image as a file of some transfer syntax; what only a codec could make is any bytes."""
+    """An image as a file of some transfer syntax. If only a codec could make the pixels, they are any bytes."""
     dataset.file_meta.TransferSyntaxUID = syntax
     if syntax not in NATIVE:
         dataset.PixelData = encapsulate([bytes(range(100))])
@@ -65,7 +65,7 @@ def written(dataset: FileDataset, syntax: str) -> bytes:
 
 @pytest.mark.parametrize("stored", ["yes", "no"])
 def test_each_transfer_syntax_is_taken_and_given_back_or_refused_as_stated(platform, physician, technician, stored):
-    """The pixels byte for byte; what stands before them has the clinic's name written into it."""
+    """The pixels byte for byte. The bytes before them have the clinic's name written into them."""
     study, series = generate_uid(), generate_uid()
     sent = {}
     for syntax in (uid for uid, row in SYNTAXES.items() if row["Stored"] == stored):

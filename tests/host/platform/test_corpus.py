@@ -30,7 +30,7 @@ def physician(platform: Platform) -> requests.Session:
 def report(
     platform: Platform, physician: requests.Session, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, list]:
-    """Deliver all in one folder and wait until it is done; what the importer's reports list, failures and others."""
+    """Deliver all in one folder and wait until it is done; return the lists of the importer's reports."""
     folder = tmp_path_factory.mktemp("delivery") / "corpus"
     for kind, case in CORPUS.items():
         (folder / kind).mkdir(parents=True)

@@ -135,7 +135,7 @@ def without(platform: Platform) -> Iterator[Callable[[str], None]]:
         platform.on_host("systemctl", "stop", unit)
 
     yield stop
-    # What went down with it comes up with it.
+    # The services that stopped with it start with it.
     platform.on_host("systemctl", "start", *stopped, "imaging.target")
     command = ("curl", "--silent", "--retry", "300", "--retry-delay", "1", "--retry-all-errors", "--fail")
     for port in (9000, 8090, 8080):  # Keycloak, gateway, importer

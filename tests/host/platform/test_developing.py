@@ -1,4 +1,4 @@
-"""`make up-dev`: what is saved runs on the host, and the end of it leaves the host as it was."""
+"""`make up-dev`: a saved file runs on the host, and the end of it leaves the host as it was."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def test_every_method_is_asked() -> None:
 
 
 def test_it_stores_into_a_study_and_gets_it_back(platform, reader, stored):
-    """By the study's own address; what belongs to another study is refused."""
+    """By the study's own address. Objects of another study are refused."""
     more = image(StudyInstanceUID=stored.study, SeriesInstanceUID=stored.series[1], InstanceNumber=3)
     writer = client(platform, "technician")
     assert len(writer.store_instances([more], stored.study).ReferencedSOPSequence) == 1

@@ -1,4 +1,4 @@
-"""What the import says of whether images can be displayed, against what the platform serves."""
+"""Compares the importer's statements about which images can be displayed with the images that the platform serves."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_who_may_not_see_the_study_learns_nothing_of_it(platform, images):
 
 
 def test_an_image_that_is_deleted_and_sent_again_in_order_is_displayed(platform):
-    """What was known of the one that is gone is not said of the other."""
+    """The reason for an image that is gone is not used for the other."""
     technician = platform.api(platform.user("technician", CLINIC))
     kept, bad = (dcmread(io.BytesIO(data)) for data in (native(), CASES["count 0"][0]()))
     for image in (kept, bad):

@@ -158,7 +158,7 @@ def test_a_study_that_is_moved_is_its_new_owners_at_once_and_one_that_is_deleted
             SELECT registry.claim_study('{study.study_uid}', 'denscan-almaty');
             SELECT registry.record_study('{study.study_uid}', 'denscan-almaty', '{{}}')""",
     )
-    # What is left is the way of the registry's notification to the gateway.
+    # Only the registry's notification to the gateway remains.
     until(lambda: frame(platform, central_physician, study).status_code == 404, 5, "its former clinic still has it")
     assert central_physician.get(f"{platform.url}/dicom-web/studies", **listed).json() == []
     for _ in range(2):
@@ -200,7 +200,7 @@ asyncio.run(main())
 
 
 def test_the_gateways_role_sees_the_clinics_of_its_setting_and_changes_no_record(platform, central_study, almaty_study):
-    """Asked on the host with the gateway's own password: what a gateway that errs or is broken into could reach."""
+    """Asked on the host with the gateway's own password, as far as a faulty or attacked gateway could reach."""
     settings = ["denscan-central", "denscan-almaty", "", None]
     statements = [
         "SELECT * FROM registry.access_log",

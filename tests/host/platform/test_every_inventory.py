@@ -17,7 +17,7 @@ from platform_client import ROOT, Platform, state_path
 from verbs import ANSWERED, ON_EVERY_INVENTORY, REFUSED, STRANGER
 
 FOLLOWING = ("logs", "logs-importer")
-# What `outdated` asks besides the host is elsewhere: it is to fail at once.
+# `outdated` also asks servers elsewhere, and must fail at once here.
 NOBODY_ELSE = {
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
     "PIP_RETRIES": "0",
@@ -47,7 +47,7 @@ def write_inventory(directory: Path, platform: Platform, **variables: object) ->
 
 @pytest.fixture(scope="module")
 def answers(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[str]]]:
-    """What each command said; two at a time."""
+    """The output of each command; two run at a time."""
     directory = tmp_path_factory.mktemp("inventories")
     known = write_inventory(directory / "known", platform)
     refused = write_inventory(directory / "refused", platform, ansible_become=True, ansible_become_user=STRANGER)
@@ -63,7 +63,7 @@ def run(target: str, inventory: Path) -> str:
     command = subprocess.Popen(
         ["make", "-s", target, f"INVENTORY={inventory}", *verb.arguments],
         cwd=ROOT,
-        # Whatever went to a sandbox would not find one.
+        # A command that went to a sandbox would not find one.
         env=os.environ | {"SANDBOX": "nowhere"} | (NOBODY_ELSE if target == "outdated" else {}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""HTTP/2 as no browser speaks it: what HTTP/1 separates by lines and HTTP/2 by frames must not become two requests.
+"""HTTP/2 as no browser speaks it: text that HTTP/2 keeps in one frame must not become two requests of HTTP/1.
 
 A client of its own (the library h2, with its own checks off) says what it wants; the attacker is a physician of
 denscan-almaty, the victim's study belongs to denscan-central.

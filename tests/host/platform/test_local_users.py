@@ -129,14 +129,14 @@ def test_a_stranger_reaches_the_three_doors_and_nothing_else(platform, stranger)
 
 
 def test_a_port_answers_from_its_services_user_alone(platform, stranger):
-    """Each port, IPv4 and IPv6; whoever may ask is answered."""
+    """Each port, IPv4 and IPv6; everybody who may ask is answered."""
     told = platform.on_host("unshare", "--net", "python3", "-c", MATRIX, json.dumps(rules(platform)), str(stranger))
     assert json.loads(told) == []
 
 
 @contextmanager
 def in_place_of(platform: Platform, services: dict[str, int]) -> Iterator[list[str]]:
-    """Units are stopped and the stranger listens in their places; what the impostors saw, once it is over."""
+    """Units are stopped and the stranger listens in their places. Afterwards, the test reads what the impostors saw."""
     platform.on_host("systemctl", "stop", *services)
     seen: list[str] = []
     command = ["docker", "exec", platform.container, "runuser", "--user", STRANGER, "--"]

@@ -1,4 +1,4 @@
-"""Many requests at once from one address: who holds places without using them loses them, a whole ward is served."""
+"""Many requests at once from one address: a client that holds unused places loses them, and a whole ward is served."""
 
 from __future__ import annotations
 

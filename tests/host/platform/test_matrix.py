@@ -25,7 +25,7 @@ from .test_ends import Person
 
 CLINIC = "denscan-central"
 ROLES = ("physician", "technician", "auditor", "admin")
-# What belongs to one answer only.
+# Headers that belong to one answer only.
 PER_ANSWER_HEADERS = {"date"}
 PLACES = {
     "frames": "1",
@@ -87,7 +87,7 @@ def expected(rule: allowlist.Rule, role: str, target: str) -> set[int]:
     if role not in rule.roles and role != "no clinic":
         return {404}
     if rule.upstream is allowlist.Upstream.IMPORTER_UPLOAD:
-        return {415} if role in rule.roles else {404}  # what is sent is no image, whatever the study
+        return {415} if role in rule.roles else {404}  # the body is no image, whatever the study
     if role == "admin" and target == "unknown":
         return {200, 404}  # Orthanc itself is asked, and answers searches with an empty list
     if "{study}" in rule.path and target != "own" and role != "admin":
@@ -104,7 +104,7 @@ def expected(rule: allowlist.Rule, role: str, target: str) -> set[int]:
 def matrix(
     platform, as_role, nobodys_physician, central_study, almaty_study, unknown_study
 ) -> dict[tuple[str, str, str], Asked]:
-    """What is answered to (row, role, target); the rows are asked in their order, the owners first."""
+    """The answers to (row, role, target). The rows are asked in their order, the owners first."""
     sessions = {role: as_role(role) for role in ROLES}
     sessions |= {"no clinic": nobodys_physician, "no token": platform.session()}
     targets = {"own": central_study, "foreign": almaty_study, "unknown": unknown_study}

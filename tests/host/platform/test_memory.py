@@ -53,7 +53,7 @@ def limit(platform: Platform) -> Iterator[int]:
     group = MEMORY / f"{platform.container}-orthanc"
     group.mkdir(exist_ok=True)
     (group / "memory.limit_in_bytes").write_text(str(limit))
-    # Nor may it be swapped out instead.
+    # It may not be swapped out instead either.
     with suppress(OSError):
         (group / "memory.memsw.limit_in_bytes").write_text(str(limit))
     (group / "cgroup.procs").write_text(str(outside(platform, main_pid(platform))))

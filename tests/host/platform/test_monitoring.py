@@ -15,7 +15,7 @@ from monitoring_files import alerts, panel_expressions
 from platform_client import Platform
 from time_lapse import TimeLapse
 
-# What returns no data on a platform that is well, and why.
+# Queries that return no data on a healthy platform, and why.
 QUIET = {
     'ALERTS{alertstate="firing"}': "nothing is wrong",
     "time() - imaging_backup_last_success_timestamp_seconds": "no backup is configured",

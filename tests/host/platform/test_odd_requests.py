@@ -58,7 +58,7 @@ def test_orthanc_outlives_whatever_is_asked(platform: Platform, stored: list[str
         while time.monotonic() < deadline:
             path, headers = asker.administrators() if session is admin else asker.physicians()
             try:
-                # A part of what is compressed cannot be unpacked: it is read as it comes.
+                # A part of compressed data cannot be unpacked, so it is read as it is.
                 with session.get(platform.url + path, headers=headers, timeout=60, stream=True) as answer:
                     for _ in answer.raw.stream(1 << 20, decode_content=False):
                         pass

@@ -26,7 +26,7 @@ def name() -> str:
 
 @pytest.fixture(scope="module")
 def answers(platform: Platform, central_physician, central_study: Study, name: str) -> list[requests.Response]:
-    """What is answered to every kind of request with the name in it: found, refused, wrong, too long, not logged in."""
+    """The answers to every kind of request with the name in it: found, refused, wrong, too long, not logged in."""
     nobody = platform.session()
     studies = f"{platform.url}/dicom-web/studies"
     series = f"{studies}/{central_study.study_uid}/series"

@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 300
 
 @pytest.fixture(scope="module")
 def failures(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Deliver all of them in one folder; what was not imported, and why."""
+    """Deliver all of them in one folder; return the files that were not imported, and the reasons."""
     folder = tmp_path_factory.mktemp("delivery") / "real-files"
     for name, path in real_files().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

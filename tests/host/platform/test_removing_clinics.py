@@ -164,7 +164,7 @@ def test_kept_studies_are_for_administrators_alone_until_the_clinic_is_taken_ove
 
 
 def validated(clinic: str) -> str:
-    """What site.yml says first, of an inventory that names the clinic too."""
+    """The first messages of site.yml for an inventory that names the clinic too."""
     named = json.dumps({"imaging_clinics": [{"id": clinic, "name": "Still there"}], "imaging_users": []})
     command = [ROOT / ".venv/bin/ansible-playbook", "-i", "inventories/sandbox", "playbooks/validate.yml", "-e", named]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)

@@ -1,4 +1,4 @@
-"""The repository into which everything goes every quarter of an hour: what is new, encrypted, good for a restore."""
+"""The repository that gets every change each quarter of an hour, encrypted, and from which a restore works."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ STUDIES = {
 }  # fmt: skip
 EVERY = ["head", "knee", "heart", "tooth"]  # newest first
 
-# What is asked, what is found, and whether raw Orthanc finds the same (in whatever order). It does not fold accents,
+# The query, the studies found, and whether raw Orthanc finds the same (in any order). Orthanc does not fold accents,
 # and takes a name for its first component group, whole.
 QUERIES = [
     ({}, EVERY, True),

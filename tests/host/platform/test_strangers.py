@@ -1,5 +1,6 @@
-"""Whatever one clinic sends, no other feels it: files that two programs read differently, files that stop the archive,
-words that tell what is not the sender's to know.
+"""A clinic's files never disturb another clinic.
+
+They are files that two programs read differently, files that stop the archive, and words that tell a sender what it may not know.
 """
 
 from __future__ import annotations

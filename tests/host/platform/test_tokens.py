@@ -1,4 +1,4 @@
-"""What the platform takes for a token, tried on the running platform with a signing key that its realm trusts.
+"""The tokens that the running platform accepts, tried with a signing key that its realm trusts.
 
 A second RSA key is put into the realm for the time of these tests, so that tokens can be made which differ from a
 good one in exactly one claim.

@@ -12,7 +12,7 @@ import platform_client
 import pytest
 from platform_client import Platform
 
-# What of testing can be older without harm: it has no file that differs from the real one's.
+# This package of testing can be older without harm: none of its files differs from the real one's.
 PACKAGE, UNIT = "python3-pydicom", "imaging-updates.service"
 METRICS = "/var/lib/prometheus/node-exporter/imaging-updates.prom"
 OLDER = f"""
@@ -42,7 +42,7 @@ def version(platform: Platform) -> str:
 
 
 def looked(platform: Platform) -> dict[str, float]:
-    """What the confined unit leaves for Prometheus."""
+    """The file that the confined unit leaves for Prometheus."""
     platform.on_host("systemctl", "start", UNIT)
     found = re.findall(r"^imaging_testing_(\w+) (\d+)$", platform.on_host("cat", METRICS), re.MULTILINE)
     return {name: float(value) for name, value in found}

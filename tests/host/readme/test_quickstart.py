@@ -24,7 +24,7 @@ def quickstart() -> list[str]:
 
 
 def run(command: str) -> str:
-    """Run a command, showing its output as it comes."""
+    """Run a command and show its output at once."""
     with subprocess.Popen(  # noqa: S602 # the README's line is for a shell
         command,
         shell=True,

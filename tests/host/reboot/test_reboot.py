@@ -16,7 +16,7 @@ LIMIT_SECONDS = 120
 CLINIC = "denscan-central"
 STUDIES = 12
 SOURCE = Path(str(get_testdata_file("DICOMDIR"))).parent / "98892003"
-# Who is started only when the other is there.
+# The units that start only when the other is there.
 ORDER = (
     ("nftables.service", "nginx.service"),
     ("postgresql@17-main.service", "imaging-orthanc.service"),

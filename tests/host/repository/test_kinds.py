@@ -42,12 +42,12 @@ class Kind:
     """A kind of repository, deployed."""
 
     name: str
-    output: str  # what the deployment said
-    forbidden: str  # what nobody may read there
+    output: str  # output of the deployment
+    forbidden: str  # path that nobody may read there
 
 
 def configure(variables: dict[str, str]) -> str:
-    """Deploy the role backup with these variables; what Ansible said."""
+    """Deploy the role backup with these variables; return Ansible's output."""
     command = [".venv/bin/ansible", "-i", "inventories/sandbox", "imaging", "--become", "--diff"]
     module = ["-m", "ansible.builtin.include_role", "-a", "name=backup", "-e", json.dumps(variables)]
     done = subprocess.run([*command, *module], cwd=ROOT, capture_output=True, text=True, check=False)

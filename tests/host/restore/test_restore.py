@@ -43,14 +43,14 @@ def frame(platform: Platform, user: User, study: Study) -> bytes:
     accept = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
     answer = platform.api(user).get(f"{platform.url}/dicom-web/studies/{address}", headers=accept, timeout=60)
     answer.raise_for_status()
-    # The boundary is chosen anew for each answer, and the part's header names the study.
+    # The boundary is chosen again for each answer, and the part's header names the study.
     boundary = answer.content.split(b"\r\n", 1)[0]
     return answer.content.split(b"\r\n\r\n", 1)[1].replace(boundary, b"")
 
 
 @dataclass(frozen=True)
 class Before:
-    """What is remembered of the host that burnt."""
+    """The facts that are known about the host that burnt."""
 
     archive: Path
     repository: Path

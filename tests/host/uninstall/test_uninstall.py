@@ -35,7 +35,7 @@ def on_host(script: str) -> list[str]:
 
 @dataclass(frozen=True)
 class State:
-    """What a host has beside its packages: files that no package owns, units that start, ports, processes' users."""
+    """The host beside its packages: files that no package owns, units that start, ports, processes' users."""
 
     files: set[str]
     enabled: set[str]

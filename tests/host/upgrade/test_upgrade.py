@@ -25,7 +25,7 @@ PREVIOUS = "0b5f56f"
 SOURCE = "98892003"
 BY_HAND = "added-by-hand"
 OHIF = {"client_id": "ohif", "grant_type": "refresh_token"}
-# What the inventory does not set, and an administrator may have in the console.
+# Settings that the inventory does not have, and that an administrator may make in the console.
 CHANGED_IN_THE_CONSOLE = {"ssoSessionIdleTimeoutRememberMe": 4242, "displayNameHtml": "<b>ours</b>"}
 
 
@@ -58,7 +58,7 @@ def frame(platform: Platform, session: requests.Session, study: Study) -> bytes:
     accept = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
     answer = session.get(f"{platform.url}/dicom-web/studies/{address}", headers=accept, timeout=60)
     answer.raise_for_status()
-    return answer.content.replace(answer.content.split(b"\r\n", 1)[0], b"")  # the boundary is chosen anew each time
+    return answer.content.replace(answer.content.split(b"\r\n", 1)[0], b"")  # the boundary is chosen again each time
 
 
 def rows(platform: Platform, database: str, query: str) -> list[str]:
@@ -68,14 +68,14 @@ def rows(platform: Platform, database: str, query: str) -> list[str]:
 
 STUDIES = "SELECT study_uid, clinic_id, revision FROM registry.study ORDER BY 1"
 RECORD = "SELECT count(*) FROM registry.access_log"
-# 1: what was delivered. Other kinds are what Orthanc remembers of it, once it was asked.
+# 1: the delivered file. Other kinds are Orthanc's own files about it, made once it was asked.
 IMAGES = "SELECT uuid, compressedhash FROM public.attachedfiles WHERE filetype = 1 ORDER BY 1"
 USERS = "SELECT id, username FROM public.user_entity WHERE service_account_client_link IS NULL ORDER BY 1"
 
 
 @dataclass(frozen=True)
 class Before:
-    """What people had under the previous release."""
+    """The data that people had under the previous release."""
 
     physician: User
     study: Study

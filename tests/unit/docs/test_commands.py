@@ -131,7 +131,7 @@ CALLED = [command for command in COMMANDS if command.startswith("imaging-")]
 
 
 def name(command: str) -> str:
-    """What is run, without what it is run with."""
+    """The program that is run, without its arguments."""
     words = shlex.split(command)
     return words[0] if words[0] == "imaging-status" else " ".join(words[:2])
 

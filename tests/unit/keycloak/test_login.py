@@ -1,4 +1,4 @@
-"""What a login through the real Keycloak yields: the token of docs/ARCHITECTURE.md, and no more power than it names."""
+"""A login through the real Keycloak gives the token of docs/ARCHITECTURE.md, and no more power than it names."""
 
 from __future__ import annotations
 
@@ -383,7 +383,7 @@ def test_wrong_passwords_pause_an_account_for_seconds_and_end_no_session(
 def test_codes_of_the_second_factor_are_not_guessed_at_the_pace_of_passwords(
     desk: Desk, browser: Browser, person: Any
 ) -> None:
-    """Who tries codes has the password already: after thirty wrong ones only an administrator helps."""
+    """An attacker who tries codes has the password already. After thirty wrong ones only an administrator helps."""
     desk.users({**person, "roles": ["admin"], "temporary": False})
     name = person["username"]
     browser.token(name)

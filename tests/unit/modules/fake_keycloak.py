@@ -1,4 +1,4 @@
-"""A Keycloak of our own, in this process: what the modules use of the Admin REST API, with Keycloak's habits.
+"""A Keycloak of our own, in this process: the part of the Admin REST API that the modules use, with its habits.
 
 Every habit that has bitten somebody is imitated here, and the same specification runs against the real Keycloak
 (tests/unit/keycloak), so that the fake cannot drift from it unseen.
@@ -147,7 +147,7 @@ class FakeKeycloak:
         except RefusedError as refusal:
             return refusal.status, refusal.body, ""
         if method == "POST":
-            # Only what has an id of its own gets a Location.
+            # Only objects with an id of their own get a Location.
             created = f"{url}/{answer}" if isinstance(answer, str) else ""
             return (201 if created else 204), None, created
         return (204 if answer is None else 200), answer, ""

@@ -1,4 +1,4 @@
-"""What the modules for Keycloak promise: run against the fake here, against Keycloak in tests/unit/keycloak.
+"""The promises of the modules for Keycloak: run against the fake here, against Keycloak in tests/unit/keycloak.
 
 Every test works in a realm of its own name, or in the shared one with users, clinics and clients of its own.
 """

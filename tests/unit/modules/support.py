@@ -25,7 +25,7 @@ if str(ROOT / "module_utils") not in ansible.module_utils.__path__:
 
 @dataclass
 class Outcome:
-    """What a module answered: its result, and every character it printed."""
+    """The answer of a module: its result, and every character it printed."""
 
     result: dict[str, Any]
     printed: str

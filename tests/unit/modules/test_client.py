@@ -1,4 +1,4 @@
-"""What only the fake can show: how often and with what the modules ask Keycloak."""
+"""Facts that only the fake can show: how often the modules ask Keycloak, and with which requests."""
 
 from __future__ import annotations
 

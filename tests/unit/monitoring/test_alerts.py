@@ -248,7 +248,7 @@ def test_every_alert_has_a_case_and_every_case_an_alert() -> None:
 
 
 def promtool_test(alert: str, series: Series, minute: int, firing: int) -> dict[str, Any]:
-    # The series ALERTS knows what fires; of an empty vector `count` makes nothing, hence the alternative.
+    # The series ALERTS has the firing alerts. `count` of an empty vector gives nothing, so there is an alternative.
     query = f'(count(ALERTS{{alertname="{alert}", alertstate="firing"}}) or vector(0)) > bool 0'
     return {
         "name": f"{alert} {'fires' if firing else 'is quiet'}",

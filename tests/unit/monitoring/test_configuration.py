@@ -1,4 +1,4 @@
-"""What Prometheus, Alertmanager and the exporters are told, as it is rendered."""
+"""The configuration of Prometheus, Alertmanager and the exporters, as it is rendered."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Role:
 
     @cached_property
     def options(self) -> dict[str, dict[str, Any]]:
-        """What meta/argument_specs.yml says of each public variable, all entry points together."""
+        """The entries of meta/argument_specs.yml for each public variable, all entry points together."""
         entry_points = (load_yaml(self.path / "meta/argument_specs.yml") or {}).get("argument_specs", {})
         return {
             name: option for point in entry_points.values() for name, option in (point.get("options") or {}).items()
@@ -76,7 +76,7 @@ class Task:
 
     @property
     def text(self) -> str:
-        """What of the task could show up in a log: everything except its conditions."""
+        """The parts of the task that could appear in a log: everything except its conditions."""
         return yaml.safe_dump({key: value for key, value in self.data.items() if key not in ("when", "name", "until")})
 
     @property
@@ -89,7 +89,7 @@ def flatten(file: Path, items: list[dict[str, Any]]) -> Iterator[Task]:
     for item in items:
         inner = [part for key in ("block", "rescue", "always") for part in item.get(key, [])]
         if inner:
-            # What a block says holds for the tasks in it.
+            # The keywords of a block hold for the tasks in it.
             said = {key: item[key] for key in ("no_log", "when", "become") if key in item}
             yield from flatten(file, [said | part for part in inner])
         else:

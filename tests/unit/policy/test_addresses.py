@@ -1,4 +1,4 @@
-"""Every address and port of ours stands once, in vars/wiring.yml; what is moved there moves everywhere."""
+"""Every address and port of ours stands once, in vars/wiring.yml. A change there changes it everywhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OURS = "|".join(
     )
 )
 
-# Where an address may stand all the same, and why.
+# Places where an address may stand nevertheless, and why.
 EXCEPTIONS = {
     ("roles/nginx/tasks/certificate-self-signed.yml", "0.0.0.0"): "any address, which the authority may not certify",  # noqa: S104
     ("playbooks/restore-drill/deploy.yml", "127.0.0.1"): "the throw-away host finds itself under the platform's name",
@@ -37,7 +37,7 @@ EXCEPTIONS = {
 
 
 def ours() -> Iterator[Path]:
-    """What runs on hosts and against them."""
+    """The files that run on hosts and against them."""
     for path in files_in_git():
         name = str(path.relative_to(PROJECT))
         if re.match(OURS, name) and path.resolve() != PROJECT / "vars/wiring.yml":
@@ -85,7 +85,7 @@ def test_the_wiring_says_each_address_and_port_once() -> None:
 
 @cache
 def guards() -> list[dict[str, Any]]:
-    """What the firewall is told of each port, dashboards among them."""
+    """The firewall's rules for each port, dashboards among them."""
     guarded: list[dict[str, Any]] = Wired(**DASHBOARDS)["base_guarded_ports"]
     return guarded
 

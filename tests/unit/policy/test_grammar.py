@@ -31,7 +31,7 @@ ELSEWHERE = {r"[a-z0-9][a-z0-9-]{0,62}": "the environment"}
 
 
 def sources() -> Iterator[tuple[Path, str]]:
-    """What git has, but documents, tests and recorded data."""
+    """The files in git, without documents, tests and recorded data."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=PROJECT, capture_output=True, check=True).stdout
     for name in filter(None, listed.decode().split("\0")):

@@ -1,4 +1,4 @@
-"""What a role installs of a service is every module that the service has."""
+"""A role installs every module that its service has."""
 
 from __future__ import annotations
 

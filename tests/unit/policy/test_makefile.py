@@ -1,4 +1,4 @@
-"""Every command works on every inventory, refuses in words, or needs no host; what is typed arrives as it is."""
+"""Every command works on every inventory, refuses in words, or needs no host. Typed words arrive unchanged."""
 
 from __future__ import annotations
 

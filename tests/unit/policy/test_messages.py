@@ -1,4 +1,4 @@
-"""What one program says to people is no data to another: whoever rewords a message breaks nothing."""
+"""No program reads another's messages for people as data, so a new wording breaks nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PYTHON = re.compile(
     r"""(?:\bin|==|!=) (?:str\(\w*error\w*\)|\w+\.(?:stderr|msg)\b)|str\(\w*error\w*\)(?:\.\w+\(\))? (?:==|!=)"""
     r"""|re\.\w+\([^)]*(?:str\(\w*error\w*\)|\.stderr)|\berror\.args\[0\] (?:==|in)"""
 )
-# What is read here is a table, or is only passed on.
+# The text that is read here is a table, or is only passed on.
 HARMLESS = {
     "Data page checksum version:": "a table of pg_controldata, in the language C",
     "done.stderr.splitlines()": "the last line is shown",

@@ -12,7 +12,7 @@ from .conftest import PROJECT, ROLES
 TEMPLATES = [path for role in ROLES for path in role.templates]
 UNITS = [path for path in TEMPLATES if re.search(r"\.service(\.conf)?\.j2$", path.name)]
 
-# What every unit of ours has, with these very values.
+# Settings that every unit of ours has, with these very values.
 CONFINED = {
     "NoNewPrivileges": "yes",
     "ProtectSystem": "strict",
@@ -32,7 +32,7 @@ CONFINED = {
     "RestrictSUIDSGID": "yes",
     "SystemCallArchitectures": "native",
 }
-# What every unit of ours sets, to a value of its own.
+# Settings that every unit of ours has, with a value of its own.
 DECIDED = {"CapabilityBoundingSet", "MemoryMax", "Restart", "RestrictAddressFamilies", "SystemCallFilter", "UMask"}
 
 STARTED_BY_DEBIAN = {"certbot.service.conf.j2"}  # by the package's own timer

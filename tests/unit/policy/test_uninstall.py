@@ -1,4 +1,4 @@
-"""What `make uninstall` takes away is what the roles bring: a role that is forgotten there fails here."""
+"""`make uninstall` removes everything that the roles install: a role that is forgotten there fails here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VARIABLE = re.compile(r"{{ (\w+).*?}}")
 DATA = {
     VARIABLE.sub(lambda name: WIRING[name[1]], path) for paths in LISTS["uninstall_data"].values() for path in paths
 }
-# What the playbook finds by itself, and the directory above all data, which may be a disk of its own.
+# The paths that the playbook finds by itself, and the directory above all data, which may be a disk of its own.
 FOUND = re.compile(r"/etc/imaging(/|$)|/etc/systemd/system/[^/]+\.d(/|$)|/data$")
 
 

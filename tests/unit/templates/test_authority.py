@@ -22,7 +22,7 @@ PLAYBOOK = """
 
 
 def play(directory: Path) -> str:
-    """Have the role provide the certificate; what Ansible says."""
+    """Have the role provide the certificate; return Ansible's output."""
     playbook = directory.with_suffix(".yml")
     playbook.write_text(PLAYBOOK % (DOMAIN, directory, ROOT))
     variable = f"ansible_python_interpreter={sys.executable}"

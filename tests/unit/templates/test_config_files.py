@@ -1,4 +1,4 @@
-"""What the role author gets from `config_files`, seen by running Ansible on this machine."""
+"""The results of `config_files` for a role's author, seen by running Ansible on this machine."""
 
 from __future__ import annotations
 

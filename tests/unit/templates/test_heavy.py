@@ -1,4 +1,4 @@
-"""nginx itself between a gateway and an Orthanc made for the test: what is given whole of large images is counted."""
+"""nginx between a test's gateway and Orthanc: answers that read large images whole are counted."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_two_large_images_are_sent_at_once_one_to_each_address(front: Front) -> 
     for path in ("", "/series/1.3", INSTANCE.format("1.5")):
         assert front.status(HEAVY + path, "127.0.0.3") == 503
 
-    # What takes little is in nobody's way.
+    # Small requests do not wait.
     for path in ("/metadata", "/series", "/series/1.3/metadata", INSTANCE.format("1.4") + "/frames/1"):
         assert front.status(HEAVY + path) == 200
     for path in ("", "/series/1.3", INSTANCE.format("1.4")):

@@ -1,4 +1,4 @@
-"""nginx's configuration as it is rendered: what must hold for every route, also for one added later."""
+"""nginx's configuration as it is rendered: rules that hold for every route, also for one added later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a host must be, and what its administrator is told when it is not."""
+"""The requirements of a host, and the messages to its administrator when it does not meet them."""
 
 from __future__ import annotations
 

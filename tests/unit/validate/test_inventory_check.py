@@ -1,4 +1,4 @@
-"""What an operator may write into an inventory, and what they are told when it cannot work."""
+"""The values that an operator may write into an inventory, and the messages when they cannot work."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ GOOD: dict[str, Any] = {
 
 @pytest.fixture
 def find(inventory_check: ModuleType) -> Find:
-    """Compare GOOD with some variables changed, against the platform's schema alone; answers {path: what is told}."""
+    """Compare GOOD with some variables changed, against the platform's schema alone; answers {path: message}."""
     full = inventory_check.load_specification(ROOT)
     options = {name: option for name, option in full.options.items() if name.startswith("imaging_")}
     specification = inventory_check.Specification(options, full.prefixes, full.internal)
@@ -313,7 +313,7 @@ def authorities() -> tuple[Authority, Authority]:
 
 @pytest.fixture
 def provide(find: Find, authorities: tuple[Authority, Authority], tmp_path: Path) -> Find:
-    """What is told of a certificate for these names, of this time, with these certificates behind it."""
+    """The messages about a certificate for these names, of this time, with these certificates behind it."""
     issuer, _ = authorities
 
     def provide(

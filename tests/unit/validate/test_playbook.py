@@ -1,4 +1,4 @@
-"""The real playbook on real inventories: what is wrong is told, and no host is touched before everything is right."""
+"""The real playbook on real inventories: errors are reported, and no host is touched before everything is right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Inventory:
         self.ssh.chmod(0o755)
         group = self.directory / "group_vars" / "all"
         group.mkdir(parents=True)
-        # Whatever an inventory of the project links to, this one does too.
+        # This inventory has all the links that an inventory of the project has.
         for link in (ROOT / "inventories" / "production" / "group_vars" / "all").iterdir():
             if link.is_symlink():
                 (group / link.name).symlink_to(link.resolve())

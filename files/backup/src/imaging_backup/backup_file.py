@@ -1,13 +1,13 @@
 """The format of a backup file: a tar, compressed by zstd, encrypted by age when a key is given.
 
-    about.json        what it is: of which installation, when, which versions, how many of everything
+        about.json        what the backup is: its installation, time, versions, and counts of everything
     …                 databases, settings, images
     manifest.txt      one line for each member before: its SHA-256, its size in bytes, its name
     manifest.sha256   the SHA-256 of manifest.txt, as sha256sum writes it
     manifest.sig      the signature (Ed25519) of manifest.sha256
 
-The manifest comes last, so that a backup file is written and proven in one pass, whatever its size, and one that ends
-early has none. Everything can be read without this program: `zstd -dc FILE | tar -x`, `sha256sum -c manifest.sha256`,
+The manifest comes last. So a backup file of any size is written and proven in one pass, and a file that breaks off has
+no manifest. Everything can be read without this program: `zstd -dc FILE | tar -x`, `sha256sum -c manifest.sha256`,
 `openssl pkeyutl -verify`.
 """
 
@@ -34,7 +34,7 @@ from imaging_backup.signing import SigningKey, Trust, is_signed
 FORMAT = 2
 UNSIGNED = 1  # the format of the releases that did not sign
 ABOUT, MANIFEST, MANIFEST_SUM, SIGNATURE = "about.json", "manifest.txt", "manifest.sha256", "manifest.sig"
-# A name of a backup file is never a way out of the directory into which it is unpacked.
+# A name in a backup file never leads out of the directory into which it is unpacked.
 MEMBER = re.compile(
     r"about\.json|realm\.json|images\.tsv|manifest\.(txt|sha256|sig)"
     r"|databases/(orthanc|keycloak|registry)\.dump"
@@ -43,7 +43,7 @@ MEMBER = re.compile(
 )
 BLOCK = 1024 * 1024
 RECORD = tarfile.BLOCKSIZE
-# Of what stands before a member whose name or size is long. A name has at most 4,096 bytes.
+# The header before a member with a long name or size. A name has at most 4,096 bytes.
 EXTENDED_BYTES = 16 * 1024
 ABOUT_BYTES = 64 * BLOCK
 
@@ -71,7 +71,7 @@ class Writer:
         self._add(name, len(content), io.BytesIO(content))
 
     def add_file(self, name: str, path: Path) -> int:
-        """Add a file; its size in bytes. Raises BackupError when it changes meanwhile, OSError."""
+        """Add a file and return its size in bytes. Raises BackupError when it changes meanwhile, OSError."""
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             self._add(name, size, file)
@@ -97,7 +97,7 @@ class Writer:
 
 
 class _Hashed(io.RawIOBase):
-    """What is read through it is hashed. Raises BackupError when there is less than was announced."""
+    """Hashes everything that is read through it. Raises BackupError when there is less than was announced."""
 
     def __init__(self, name: str, content: BinaryIO) -> None:
         self._name, self._content = name, content
@@ -146,7 +146,7 @@ def packed(output: IO[bytes], recipients: list[str]) -> Iterator[IO[bytes]]:
             yield stream
             stream.close()
         except BrokenPipeError:
-            pass  # why, the programs say
+            pass  # the programs say why
         except BaseException:
             for process in processes:
                 process.kill()
@@ -162,7 +162,7 @@ def packed(output: IO[bytes], recipients: list[str]) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def new_backup_file(path: Path, about: About, recipients: list[str], key: SigningKey) -> Iterator[Writer]:
-    """Write a backup file; it has its name only once it is whole and on disk. Raises BackupError."""
+    """Write a backup file. It gets its name only when it is whole and on disk. Raises BackupError."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("xb") as file:
@@ -177,7 +177,7 @@ def new_backup_file(path: Path, about: About, recipients: list[str], key: Signin
         os.fsync(directory)
         os.close(directory)
     except BackupError as error:
-        # Before the unfinished file goes, whose place is free then.
+        # Before the unfinished file is removed, because that frees its space.
         if is_full(path.parent):
             raise DiskFullError(path.parent) from error
         raise
@@ -198,7 +198,7 @@ class DiskFullError(BackupError):
 
 
 def is_full(directory: Path) -> bool:
-    """Whether a directory's disk has no room for another block. zstd, age and pg_dump tell it in words alone."""
+    """Whether a directory's disk has no room for another block. zstd, age and pg_dump report that in words only."""
     try:
         with tempfile.TemporaryFile(dir=directory) as probe:
             os.posix_fallocate(probe.fileno(), 0, BLOCK)
@@ -211,11 +211,11 @@ def is_full(directory: Path) -> bool:
 
 
 def prove(path: Path, trust: Trust, accept: Accept, sink: Sink = lambda _: None) -> About:
-    """Read a backup file to its end and compare every byte of it with its manifest, and that with its signature.
+    """Read a backup file to its end. Compare every byte with its manifest, and the manifest with its signature.
 
-    What it says about itself; its "key" is the one that has signed it, and missing where none has and `trust` allows
-    it. `accept` is given that before anything else is read, and may refuse it. What `sink` was given is only to be
-    trusted once this returns. Raises BackupError.
+    Returns its description. The description's "key" is the key that has signed it; it is missing if there is no
+    signature and `trust` allows that. `accept` gets the description before anything else is read, and may refuse it.
+    The content that `sink` gets is not to be trusted before this function returns. Raises BackupError.
     """
     try:
         return _prove(path, trust, accept, sink)
@@ -226,7 +226,7 @@ def prove(path: Path, trust: Trust, accept: Accept, sink: Sink = lambda _: None)
 
 
 def says(path: Path) -> str:
-    """What a backup file says of its signature, in words; only `prove` knows whether it is so."""
+    """A backup file's own statement about its signature, in words. Only `prove` knows whether it is true."""
     if path.suffix == ".age":
         return "encrypted"
     try:
@@ -239,12 +239,12 @@ def says(path: Path) -> str:
 
 
 class _ForeignError(Exception):
-    """Why a file is none of ours."""
+    """The reason why a file is no backup file of ours."""
 
 
 def _prove(path: Path, trust: Trust, accept: Accept, sink: Sink) -> About:
     about: About | None = None
-    # What is hashed does not compress: a file of this size has no longer manifest.
+    # Hashes do not compress, so a file of this size has no longer manifest.
     room = 8 * path.stat().st_size + 16 * BLOCK if path.exists() else 0
     seen: set[str] = set()
     with tempfile.TemporaryFile() as computed, contextlib.closing(_members(path)) as members:
@@ -285,7 +285,7 @@ def _about(path: Path, name: str, content: IO[bytes], computed: IO[bytes]) -> Ab
 
 
 def read_about(path: Path, text: bytes) -> About:
-    """Read what a backup says about itself. Raises BackupError when this release does not understand it."""
+    """Read the description of a backup. Raises BackupError when this release does not understand it."""
     try:
         about = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -303,7 +303,7 @@ def read_about(path: Path, text: bytes) -> About:
 
 
 def write_about(about: About) -> bytes:
-    """What a backup says about itself, for `read_about`."""
+    """The description of a backup, for `read_about`."""
     return json.dumps({"format": FORMAT, **about}, indent=2).encode() + b"\n"
 
 
@@ -369,9 +369,10 @@ def _members(path: Path) -> Generator[tuple[str, int, IO[bytes]], None, None]:
 
 
 def _entries(stream: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """The members of a tar, if it has nothing but what `Writer` writes: plain files whose names this platform gives.
+    """The members of a tar that has only what `Writer` writes: plain files with names that this platform gives.
 
-    tarfile would also read links, devices, sparse files and headers that follow each other without end, and believe
+    tarfile would also read links, devices, sparse files and endless rows of headers. It would believe their sizes
+    before our code is asked.
     their sizes before anybody is asked.
     """
     while (block := _exactly(stream, RECORD)) != bytes(RECORD):
@@ -388,7 +389,7 @@ def _entries(stream: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
         while content.read(BLOCK):
             pass
         _exactly(stream, _padded(size) - size)
-    # A second empty block, and what fills the last record.
+    # A second empty block, and the padding of the last record.
     if (rest := stream.read(BLOCK + 1)).strip(b"\0") or len(rest) > BLOCK:
         raise tarfile.ReadError("something follows the end")
 
@@ -420,7 +421,7 @@ def _padded(size: int) -> int:
 
 
 def _extended(records: bytes) -> dict[str, str]:
-    """What an extended header says (POSIX.1-2001, pax): one long name, one large size."""
+    """The content of an extended header (POSIX.1-2001, pax): one long name, one large size."""
     found = {}
     try:
         while records:
@@ -437,7 +438,7 @@ def _extended(records: bytes) -> dict[str, str]:
 
 
 def foreign(path: Path, why: str = "") -> BackupError:
-    """What to say of what is no backup."""
+    """The message for a file that is no backup."""
     return BackupError(f"{path} is not a backup of this platform{': ' if why else ''}{why}. Nothing was changed")
 
 

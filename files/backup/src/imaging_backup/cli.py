@@ -1,4 +1,4 @@
-"""The command: `imaging-backup create`, `push`, `check FILE`, `restore FILE`, and what people and drills ask."""
+"""The command: `imaging-backup create`, `push`, `check FILE`, `restore FILE`, and questions of people and drills."""
 
 import argparse
 import datetime
@@ -18,7 +18,7 @@ CONFIG = Path("/etc/imaging/backup.toml")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; its exit status."""
+    """Run a command and return its exit status."""
     parser = argparse.ArgumentParser(prog="imaging-backup", description="Backs the platform up, and restores it.")
     parser.add_argument("--config", type=Path, default=CONFIG, help="default: %(default)s")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def trust_of(config: Config, options: argparse.Namespace) -> Trust:
-    """Whose backups are believed here. Raises BackupError."""
+    """The keys whose backups this host accepts. Raises BackupError."""
     return Trust(config.signing_key().public, options.trust, options.unsigned)
 
 
@@ -96,7 +96,7 @@ def newest(config: Config) -> Path:
 
 
 def record_drill(config: Config, restored: Path | None, seconds: float) -> None:
-    """Tell the node exporter how a drill ended. Raises BackupError."""
+    """Report the result of a drill to the node exporter. Raises BackupError."""
     if not restored:
         metrics.write_failed_drill(config.metrics)
         return

@@ -39,18 +39,18 @@ class KeycloakConfig:
 class Config:
     """All settings."""
 
-    environment: str  # of which installation the backups are
+    environment: str  # name of the installation, as backups hold it
     domain: str
-    path: Path  # where backup files are kept
+    path: Path  # directory of backup files
     keep_count: int
     keep_days: int
-    include_images: bool  # whether a backup has the images when nobody says otherwise
-    recipients: list[str]  # public keys of age; none: backup files are not encrypted
-    repository: str  # of restic, in its own words; empty: there is none
+    include_images: bool  # whether a backup has the images if nobody says otherwise
+    recipients: list[str]  # public keys of age; if empty, backup files are not encrypted
+    repository: str  # as restic writes it; empty if there is none
     repository_cache: Path
     metrics: Path  # directory of the node exporter's textfile collector
     settings: Path  # configuration, credentials and certificates of the host
-    letsencrypt: Path  # certbot's accounts and certificates, where there are any
+    letsencrypt: Path  # certbot's accounts and certificates, if there are any
     storage: Path  # Orthanc's image files
     cache: Path  # nginx's cache of images
     journal: Path  # the importer's
@@ -59,17 +59,17 @@ class Config:
 
     @property
     def links(self) -> Path:
-        """Second names of images that are being backed up: below the store, because a link does not leave its disk."""
+        """Second names of images during a backup. They are below the store, because a link cannot leave its disk."""
         return self.storage / ".backup"
 
     @property
     def held(self) -> Path:
-        """Second names of what the repository holds, kept from push to push: a new one would be a change to restic."""
+        """Second names of the repository's images. They stay between pushes: to restic, a new one would be a change."""
         return self.storage / ".held"
 
     @property
     def arriving(self) -> Path:
-        """Images that are being restored, until all are proven: below the store, so that moving them is a rename."""
+        """Images that are being restored, until all are proven. They are below the store, so a rename moves them."""
         return self.storage / ".restore"
 
     def keycloak_secret(self) -> str:
@@ -77,7 +77,7 @@ class Config:
         return (credentials() / KEYCLOAK_SECRET).read_text("utf-8").strip()
 
     def signing_key(self) -> SigningKey:
-        """What backups are signed with. Raises BackupError."""
+        """The key that signs backups. Raises BackupError."""
         try:
             return SigningKey((credentials() / SIGNING_KEY).read_text("ascii"))
         except (OSError, ValueError) as error:
@@ -87,12 +87,12 @@ class Config:
 
     @property
     def never_kept(self) -> Path:
-        """The file that no backup holds: who reads one could make others."""
+        """The file that no backup holds, because somebody who has it could sign other backups."""
         return self.settings / "credentials" / "backup" / SIGNING_KEY
 
 
 def credentials() -> Path:
-    """Where secrets lie, each in a file. Raises BackupError."""
+    """The directory of the secrets, each in a file. Raises BackupError."""
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         raise BackupError("CREDENTIALS_DIRECTORY is not set; systemd sets it from LoadCredential=")

@@ -1,4 +1,4 @@
-"""The way of a backup: one moment of the databases, the images that it names, everything into one backup file."""
+"""Makes a backup: one moment of the databases, the images that it names, and everything in one backup file."""
 
 import contextlib
 import datetime
@@ -27,7 +27,7 @@ IMAGES, REALM = "images.tsv", "realm.json"
 
 
 def create(config: Config, include_images: bool) -> Path:
-    """Make a backup, remove those that are too old; its path. Raises BackupError."""
+    """Make a backup and remove those that are too old; return its path. Raises BackupError."""
     begun = time.monotonic()
     now = datetime.datetime.now(datetime.UTC)
     name = f"dicom-backup-{now:%Y-%m-%dT%H%M%SZ}.tar.zst" + (".age" if config.recipients else "")
@@ -49,7 +49,7 @@ def create(config: Config, include_images: bool) -> Path:
 
 
 def _write(config: Config, path: Path, workspace: Path, include_images: bool) -> int:
-    """Write the backup file; how many images that the index names are lost on this host's disk."""
+    """Write the backup file. Return how many images that the index names are lost on this host's disk."""
     links, key = Links(config.storage, config.links), config.signing_key()
     about, missing = collect(config, workspace, links if include_images else None)
     with backup_file.new_backup_file(path, about, config.recipients, key) as writer:
@@ -70,10 +70,10 @@ def _write(config: Config, path: Path, workspace: Path, include_images: bool) ->
 
 
 def collect(config: Config, workspace: Path, links: Links | None) -> tuple[backup_file.About, list[Image]]:
-    """Bring one moment of everything together in `workspace`: databases, the list of images, the realm.
+    """Collect one moment of everything in `workspace`: databases, the list of images, the realm.
 
-    Its images, if they are wanted, are held by `links`. What a backup of it says about itself, and the images that the
-    index names and that are lost on this host's disk. Raises BackupError.
+    If the images are wanted, `links` holds them. Returns the description of the backup, and the images that the index
+    names and that are lost on this host's disk. Raises BackupError.
     """
     server = Server(config)
     images = workspace / IMAGES
@@ -104,7 +104,7 @@ def collect(config: Config, workspace: Path, links: Links | None) -> tuple[backu
     try:
         (workspace / REALM).write_bytes(realm.export(config))
     except BackupError as error:
-        # The database has it all; a backup must not wait for Keycloak.
+        # The database has all of it, and a backup must not wait for Keycloak.
         say(f"WARNING: the backup has no {REALM}, which a restore does not need. {error}")
     return about, missing
 
@@ -112,11 +112,11 @@ def collect(config: Config, workspace: Path, links: Links | None) -> tuple[backu
 def _take(
     server: Server, links: Links | None, images: Path, stack: contextlib.ExitStack
 ) -> tuple[dict[str, databases.Snapshot], list[Image]]:
-    """One moment of the databases, and a hold on every image that it names; the images that are lost.
+    """Take one moment of the databases and hold every image that it names; return the lost images.
 
-    Between the moment and the hold somebody may delete an image. Then another moment is taken; what is held stays held,
-    so only an image that came and went in between can be missed again. One that is missed each time is not being
-    deleted: it is lost.
+    Between the moment and the hold, somebody may delete an image. Then another moment is taken, and images that are
+    held stay held. So another attempt can only miss an image that came and went in between. An image that is missing
+    each time is not being deleted: it is lost.
     """
     lost: set[str] | None = None
     for _ in range(ATTEMPTS):
@@ -153,7 +153,7 @@ def _add_images(
 
 
 def signed_with(key: str) -> str:
-    """What to say of a backup's signature."""
+    """The message about a backup's signature."""
     return f"signed with the key {key}: note it where neither this host nor the controller is"
 
 
@@ -166,9 +166,9 @@ def _orthanc_version() -> str:
 
 @contextlib.contextmanager
 def alone(directory: Path, patience: float = math.inf) -> Iterator[None]:
-    """Let one backup or restore run at a time; the kernel forgets the lock when its holder dies.
+    """Let one backup or restore run at a time. The kernel frees the lock when its holder ends.
 
-    Waits `patience` seconds for the end of another. Raises BackupError.
+    Waits at most `patience` seconds for the end of another. Raises BackupError.
     """
     deadline = time.monotonic() + patience
     with (directory / ".lock").open("w") as lock:
@@ -196,7 +196,7 @@ def _locked(lock: TextIO) -> bool:
 
 @contextlib.contextmanager
 def making(config: Config) -> Iterator[Path]:
-    """A directory for what is in the making. What a backup that was killed left is removed first."""
+    """A directory for unfinished files. The remains of a backup that was killed are removed first."""
     links = Links(config.storage, config.links)
     workspace = config.path / ".making"
     try:
@@ -217,6 +217,6 @@ def say(text: str) -> None:
 
 
 def free_bytes(directory: Path) -> int:
-    """Free for root and all."""
+    """The bytes that are free for every user, not only for root."""
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize

@@ -1,7 +1,7 @@
-"""The three databases: one moment of all of them, dumped; and dumps put in the place of what is there.
+"""The three databases: dumps one moment of all of them, and replaces the databases by restored dumps.
 
-A dump is a program: it may hold any SQL. So it is loaded by a role that owns the new database and nothing else, and
-read by a user of the host who owns nothing at all.
+A dump is a program: it may hold any SQL. So the role that loads it owns only the new database. The user of the host
+who reads it owns nothing at all.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ from imaging_backup.errors import BackupError
 from imaging_backup.lines import printable_lines
 
 ADMINISTRATOR = "postgres"
-# Exists while dumps are loaded. pg_hba.conf lets it into the databases of `_new` alone, as a user of the host.
+# It exists while dumps are loaded. pg_hba.conf lets it enter only the databases of `_new`, as a user of the host.
 LOADER = "imaging-restore"
-# What the administrator asks means what it says in a database that strangers wrote too: no function or operator of
-# theirs takes the place of PostgreSQL's, and no view that calls one that of a table.
+# Strangers have also written into the database that the administrator queries. With these settings, no function or
+# operator of theirs replaces one of PostgreSQL's, and no view that calls one replaces a table.
 CAREFULLY = "-c search_path=pg_catalog,pg_temp -c restrict_nonsystem_relation_kind=view,foreign-table"
 NAMES = ("orthanc", "keycloak", "registry")
-# Whoever stores or deletes an image writes the first, whoever records or forgets a study the second. What Keycloak
-# writes is tied to neither.
+# Storing or deleting an image writes the first table. Recording or forgetting a study writes the second. Keycloak
+# writes to neither.
 WRITTEN = {"orthanc": "public.attachedfiles", "registry": "registry.study"}
 LOCK_SECONDS = 10
 ATTEMPTS = 6
@@ -52,11 +52,11 @@ COUNTS = {
     },
 }
 
-# Of an entry in pg_restore's list. Only the role of which they speak, or an administrator, may set default privileges.
+# An entry in pg_restore's list. Only the role that is named in it, or an administrator, may set default privileges.
 DEFAULT_PRIVILEGES = re.compile(r"\d+; \d+ \d+ DEFAULT ACL ")
-# Those of the platform, which migrations have set for later ones.
+# The platform's own default privileges, which migrations have set for later functions.
 PRIVILEGES = {"registry": "ALTER DEFAULT PRIVILEGES FOR ROLE registry_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC"}
-# None of the three has any, and whoever asks one runs what its maker wrote.
+# None of the three databases has a view. A query of a view runs code of the view's author.
 VIEWS = """
 SELECT c.oid::regclass::text FROM pg_class c WHERE c.relkind IN ('v', 'm', 'f') AND c.oid >= 16384
 UNION SELECT r.ev_class::regclass::text FROM pg_rewrite r WHERE r.oid >= 16384
@@ -74,7 +74,7 @@ class Snapshot:
 
 
 class Server:
-    """The host's PostgreSQL, as its administrator."""
+    """The host's PostgreSQL, used as its administrator."""
 
     def __init__(self, config: Config) -> None:
         self._programs = config.postgresql.programs
@@ -104,7 +104,7 @@ class Server:
     def moment(self) -> Iterator[dict[str, Snapshot]]:
         """One moment of the three databases, in which no image and no study is half written. Raises BackupError.
 
-        A snapshot is of one database. So writers wait for the milliseconds in which all three are taken.
+        A database snapshot is of one database. So writers wait for the milliseconds in which all three are taken.
         """
         with contextlib.ExitStack() as open_connections:
             yield self._snapshots(open_connections)
@@ -118,7 +118,8 @@ class Server:
                         lock.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
                         lock.execute(f"LOCK TABLE {table} IN SHARE MODE")
                 except psycopg.errors.LockNotAvailable:
-                    # Somebody writes for long, and others now wait behind the lock that was asked for: let them pass.
+                    # Somebody writes for a long time, and others now wait behind our request for the lock. Let them go
+                    # first.
                     time.sleep(1)
                     continue
                 return {name: self._snapshot(stack.enter_context(self.connect(name))) for name in NAMES}
@@ -131,26 +132,27 @@ class Server:
     def _snapshot(connection: Connection) -> Snapshot:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
-        # It is open for as long as the dumps take.
+        # The transaction is open as long as the dumps take.
         connection.execute("SET idle_in_transaction_session_timeout = 0")
         (identifier,) = connection.execute("SELECT pg_export_snapshot()").fetchone() or ("",)
         return Snapshot(connection, identifier)
 
     def dump(self, database: str, snapshot: Snapshot, target: Path) -> int:
-        """Write a dump; its size in bytes. Not compressed: the backup file is. Raises BackupError."""
+        """Write a dump; return its size in bytes. The backup file compresses it later. Raises BackupError."""
         arguments = ["--format=custom", "--compress=0", f"--snapshot={snapshot.identifier}", f"--file={target}"]
         program = str(self._programs / "pg_dump")
         self._run(program, *self._reached_by(ADMINISTRATOR), *arguments, f"--dbname={database}")
         return target.stat().st_size
 
     def load(self, dumps: Path) -> Iterator[str]:
-        """Restore the dumps of a directory beside the databases that are there; `swap` then changes their places.
+        """Restore a directory's dumps beside the databases that are in use; `swap` then exchanges them.
 
-        The name of each that is loaded. What was begun is removed again when one does not load. Raises BackupError.
+        Returns the name of each loaded database. If one cannot be loaded, all new ones are removed. Raises BackupError.
         """
         with self.connect("postgres", autocommit=True) as server:
             self._drop_begun(server)
-            # Row security hides the registry's rows from their own owner, and foreign keys are compared as that.
+            # Row security hides the registry's rows even from their owner, and PostgreSQL checks foreign keys as the
+            # owner.
             server.execute(sql.SQL("CREATE ROLE {} LOGIN BYPASSRLS").format(sql.Identifier(LOADER)))
             try:
                 for database in NAMES:
@@ -163,7 +165,7 @@ class Server:
 
     @staticmethod
     def _drop_begun(server: Connection) -> None:
-        """Also of a restore that was killed."""
+        """Remove them, also those of a restore that was killed."""
         for database in NAMES:
             server.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(_new(database))))
         server.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(LOADER)))
@@ -182,7 +184,7 @@ class Server:
         server.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0").format(new, loader))
         server.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(new))
         self._fill(_new(database), dump)
-        # What a database sets for its sessions would count for the administrator's too.
+        # Settings that a database has for its sessions would also count for the administrator's session.
         server.execute(sql.SQL("ALTER DATABASE {} RESET ALL").format(new))
         with self.connect(_new(database), autocommit=True) as connection:
             if views := connection.execute(VIEWS).fetchall():
@@ -196,13 +198,14 @@ class Server:
             server.execute(sql.SQL(f"GRANT {grant}").format(new))
 
     def _fill(self, new: str, dump: Path) -> None:
-        """Run what a dump says, as somebody who may do nothing elsewhere."""
+        """Run the SQL of a dump as a role that may do nothing elsewhere."""
         file = os.open(dump, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         chosen = os.memfd_create("chosen")
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise BackupError(f"{dump.name} is not a file")
-            # The way to the dump is closed to the loader; the open dump is not, nor to its helpers, who open it again.
+            # The loader may not enter the dump's directory. It reads the open file, and its helpers open that file
+            # again.
             os.fchown(file, pwd.getpwnam(self._loader).pw_uid, -1)
             opened = f"/dev/fd/{file}"
             entries = self._as_loader("pg_restore", "--list", opened, files=(file,))
@@ -230,7 +233,7 @@ class Server:
         self.drop_replaced()
 
     def drop_replaced(self) -> None:
-        """Drop what `swap` replaced."""
+        """Drop the databases that `swap` has replaced."""
         with self.connect("postgres", autocommit=True) as server:
             for name in NAMES:
                 server.execute(
@@ -257,7 +260,7 @@ class Server:
 
 
 def counts(name: str, connection: Connection) -> dict[str, int]:
-    """How many there are of everything that people miss when it is gone."""
+    """The numbers of everything that people miss when it is lost."""
     found = {}
     for what, query in COUNTS[name].items():
         row = connection.execute(query.encode()).fetchone()

@@ -1,5 +1,5 @@
-"""What goes wrong, in words for the administrator."""
+"""The errors, in words for the administrator."""
 
 
 class BackupError(Exception):
-    """A backup or restore that cannot go on; the message says what is wrong, where, and what to do."""
+    """A backup or restore cannot go on. The message says what is wrong, where, and what to do."""

@@ -1,4 +1,4 @@
-"""Orthanc's image files: listed from the index, held while they are backed up, put back, and looked at."""
+"""Orthanc's image files: lists them from the index, holds them during a backup, restores and checks them."""
 
 import errno
 import hashlib
@@ -26,12 +26,12 @@ class Image:
     md5: str  # empty when Orthanc has not kept it
 
     def path(self, store: Path) -> Path:
-        """Where Orthanc keeps it."""
+        """The path at which Orthanc keeps it."""
         return store_path(store, self.uuid)
 
 
 def store_path(store: Path, uuid: str) -> Path:
-    """Where Orthanc keeps a file (its class FilesystemStorage)."""
+    """The path at which Orthanc keeps a file (its class FilesystemStorage)."""
     return store / uuid[0:2] / uuid[2:4] / uuid
 
 
@@ -43,7 +43,7 @@ def list_images(connection: Connection, target: Path) -> None:
 
 
 def read_list(path: Path) -> Iterator[Image]:
-    """What `list_images` wrote."""
+    """The list that `list_images` wrote."""
     with path.open(encoding="ascii") as lines:
         for line in lines:
             uuid, size, md5 = line.rstrip("\n").split("\t")
@@ -51,7 +51,7 @@ def read_list(path: Path) -> Iterator[Image]:
 
 
 class Links:
-    """A second name of each image, so that one which is deleted during the backup is still there to be backed up."""
+    """A second name of each image, so that an image that is deleted during the backup can still be backed up."""
 
     def __init__(self, store: Path, directory: Path) -> None:
         self._store = store
@@ -62,7 +62,7 @@ class Links:
         return place_in(self._directory, image.uuid)
 
     def hold(self, images: Iterator[Image]) -> list[Image]:
-        """Give each image its second name; those that are not there any more. What it held before stays held."""
+        """Give each image its second name; return the images that are gone. Images that are held already stay held."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
         gone = []
         for image in images:
@@ -84,7 +84,7 @@ class Links:
         return gone
 
     def keep_only(self, images: Iterator[Image]) -> None:
-        """Let go of everything but these."""
+        """Remove all second names but these."""
         wanted = {image.uuid for image in images}
         for directory in self._directory.iterdir():
             for link in directory.iterdir():
@@ -107,12 +107,12 @@ class Links:
 
 
 def place_in(directory: Path, uuid: str) -> Path:
-    """Where a file is kept for a while: not all in one directory, which would become slow."""
+    """The path of a second name. They are spread over directories, because one large directory would be slow."""
     return directory / uuid[0:2] / uuid
 
 
 def put_back(arriving: Path, store: Path) -> int:
-    """Move restored images to where Orthanc looks for them; how many. What else is in the store stays there."""
+    """Move restored images to where Orthanc looks for them; return how many. Other files of the store stay there."""
     owner = store.stat()
     moved = 0
     for file in (file for part in arriving.iterdir() for file in part.iterdir()):
@@ -130,7 +130,7 @@ def put_back(arriving: Path, store: Path) -> int:
 
 @dataclass
 class Findings:
-    """What a look at the store found. Orphans are files that the index does not name: they are told, never removed."""
+    """The result of a check of the store. Orphans, files that the index does not name, are reported, never removed."""
 
     named: int = 0
     missing: list[str] = field(default_factory=list)
@@ -145,7 +145,7 @@ class Findings:
 
 
 def verify(listed: Path, store: Path, every: bool) -> Findings:
-    """Look whether each image of a list is there with its size, and compare the MD5 of a sample, or of every one."""
+    """Check that each image of a list is there with its size. Compare the MD5 of a sample, or of every one."""
     findings = Findings(named=sum(1 for _ in read_list(listed)))
     chance = 1 if every else SAMPLE / max(findings.named, 1)
     for image in read_list(listed):
@@ -169,7 +169,7 @@ def _md5(path: Path) -> str:
 
 
 def _count_files(store: Path) -> int:
-    """The files where Orthanc keeps images: STORE/xx/yy/UUID."""
+    """The files at the paths where Orthanc keeps images: STORE/xx/yy/UUID."""
     return sum(
         1
         for first in store.iterdir()

@@ -1,4 +1,4 @@
-"""Text of several lines, such as what another program said, made harmless for a terminal."""
+"""Makes text of several lines, for example the output of another program, harmless for a terminal."""
 
 from imaging_backup.printable import printable
 

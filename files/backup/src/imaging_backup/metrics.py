@@ -1,4 +1,4 @@
-"""What the node exporter tells of backups and restore drills (its textfile collector)."""
+"""The metrics of backups and restore drills that the node exporter reads (its textfile collector)."""
 
 import time
 from pathlib import Path
@@ -24,7 +24,7 @@ HELP = {
 
 
 def write(directory: Path, size: int, seconds: float, missing_images: int) -> None:
-    """Tell of a good backup."""
+    """Record a good backup."""
     values = {
         f"{BACKUP}_last_success_timestamp_seconds": time.time(),
         f"{BACKUP}_size_bytes": size,
@@ -37,7 +37,7 @@ def write(directory: Path, size: int, seconds: float, missing_images: int) -> No
 
 
 def write_push(directory: Path, added: int, seconds: float, missing_images: int) -> None:
-    """Tell that the repository has everything."""
+    """Record that the repository has everything."""
     values = {
         f"{REPOSITORY}_last_success_timestamp_seconds": time.time(),
         f"{REPOSITORY}_added_bytes": added,
@@ -50,7 +50,7 @@ def write_push(directory: Path, added: int, seconds: float, missing_images: int)
 
 
 def write_check(directory: Path) -> None:
-    """Tell that the repository is whole."""
+    """Record that the repository is whole."""
     _replace(_proven(directory), {f"{REPOSITORY}_proven_timestamp_seconds": time.time()})
 
 
@@ -59,7 +59,7 @@ def _proven(directory: Path) -> Path:
 
 
 def write_drill(directory: Path, seconds: float, backup_age: float) -> None:
-    """Tell of a good drill."""
+    """Record a good drill."""
     values = {
         f"{DRILL}_success": 1,
         f"{DRILL}_timestamp_seconds": time.time(),
@@ -71,7 +71,7 @@ def write_drill(directory: Path, seconds: float, backup_age: float) -> None:
 
 
 def write_failed_drill(directory: Path) -> None:
-    """Tell of a drill that failed; since when no backup was restored stays as it was."""
+    """Record a failed drill. The time of the last good drill stays as it was."""
     before = _drill(directory)
     lines = before.read_text("ascii").splitlines() if before.exists() else []
     since = next((float(line.split()[1]) for line in lines if line.startswith(f"{UNPROVEN} ")), time.time())
@@ -83,7 +83,7 @@ def _drill(directory: Path) -> Path:
 
 
 def _replace(path: Path, values: dict[str, float]) -> None:
-    """Write the file beside and rename it: it is read at any moment."""
+    """Write a file beside it and rename that, because it may be read at any moment."""
     draft = path.with_name(f".{path.name}.draft")
     lines = (f"# HELP {name} {HELP[name]}\n# TYPE {name} gauge\n{name} {value:.0f}\n" for name, value in values.items())
     draft.write_text("".join(lines), encoding="ascii")

@@ -1,6 +1,6 @@
 """The realm as JSON, for people and for other Keycloaks: clients, roles, groups and users, without anybody's password.
 
-What a restore uses is Keycloak's database, which has those too.
+A restore uses Keycloak's database instead, which has the passwords too.
 """
 
 import json
@@ -16,7 +16,7 @@ PAGE = 100
 
 
 def export(config: Config) -> bytes:
-    """The realm as Keycloak writes it (RealmRepresentation) and another imports it. Raises BackupError."""
+    """The realm as Keycloak writes it (RealmRepresentation) and another can import it. Raises BackupError."""
     keycloak = _Keycloak(config)
     try:
         realm = keycloak.ask("/partial-export?exportClients=true&exportGroupsAndRoles=true", method="POST")
@@ -27,7 +27,7 @@ def export(config: Config) -> bytes:
 
 
 class _Keycloak:
-    """Its admin API, as the service account that Ansible uses too."""
+    """Keycloak's admin API, as the service account that Ansible uses too."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -35,7 +35,7 @@ class _Keycloak:
         self._token = ""
 
     def ask(self, path: str, method: str = "GET") -> Any:  # noqa: ANN401 # JSON
-        """The answer's JSON. A token lives a minute, so a refusal is answered with a new one, once."""
+        """The answer's JSON. A token lives a minute, so after a refusal it asks once more with a new one."""
         try:
             return self._send(urllib.request.Request(self._admin + path, method=method))  # noqa: S310 # loopback
         except urllib.error.HTTPError as error:
@@ -52,7 +52,7 @@ class _Keycloak:
         return self._send(urllib.request.Request(self._admin + path, method=method))  # noqa: S310
 
     def users(self) -> list[dict[str, Any]]:
-        """Every user with groups and roles of the realm."""
+        """Every user with the groups and roles of the realm."""
         users: list[dict[str, Any]] = []
         while page := self.ask(f"/users?briefRepresentation=false&first={len(users)}&max={PAGE}"):
             for user in page:

@@ -1,12 +1,12 @@
-"""The continuous way: the same content as a backup file's into a repository of restic, which takes in what is new.
+"""The continuous backup: puts the content of a backup file into a repository of restic, which stores only changes.
 
-The databases lie there as dumps that are not compressed, so that restic finds again what has not changed in them;
-images under their second names, so that what somebody deletes meanwhile is still there (see `images.Links`). One
-snapshot of restic therefore holds databases and images of one moment, as one backup file does.
+The databases lie there as dumps that are not compressed, so that restic finds the parts that have not changed. The
+images have second names, so that an image that is deleted meanwhile is still there (see `images.Links`). One snapshot
+of restic therefore holds databases and images of one moment, as one backup file does.
 
-restic names everything by its SHA-256, up to the one tree that a snapshot is of, and proves that when it reads. So the
-signature of that name covers every byte. It follows as a small snapshot of its own, because a tag that comes later
-would need the repository for itself, and somebody may read there for hours.
+restic names everything by its SHA-256, up to the one tree of a snapshot, and checks the names when it reads. So the
+signature of the tree's name covers every byte. The signature follows as a small snapshot of its own. To add a tag
+later, restic would need the repository for itself, and somebody may read there for hours.
 """
 
 import contextlib
@@ -28,17 +28,17 @@ from imaging_backup.signing import SigningKey, Trust, is_signed
 
 NAME = re.compile(r"repository(:(latest|[0-9a-f]{8,64}))?")
 TAG = "imaging"
-SIGNATURE = "imaging-signature"  # the tag of a snapshot that signs another; its other tags say which, and how
+SIGNATURE = "imaging-signature"  # tag of a snapshot that signs another, which its other tags name
 # Exit codes of restic(1).
 NO_REPOSITORY, LOCKED, WRONG_PASSWORD = 10, 11, 12
-# Of the images themselves, not only of what is known of them; a year of weeks reads all.
+# The part of the images that each check reads, beside restic's index. The weekly checks of a year read all of it.
 READ_AGAIN = "--read-data-subset=2%"
 
 
 def push(config: Config, adopt: bool = False) -> str:
-    """Put what is there now into the repository, which is made at the first time; the snapshot. Raises BackupError.
+    """Put the present state into the repository, which the first push makes; return the snapshot. Raises BackupError.
 
-    `adopt`: also into one that another host, lost by now, has filled.
+    With `adopt`, it may also be a repository that a lost host has filled.
     """
     begun = time.monotonic()
     restic, links, key = Restic(config), Links(config.storage, config.held), config.signing_key()
@@ -49,7 +49,7 @@ def push(config: Config, adopt: bool = False) -> str:
             links.keep_only(read_list(workspace / IMAGES))
             (workspace / backup_file.ABOUT).write_bytes(backup_file.write_about(about))
             certificates = [config.letsencrypt] if config.letsencrypt.is_dir() else []
-            # A nightly backup file gives each image one more name for a while, which is not a change of it.
+            # A nightly backup file gives each image one more name for a while. That is no change of the image.
             options = ("--ignore-ctime", "--host", config.domain, "--tag", TAG, f"--exclude={config.never_kept}")
             added, snapshot = restic.backup(
                 *options, *map(str, (workspace, config.settings, *certificates, config.held))
@@ -71,12 +71,12 @@ def _sign(config: Config, restic: "Restic", identifier: str, key: SigningKey) ->
 
 
 def _content_of(snapshot: dict[str, Any]) -> bytes:
-    """What is signed of a snapshot: when it was made, of which directories, and the SHA-256 of all that is in them."""
+    """The signed text about a snapshot: its time, its directories, and the SHA-256 of its whole content."""
     return f"snapshot {json.dumps([snapshot[part] for part in ('time', 'tree', 'paths')])}\n".encode()
 
 
 def _signatures(restic: "Restic") -> dict[str, list[dict[str, str]]]:
-    """Key and signature that the repository has for each snapshot: several, where somebody has added others."""
+    """Key and signature that the repository has for each snapshot. It has several if somebody has added others."""
     found: dict[str, list[dict[str, str]]] = {}
     for one in json.loads(restic.run("snapshots", "--json", "--tag", SIGNATURE)):
         said = dict(tag.split("=", 1) for tag in one["tags"] if "=" in tag)
@@ -87,7 +87,7 @@ def _signatures(restic: "Restic") -> dict[str, list[dict[str, str]]]:
 def _demand_signature(
     what: str, snapshot: dict[str, Any], signatures: list[dict[str, str]], trust: Trust
 ) -> str | None:
-    """Refuse a snapshot that is not signed with a key that `trust` has; the key. Raises BackupError."""
+    """Refuse a snapshot without a signature by a key that `trust` has; return the key. Raises BackupError."""
     for said in signatures:
         with contextlib.suppress(BackupError, KeyError, ValueError):
             trust.demand(what, said["key"])
@@ -104,7 +104,7 @@ def _demand_signature(
 
 
 def _look_whose_it_is(config: Config, restic: "Restic", adopt: bool) -> None:
-    """Refuse to put a fresh host's emptiness in front of what a lost one has left. Raises BackupError."""
+    """Refuse to put the empty state of a new host on top of the snapshots of a lost one. Raises BackupError."""
     if not restic.exists():
         restic.run("init")
         say(f"made the repository {config.repository}")
@@ -117,7 +117,7 @@ def _look_whose_it_is(config: Config, restic: "Restic", adopt: bool) -> None:
 
 
 def continue_from(config: Config) -> None:
-    """Remember that what the repository holds, if there is one, is this host's own past."""
+    """Remember that the content of the repository, if there is one, comes from this host."""
     if config.repository:
         _mark(config).write_text(config.repository)
 
@@ -131,10 +131,10 @@ def _mark(config: Config) -> Path:
 
 
 def tidy(config: Config) -> None:
-    """Forget what is too old, and see whether the repository is whole. Raises BackupError."""
+    """Remove old snapshots, and check whether the repository is whole. Raises BackupError."""
     restic = Restic(config)
     with alone(config.path):
-        # Of runs that were killed. To forget, restic wants the repository for itself.
+        # Locks of runs that were killed. To remove snapshots, restic needs the repository for itself.
         restic.run("unlock")
         restic.run(
             *("forget", "--host", config.domain, "--tag", TAG, "--group-by", "host"),
@@ -156,21 +156,21 @@ def is_snapshot(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A moment in the repository: the same content as a backup file's."""
+    """A moment in the repository, with the same content as a backup file."""
 
     restic: "Restic"
     identifier: str
     paths: list[str]
-    key: str | None  # that has signed it
+    key: str | None  # the key that has signed it
 
     def about(self) -> backup_file.About:
-        """What it says about itself. Raises BackupError."""
+        """Its description. Raises BackupError."""
         text = self.restic.run("dump", self.identifier, f"{self._making}/{backup_file.ABOUT}")
         about = backup_file.read_about(Path(f"repository:{self.identifier[:8]}"), text.encode())
         return about if self.key is None else {**about, "key": self.key}
 
     def fetch(self, workspace: Path, arriving: Path) -> None:
-        """Bring databases and settings to `workspace`, images to `arriving`. restic proves each byte that it brings."""
+        """Fetch databases and settings to `workspace`, images to `arriving`. restic checks each byte it fetches."""
         settings = workspace / "settings"
         self._bring(self._making, workspace)
         self._bring(self._ending("/.held"), arriving)
@@ -199,7 +199,7 @@ def find(config: Config, path: Path, trust: Trust) -> Snapshot:
     if not found:
         raise BackupError(f"there is no backup in {config.repository}. Nothing was changed")
     signatures = _signatures(restic)
-    # A push that was killed has left one without a signature, which is not in the way of those before.
+    # A push that was killed has left a snapshot without a signature. It does not hide the earlier ones.
     signed = [one for one in found if one["id"] in signatures]
     newest = max(found if trust.unsigned else signed or found, key=lambda one: str(one["time"]))
     say(f"snapshot {newest['short_id']} of {newest['time'][:19]}")
@@ -209,7 +209,7 @@ def find(config: Config, path: Path, trust: Trust) -> Snapshot:
 
 
 class Restic:
-    """restic(1) with this host's repository. Raises BackupError for whatever keeps it from its work."""
+    """restic(1) with this host's repository. Raises BackupError for everything that keeps restic from its work."""
 
     def __init__(self, config: Config) -> None:
         if not config.repository:
@@ -238,12 +238,12 @@ class Restic:
         return done.returncode == 0
 
     def backup(self, *arguments: str, stdin: str = "") -> tuple[int, str]:
-        """Take in files; how many bytes were new, and the snapshot."""
+        """Add files; return how many bytes were new, and the snapshot."""
         summary = json.loads(self.run("backup", "--json", "--quiet", *arguments, stdin=stdin).splitlines()[-1])
         return int(summary["data_added"]), str(summary["snapshot_id"])[:8]
 
     def run(self, *arguments: str, stdin: str = "") -> str:
-        """Run a command; what it printed."""
+        """Run a command; return its output."""
         done = self._start(*arguments, "--retry-lock", "5m", stdin=stdin)
         if done.returncode:
             raise self._failure(arguments[0], done)

@@ -1,6 +1,6 @@
-"""The way back: prove the backup file and load it beside what is there; only then stop the platform and change places.
+"""Restores a backup: proves it and loads it beside the present data, then stops the platform and exchanges the two.
 
-Until `_change_places` nothing that anybody uses is touched. Killed at any moment, it can simply be run again.
+Nothing that is in use changes before `_change_places`. A restore that was killed at any moment can simply run again.
 """
 
 import contextlib
@@ -23,18 +23,19 @@ from imaging_backup.errors import BackupError
 from imaging_backup.printable import printable
 from imaging_backup.signing import Trust
 
-# What nobody could make anew: the authority that browsers trust, certificates of others, and the secret that Keycloak's
-# database knows. The rest comes from the inventory and the controller, which lay it down again.
+# The settings that nobody could make again: the authority that browsers trust, certificates of others, and the secret
+# that Keycloak's database knows. The rest comes from the inventory and the controller, which write it again.
 SETTINGS = ("settings/tls/", f"{LETSENCRYPT}/", f"settings/credentials/backup/{KEYCLOAK_SECRET}")
-# Of those directories it takes what it knows, never a program, and writes it anew: no link, owner or mode comes along.
+# From those directories a restore takes only known files, never a program. It writes them new, so that no link, owner
+# or mode comes along.
 TLS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*\.(pem|csr)")
 LINEAGE = r"[A-Za-z0-9_*][A-Za-z0-9._*-]*"
 CERTBOT = re.compile(
     r"accounts/([A-Za-z0-9_][A-Za-z0-9._:-]*/)+(meta|private_key|regr)\.json"
     rf"|archive/{LINEAGE}/(cert|chain|fullchain|privkey)[0-9]{{1,6}}\.pem|renewal/{LINEAGE}\.conf"
 )
-# Of the file in which certbot remembers how a certificate is renewed: what our own certificates need. Its hooks are
-# commands, and the one that comes back is ours (roles/nginx/tasks/issue.yml).
+# The lines that our own certificates need of the file in which certbot remembers how to renew a certificate. Its hooks
+# are commands, and the only hook that is restored is ours (roles/nginx/tasks/issue.yml).
 HOOK = "renew_hook = systemctl reload nginx.service"
 DIRECTORY = r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+"
 RENEWAL = (
@@ -46,15 +47,15 @@ RENEWAL = (
 )
 SMALL_BYTES = 1024**2
 RESERVE_BYTES = 1024**3
-# A backup of what is new takes seconds; somebody waits for a restore.
+# A backup of a new platform takes seconds, and somebody waits for a restore.
 PATIENCE_SECONDS = 60
 
 
 class Services(Protocol):
-    """What a restore stops and starts."""
+    """The services that a restore stops and starts."""
 
     def start_database(self) -> None:
-        """Start PostgreSQL, if it does not run."""
+        """Start PostgreSQL if it does not run."""
 
     def stop(self) -> None:
         """Stop everything but PostgreSQL."""
@@ -73,7 +74,7 @@ class Systemd:
         self._systemctl("start", self.DATABASE)
 
     def stop(self) -> None:
-        # By name, because stopping the target does not wait for what is part of it.
+        # By name, because stopping the target does not wait for its parts.
         parts = self._systemctl("show", "--property=ConsistsOf", "--value", self.TARGET).split()
         self._systemctl("stop", self.TARGET, *(unit for unit in parts if unit != self.DATABASE))
         self.start_database()
@@ -90,7 +91,7 @@ class Systemd:
 
 
 def check(config: Config, path: Path, trust: Trust) -> backup_file.About:
-    """Prove a backup and say whether it can be restored here; what it is. Changes nothing. Raises BackupError."""
+    """Prove a backup and that it can be restored here; return its description. Changes nothing. Raises BackupError."""
     if repository.is_snapshot(path):
         return _look_at(config, path, trust)[1]
     try:
@@ -100,7 +101,7 @@ def check(config: Config, path: Path, trust: Trust) -> backup_file.About:
 
 
 def describe(about: backup_file.About) -> str:
-    """What a backup file is, for people."""
+    """The description of a backup file, for people."""
     lines = [
         f"backup of {about['environment']} ({about['domain']}), made {about['created']} on {about['host']}",
         f"signed with the key {about['key']}" if "key" in about else "NOT SIGNED: nobody knows who made it",
@@ -129,12 +130,12 @@ def restore(
     every: bool = False,
     allow_missing: bool = False,
 ) -> None:
-    """Put the platform back to what a backup file, or a snapshot of the repository, holds, and verify that it is.
+    """Restore the state of a backup file or a snapshot of the repository, and verify the result.
 
     Raises BackupError.
 
     With `every`, each image's MD5 is compared and not only a sample's. With `allow_missing`, images that are neither in
-    the backup file nor on this host are told, and no reason to refuse.
+    the backup file nor on this host are reported and do not stop the restore.
     """
     begun = time.monotonic()
     with alone(config.path, PATIENCE_SECONDS), _workspace(config) as workspace:
@@ -163,7 +164,7 @@ def restore(
 
 
 def _look_at(config: Config, path: Path, trust: Trust) -> tuple[repository.Snapshot, backup_file.About]:
-    """Find a snapshot of the repository, and refuse one that is not signed or not for this host. Raises BackupError."""
+    """Find a snapshot of the repository. Refuse one that is not signed or not for this host. Raises BackupError."""
     snapshot = repository.find(config, path, trust)
     about = snapshot.about()
     try:
@@ -190,7 +191,7 @@ def _accept(config: Config, path: Path, about: backup_file.About) -> None:
             f"it was made with Keycloak {versions['keycloak']}, which does not go back to {config.keycloak.version}: "
             "deploy the release of the platform that made it, or a newer one"
         )
-    # The dumps are unpacked and then loaded; an index takes about as much again as what it indexes.
+    # The dumps are unpacked and then loaded. An index takes about as much space again as its data.
     dumps = about["database bytes"]
     needed: dict[int, int] = {}
     for directory, size in (
@@ -212,7 +213,7 @@ def _numbers(version: str) -> list[int]:
 
 
 def _unpack(config: Config, path: Path, workspace: Path, trust: Trust) -> backup_file.About:
-    """Prove the backup file, then unpack it beside what is there, or fetch the snapshot of the repository to there."""
+    """Prove the backup file, then unpack it beside the present data, or fetch the repository's snapshot to there."""
     if repository.is_snapshot(path):
         snapshot, about = _look_at(config, path, trust)
         snapshot.fetch(workspace, config.arriving)
@@ -244,7 +245,7 @@ def _unpack_file(config: Config, path: Path, workspace: Path, trust: Trust) -> b
 
 
 def _refuse_traps(path: Path, arriving: Path, workspace: Path) -> None:
-    """restic brings back whatever was there, links and devices too; of settings `_known` takes what it knows."""
+    """restic restores whatever was there, links and devices too. Of the settings, `_known` takes only known files."""
     needed = [workspace / "databases" / f"{name}.dump" for name in databases.NAMES] + [workspace / "images.tsv"]
     wrong = []
     for directory, names, files in (*os.walk(arriving), *os.walk(workspace)):
@@ -260,7 +261,7 @@ def _refuse_traps(path: Path, arriving: Path, workspace: Path) -> None:
 
 
 def _missing(config: Config, about: backup_file.About, listed: Path) -> set[str]:
-    """The images that the index names and that will be nowhere, but for those that were lost before the backup."""
+    """The images that the index names and that will be nowhere, except those that were lost before the backup."""
     known = set(about["missing images"])
     return {
         image.uuid
@@ -272,7 +273,7 @@ def _missing(config: Config, about: backup_file.About, listed: Path) -> set[str]
 
 
 def _change_places(config: Config, server: Server, workspace: Path) -> None:
-    # Images first, and on the disk: whichever index there is then, no image that it names is missing.
+    # Images are written to the disk first. So no image is missing, whichever of the two indexes is in place.
     moved = images.put_back(config.arriving, config.storage)
     os.sync()
     server.swap()
@@ -283,16 +284,17 @@ def _change_places(config: Config, server: Server, workspace: Path) -> None:
         _write(config.settings / "tls" / name, content)
     for _, content in _known(settings / "credentials/backup", re.compile(re.escape(KEYCLOAK_SECRET))):
         _write(config.settings / "credentials/backup" / KEYCLOAK_SECRET, content)
-    # What the importer has uploaded since the backup is gone again: without its journal it looks at what waits afresh.
+    # The images that the importer has sent since the backup are gone. Without its journal, it reads all waiting folders
+    # again.
     for file in config.journal.glob("journal.sqlite*"):
         file.unlink()
-    # Nothing in it is wrong, because no revision comes back; but what was deleted has no business there.
+    # Nothing in the cache is wrong, because no revision is used twice. But it must not keep images that were deleted.
     for entry in config.cache.iterdir() if config.cache.is_dir() else ():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _known(directory: Path, known: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of the small files in a directory that a restore knows; what else is there, is told."""
+    """Name and content of the known small files in a directory. Other files there are reported."""
     for file in sorted(directory.rglob("*")):
         name, mode = str(file.relative_to(directory)), file.lstat().st_mode
         if stat.S_ISDIR(mode):
@@ -310,9 +312,9 @@ def _write(target: Path, content: bytes) -> None:
 
 
 def _put_back_certificates(kept: Path, place: Path) -> None:
-    """All of certbot's or nothing: it numbers certificates, and numbers of two hosts must not mix.
+    """All of certbot's files or none: it numbers certificates, and numbers of two hosts must not mix.
 
-    Its hooks are programs, and whoever wrote the backup would choose what root runs. Those of this host stay.
+    Its hooks are programs: the author of the backup would choose the programs that root runs. This host's hooks stay.
     """
     if not (found := dict(_known(kept, CERTBOT))):
         return
@@ -326,7 +328,7 @@ def _put_back_certificates(kept: Path, place: Path) -> None:
                 say(f"not put back of letsencrypt/{name}: {printable(strange)}")
             content = "\n".join(line for line in lines if renewal.fullmatch(line)).encode()
         _write(place / name, content)
-    # A backup file holds files only: each link of certbot's leads to the newest of its kind.
+    # A backup file holds files only. Each of certbot's links is made again and leads to the newest file of its kind.
     for newest in sorted(
         (place / "archive").glob("*/*.pem"), key=lambda file: int("".join(filter(str.isdigit, file.stem)))
     ):
@@ -339,7 +341,7 @@ def _put_back_certificates(kept: Path, place: Path) -> None:
 def _verify(
     config: Config, server: Server, about: backup_file.About, listed: Path, every: bool, forgiven: set[str]
 ) -> None:
-    """Compare what is there now with what the backup says was there, but for `forgiven` images. Raises BackupError."""
+    """Compare the present state with the backup's description, except `forgiven` images. Raises BackupError."""
     wrong = []
     for name in databases.NAMES:
         with server.connect(name) as connection:
@@ -365,7 +367,7 @@ def _verify(
 
 @contextlib.contextmanager
 def _workspace(config: Config) -> Iterator[Path]:
-    """Where the backup file is unpacked, empty at first. What a restore that was killed left is removed."""
+    """The directory for the unpacked backup, empty at first. The remains of a restore that was killed are removed."""
     workspace = config.path / ".restoring"
     for directory in (workspace, config.arriving):
         shutil.rmtree(directory, ignore_errors=True)

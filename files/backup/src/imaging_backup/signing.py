@@ -1,6 +1,6 @@
-"""The platform's signature (Ed25519, RFC 8032): who holds a backup on its way may damage it, not make another of it.
+"""The platform's signature (Ed25519, RFC 8032). Somebody on a backup's way may damage it, but not replace it.
 
-A public key is 64 hexadecimal digits, short enough to be written down, compared and typed. It is its own fingerprint.
+A public key is 64 hexadecimal digits, short enough to write down, compare and type. It is its own fingerprint.
 """
 
 import re
@@ -23,7 +23,7 @@ class SigningKey:
 
     @property
     def public(self) -> str:
-        """What others check its signatures with."""
+        """The key with which others check its signatures."""
         return self._key.public_key().public_bytes_raw().hex()
 
     def sign(self, message: bytes) -> bytes:
@@ -33,14 +33,14 @@ class SigningKey:
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose backups are believed: this platform's own, those of one more key, and on an explicit word unsigned ones."""
+    """The trusted backups: signed by this platform's key or by one given key, and if allowed, without a signature."""
 
     own: str
     also: str = ""
     unsigned: bool = False
 
     def demand(self, what: str, key: object) -> None:
-        """Refuse a backup that says it is signed with `key`, unless that is believed. Raises BackupError."""
+        """Refuse a backup that claims to be signed with `key`, unless that key is trusted. Raises BackupError."""
         if key is None:
             if not self.unsigned:
                 raise BackupError(

@@ -1,7 +1,7 @@
-"""Which form of an answer a client takes, and what Orthanc is asked for in its place.
+"""The form of an answer that a client accepts, and the form that Orthanc is asked for.
 
-Orthanc never sees a client's Accept. It would convert images for a client, which some images do not survive, and it
-with them. It is asked for what is stored, in one spelling, which is also one entry of the proxy's cache.
+Orthanc never sees a client's Accept. For a client it would convert images, and some images make it fail or stop. So it
+is asked for the stored form, always in the same spelling. One spelling is also one entry of the proxy's cache.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from imaging_gateway.refusals import AcceptError
 LONGEST_ACCEPT = 1000
 
 NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-# Clients leave away the quotation marks that the slash in type="application/dicom" asks for.
+# type="application/dicom" needs quotation marks because of its slash, but clients leave them out.
 VALUE = r'(?:"(?:[^"\\]|\\.)*"|[^\s",;]+)'
 PARAMETER = re.compile(rf"({NAME})=({VALUE})")
 RANGE = re.compile(
@@ -27,7 +27,7 @@ QUALITY = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
 @dataclass(frozen=True)
 class Form:
-    """One form of an answer: as clients name it, and as Orthanc is asked for it."""
+    """One form of an answer: its name for clients, and its name for Orthanc."""
 
     media_type: str
     orthanc: str
@@ -56,17 +56,17 @@ class Range:
         if self.subtype == "*":
             return 2
         part = self.parameters.get("type", "")
-        # Parts of any kind, as dicomweb-client asks for frames.
+        # Parts of any kind. dicomweb-client asks for frames so.
         if part in ("*/*", form.part.split("/")[0] + "/*"):
             part = ""
-        # The syntax that is given is the stored one, whichever that is.
+        # The given syntax is the stored one, whichever that is.
         if part not in ("", form.part) or self.parameters.get("transfer-syntax", "*") != "*":
             return 0
         return 4 if part else 3
 
 
 def choose(accept: str, forms: tuple[Form, ...]) -> Form:
-    """Return the form that the client likes best; of equals the first. Raises AcceptError when it takes none."""
+    """Return the form that the client prefers; of equals the first. Raises AcceptError when it accepts none."""
     ranges = _read(accept)
     if not ranges:
         return forms[0]
@@ -77,7 +77,7 @@ def choose(accept: str, forms: tuple[Form, ...]) -> Form:
 
 
 def _liking(ranges: list[Range], form: Form) -> float:
-    # The closest range decides; of two that are as close, the better one.
+    # The closest range decides. Of two that are equally close, the one with the higher weight decides.
     return max(((close, one.quality) for one in ranges if (close := one.closeness(form))), default=(0, 0.0))[1]
 
 

@@ -1,4 +1,4 @@
-"""Who opened which study: a row in the registry and a line in the journal, once per study view and not per frame."""
+"""The access log: a row in the registry and a line in the journal, once for each study view and not for each frame."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PENDING_ROWS = 20_000
 
 @dataclass
 class AccessLog:
-    """Collects accesses and writes them in batches; while the registry is away they wait, bounded."""
+    """Collects accesses and writes them in batches. While the registry is away, a limited number of them waits."""
 
     registry: Registry
     _views: OrderedDict[tuple[str, ...], float] = field(default_factory=OrderedDict)
@@ -46,7 +46,7 @@ class AccessLog:
         study: str | None = None,
         detail: str | None = None,
     ) -> None:
-        """Take down one access. `detail` tells what was touched when that is no study; never anything of a patient."""
+        """Record one access. `detail` names the thing when it is no study; it never holds anything of a patient."""
         view = (caller.subject, caller.session, action, study or "", detail or "")
         now = time.monotonic()
         last = self._views.pop(view, None)
@@ -80,15 +80,15 @@ class AccessLog:
         metrics.ACCESS_PENDING.set(len(self._pending))
 
     async def flush(self) -> None:
-        """Write what is pending. Raises RegistryAwayError, and keeps what could not be written."""
-        async with self._writing:  # or two would write the same rows
+        """Write the pending rows. Raises RegistryAwayError, and keeps the rows that could not be written."""
+        async with self._writing:  # otherwise two tasks would write the same rows
             while batch := self._pending[:WRITE_ROWS]:
                 await self.registry.log_access(batch)
                 del self._pending[: len(batch)]
                 metrics.ACCESS_PENDING.set(len(self._pending))
 
     async def keep_writing(self) -> None:
-        """Write for ever, every second; a registry that is away is tried again."""
+        """Write every second without end. If the registry is away, it is tried again."""
         while True:
             await asyncio.sleep(WRITE_SECONDS)
             try:
@@ -98,7 +98,7 @@ class AccessLog:
 
 
 def _key(view: tuple[str, ...], at: datetime) -> str:
-    """The same for the same view at all gateways. After a pause it is another, since half an hour has gone by."""
+    """The same id for the same view at all gateways. After a pause the id differs, because half an hour has passed."""
     window = int(at.timestamp() // VIEW_PAUSE_SECONDS)
     return str(uuid.UUID(bytes=hashlib.sha256(json.dumps([*view, window]).encode()).digest()[:16]))
 

@@ -1,7 +1,7 @@
-"""The allow-list: method × path × query parameters × roles. What no row names does not exist.
+"""The allow-list: method × path × query parameters × roles. Anything that no row names does not exist.
 
-Series and instance UIDs need no owner of their own: every path names the study, whose owner is checked, and Orthanc
-answers 404 when a series or an instance is not of that study. Hence images are reached below /studies/{study} only.
+Series and instance UIDs need no owner of their own. Every path names the study, whose owner is checked. Orthanc answers
+404 when a series or an instance is not of that study. For that reason images are reached below /studies/{study} only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UPLOADERS = frozenset({"technician", "admin"})
 ADMIN = frozenset({"admin"})
 AUDITORS = frozenset({"auditor", "admin"})
 
-# What stands in a path's braces.
+# The fields that a path has in braces.
 PLACES = {
     "study": UID,
     "series": UID,
@@ -37,10 +37,10 @@ PLACES = {
     "label": r"[A-Za-z0-9_-]{1,64}",
 }
 
-# What a query parameter may hold.
+# The values that a query parameter may have.
 NUMBER, FLAG, TAGS = r"[0-9]{1,9}", r"|true|false|1|0", r"[0-9A-Za-z,.]{1,2000}"
 PAGE = {"limit": NUMBER, "offset": NUMBER, "fuzzymatching": FLAG, "includefield": TAGS}
-# Below one study Orthanc answers: by the same keys, where one code is asked for.
+# Below one study, Orthanc answers. It is asked with the same keys, but for one code only.
 FORMS = {search.CODE_LIST: search.CODE, search.UID_LIST: rf"{UID}(?:[,\\]{UID}){{0,99}}"}
 
 
@@ -51,7 +51,8 @@ def _keys(matchable: tuple[tuple[str, str, str], ...]) -> dict[str, str]:
 SERIES = {**PAGE, **_keys(search.SERIES_MATCHABLE)}
 INSTANCES = {**PAGE, **_keys(search.INSTANCE_MATCHABLE)}
 INSTANCES_OF_STUDY = {**INSTANCES, **SERIES}
-# PS3.18 8.3.5.1. A picture takes memory by its viewport, so that has an end; Orthanc cannot draw one of no pixel.
+# PS3.18 8.3.5.1. A rendered image takes memory by its viewport, so the viewport has a limit. Orthanc cannot draw an
+# image without pixels.
 PIXELS = r"(?:[1-9][0-9]{0,2}|[1-3][0-9]{3}|40[0-8][0-9]|409[0-6])"
 DECIMAL = r"-?[0-9]{1,6}(?:\.[0-9]{1,6})?"
 RENDERED = {
@@ -69,8 +70,9 @@ ONE_SERIES = STUDY + "/series/{series}"
 INSTANCE = ONE_SERIES + "/instances/{instance}"
 RESOURCE = "/orthanc/{level}/{id}"
 
-# What a client may ask for, and what Orthanc is asked for then; who has no wish gets the first of a row. DICOM files
-# and frames come as they are stored, in whichever transfer syntax that is: Orthanc converts nothing.
+# The forms that a client may ask for, and the forms that Orthanc is asked for then. A client without a preference gets
+# the first of a row. DICOM files and frames are sent in the transfer syntax in which they are stored: Orthanc converts
+# nothing.
 MULTIPART, DICOM, BYTES, PDF, VIDEO = (
     "multipart/related", "application/dicom", "application/octet-stream", "application/pdf", "video/mp4",
 )  # fmt: skip
@@ -81,7 +83,7 @@ BULK = (
     *(Form(MULTIPART, f'{MULTIPART}; type="{BYTES}"', part=part) for part in (BYTES, PDF, VIDEO)),
     *(Form(name, f'{MULTIPART}; type="{BYTES}"', alone=True) for name in (BYTES, PDF, VIDEO)),
 )
-# A PDF and a video are rendered by giving them as they are.
+# A PDF or a video is rendered by sending it as it is.
 PICTURE = (
     *(Form(name, "*/*") for name in ("image/jpeg", PDF, VIDEO, BYTES)),
     Form("image/png", "image/png"),
@@ -89,7 +91,7 @@ PICTURE = (
 
 
 class Upstream(Enum):
-    """Who answers a request that is allowed, and with it what /authorize has to find out and to tell nginx."""
+    """The service that answers an allowed request. It decides what /authorize has to find out and to tell nginx."""
 
     ORTHANC = auto()
     """Told the study's revision, part of the cache's key, and how to ask for the form that the client takes."""
@@ -122,7 +124,7 @@ class Rule:
 
 
 RULES = (
-    # Search and studies (QIDO-RS, WADO-RS: PS3.18 10.4, 10.6). What is answered here, `search` reads.
+    # Search and studies (QIDO-RS, WADO-RS: PS3.18 10.4, 10.6). `search` reads the queries that are answered here.
     Rule("GET", STUDIES, NOTHING, VIEWERS, "list", upstream=Upstream.GATEWAY),
     Rule("GET", DICOM_WEB + "series", NOTHING, VIEWERS, "list", upstream=Upstream.GATEWAY),
     Rule("GET", DICOM_WEB + "instances", NOTHING, VIEWERS, "list", upstream=Upstream.GATEWAY),
@@ -141,15 +143,16 @@ RULES = (
     Rule("GET", INSTANCE + "/frames/{frames}", NOTHING, VIEWERS, "view", forms=FRAMES),
     Rule("GET", INSTANCE + "/frames/{frames}/rendered", RENDERED, VIEWERS, "view", forms=PICTURE),
     Rule("GET", INSTANCE + "/bulk/{bulk}", NOTHING, VIEWERS, "view", forms=BULK),
-    # Who opened which study, of the auditor's clinics. The filters are read by `audit`.
+    # The access log of the auditor's clinics. `audit` reads the filters.
     Rule("GET", "/audit/entries", NOTHING, AUDITORS, "audit", upstream=Upstream.GATEWAY),
-    # Uploads (STOW-RS: PS3.18 10.5). Whose a study in the path is, the importer asks when it claims it; it logs them,
-    # since only the file names the study.
+    # Uploads (STOW-RS: PS3.18 10.5). The importer asks whose the study is when it claims it. The importer also logs the
+    # upload, because only the file names the study.
     Rule("POST", STUDIES, NOTHING, UPLOADERS, "upload", upstream=Upstream.IMPORTER_UPLOAD),
     Rule("POST", STUDY, NOTHING, UPLOADERS, "upload", upstream=Upstream.IMPORTER_UPLOAD),
     Rule("GET", "/import/status", NOTHING, UPLOADERS, "", upstream=Upstream.IMPORTER_STATUS),
-    # Orthanc's own API for administrators: what reads, deletes, labels, and looks after jobs. Nothing that reaches out
-    # (peers, modalities, servers), executes (scripts, plugins, resubmitted jobs) or changes images behind the registry.
+    # Orthanc's own API for administrators: reading, deleting, labels and jobs. Left out is everything that connects to
+    # other machines (peers, modalities, servers), that runs something (scripts, plugins, resubmitted jobs), or that
+    # changes images without the registry.
     Rule("GET", "/orthanc/system", NOTHING, ADMIN, ""),
     Rule("GET", "/orthanc/statistics", NOTHING, ADMIN, ""),
     Rule("GET", "/orthanc/changes", {**ORTHANC_LIST, "last": FLAG}, ADMIN, ""),
@@ -171,7 +174,7 @@ RULES = (
 
 @dataclass(frozen=True)
 class Permit:
-    """A request that the allow-list knows, for one of the caller's roles; whose study it is remains to be asked."""
+    """A request that the allow-list knows, for one of the caller's roles. The owner of its study is not yet checked."""
 
     rule: Rule
     study: str | None
@@ -184,11 +187,11 @@ class Permit:
 
     @property
     def reads_all(self) -> bool:
-        """Whether Orthanc holds the image in memory as often as to send its file: for several frames it does, too."""
+        """Whether Orthanc holds the image in memory as often as to send its file, as it does for several frames."""
         return self.rule.forms is FILES or len(self.frames) > 1
 
     def form(self, accept: str) -> Form:
-        """Return the form that the client gets. Raises a RefusedError that is told to who may see the study."""
+        """Return the form that the client gets. Raises a RefusedError, which a caller who may see the study is told."""
         if len(set(self.frames)) < len(self.frames):
             raise RepeatedFrameError
         if self.accept_in_query:
@@ -197,16 +200,16 @@ class Permit:
 
 
 def permit(request: Request, roles: frozenset[str]) -> Permit:
-    """Find the rule that a request keeps to. Raises RefusedError when there is none for any of these roles.
+    """Find the rule that allows a request. Raises RefusedError when there is none for any of these roles.
 
-    HEAD of an image is GET without the body (RFC 9110 9.3.2): the same right, and the same on record.
+    HEAD of an image is GET without the body (RFC 9110 9.3.2): it needs the same right and is logged in the same way.
     """
     method = "GET" if request.method == "HEAD" and request.path.startswith(DICOM_WEB) else request.method
     for rule in RULES:
         if rule.method == method and (match := rule.pattern.fullmatch(request.path)):
             if not rule.roles & roles:
                 raise RefusedError
-            if rule.upstream is not Upstream.GATEWAY:  # the query is read where it is answered
+            if rule.upstream is not Upstream.GATEWAY:  # the service that answers reads the query
                 _check(request, rule)
             places = match.groupdict(default="")
             frames = tuple(places["frames"].split(",")) if "frames" in places else ()
@@ -216,8 +219,9 @@ def permit(request: Request, roles: frozenset[str]) -> Permit:
 
 
 def methods(path: str, roles: frozenset[str]) -> list[str]:
-    """The methods that a path takes from these roles; none where there is nothing for them. The path alone decides: it
-    tells nothing of a study.
+    """The methods that a path takes from these roles; none if there is nothing for them.
+
+    Only the path decides, so the answer tells nothing about a study.
     """
     found = {rule.method for rule in RULES if rule.roles & roles and rule.pattern.fullmatch(path)}
     return sorted(found | ({"HEAD"} if "GET" in found else set()) | ({"OPTIONS"} if found else set()))
@@ -227,11 +231,11 @@ def _check(request: Request, rule: Rule) -> None:
     seen = set()
     for name, value in request.parameters:
         if rule.forms and name.lower() == "accept":
-            continue  # told, to who may see the study
+            continue  # a caller who may see the study is told
         allowed = rule.parameters.get(name)
         if allowed is None or re.fullmatch(allowed, value) is None:
             raise RefusedError
-        # Two values for one name could be read as the first here and as the last there.
+        # If a name has two values, one service could read the first and another the last.
         if name in seen and name != "includefield":
             raise RefusedError
         seen.add(name)

@@ -27,7 +27,8 @@ from imaging_gateway.tokens import Caller, FetchKeys, NoKeysError, TokenError, T
 from imaging_gateway.warm import CacheWarmer
 
 LARGEST_FIELD = 16384
-# Of a study with a larger instance, what Orthanc reads whole to give it is counted by the proxy, for its memory.
+# If a study has a larger instance, the proxy counts the bytes that Orthanc reads whole to send it, for Orthanc's
+# memory.
 HEAVY = 64 << 20
 
 UNAUTHORIZED = "unauthorized"
@@ -38,7 +39,7 @@ UNDECIDED = "undecided"
 
 @dataclass(frozen=True)
 class Refusal:
-    """How an error is answered: to nginx, which asks /authorize, and to a client that the gateway answers itself."""
+    """The answer for an error: to nginx, which asks /authorize, and to a client whom the gateway answers itself."""
 
     outcome: str
     to_nginx: int
@@ -66,7 +67,7 @@ Answer = Callable[["Gateway", web.Request], Awaitable[web.Response]]
 
 
 def _refusing(answer: Answer) -> Answer:
-    """Let a route that answers the client itself tell what keeps it from answering."""
+    """Let a route that answers the client itself report the error that keeps it from answering."""
 
     @wraps(answer)
     async def handle(gateway: Gateway, request: web.Request) -> web.Response:
@@ -140,8 +141,8 @@ class Gateway:
         if owner is None and "admin" not in caller.roles:
             raise RefusedError
         form = allowed.form(accept)
-        # A study that Orthanc has and the registry has not is an administrator's to see; its revision is never the
-        # same twice, so that nothing of it is ever answered from the proxy's cache.
+        # If Orthanc has a study that the registry does not have, only an administrator may see it. Its revision is
+        # never the same twice, so the proxy's cache never answers for it.
         clinic, revision, largest, _ = owner or (None, f"unregistered-{time.time_ns()}", 0, True)
         if owner and allowed.rule.forms is FRAMES:
             code = await self.owners.why_undisplayable(caller, study, owner, allowed.instance)
@@ -155,7 +156,7 @@ class Gateway:
 
     @_refusing
     async def search(self, request: web.Request) -> web.Response:
-        """Answer GET /dicom-web/studies, /series and /instances from the registry, what is newest first."""
+        """Answer GET /dicom-web/studies, /series and /instances from the registry, the newest first."""
         started = time.perf_counter()
         base_url = f"{self.config.public_url}/dicom-web"
         caller = await self._caller(request)
@@ -163,7 +164,7 @@ class Gateway:
         allowed = permit(asked, caller.roles)
         choose(",".join(request.headers.getall("Accept", [])), JSON)
         query = search.read(asked.parameters, search.LEVELS[asked.path])
-        # One more than asked for tells whether there are more.
+        # One more than asked for shows whether there are more.
         found = await self.registry.search(caller.scope, query.level.name, query.match, query.limit + 1, query.offset)
         self.access.note(caller, allowed.rule.action, _address(request), clinic=caller.scope or None)
         answer = search.answer(query, found[: query.limit], base_url)
@@ -178,7 +179,7 @@ class Gateway:
 
     @_refusing
     async def tell_methods(self, request: web.Request) -> web.Response:
-        """Answer OPTIONS: what the caller's roles may do there, whether or not there is such a study."""
+        """Answer OPTIONS with the methods that the caller's roles allow there, whether or not the study exists."""
         caller = await self._caller(request)
         asked = parse(request.method, request.raw_path)
         allowed = methods(asked.path, caller.roles)
@@ -188,24 +189,24 @@ class Gateway:
 
     @_refusing
     async def read_audit(self, request: web.Request) -> web.Response:
-        """Answer GET /audit/entries: who opened which study of the auditor's clinics, newest first."""
+        """Answer GET /audit/entries with the access log of the auditor's clinics, newest first."""
         caller = await self._caller(request)
         asked = parse(request.method, request.raw_path)
         allowed = permit(asked, caller.roles)
         query = audit.read(asked.parameters)
         found = await audit.page(self.registry, caller.scope, query)
-        # Looking at the record is on the record: of one study at its clinic, of more at all of the caller's.
+        # A look at the access log is logged too: for one study at its clinic, for more at all of the caller's clinics.
         owner = await self.owners.locate(caller, query.study) if query.study else None
         clinic = owner.clinic if owner else caller.scope or None
         self.access.note(caller, allowed.rule.action, _address(request), clinic, query.study)
         return web.json_response(found, headers={"Cache-Control": "no-store"})
 
     async def live(self, _request: web.Request) -> web.Response:
-        """Tell that the event loop turns."""
+        """Report that the event loop runs."""
         return web.json_response({"live": True})
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """Tell whether every request can be decided, and if not, what is missing."""
+        """Report whether every request can be decided, and if not, what is missing."""
         checks = {
             "live": True,
             "registry": "heard" if self.owners.listening else "the registry's database does not answer",
@@ -221,7 +222,7 @@ class Gateway:
         )
 
     async def background(self, _app: web.Application) -> AsyncIterator[None]:
-        """Run what goes on beside the requests, from start to stop; write the last access log rows at the end."""
+        """Run the background tasks from start to stop; write the last access log rows at the end."""
         await self.registry.open()
         loops = (
             self.verifier.keep_keys_fresh,
@@ -237,7 +238,7 @@ class Gateway:
         try:
             await self.access.flush()
         except RegistryAwayError:
-            # The journal has them.
+            # The journal has these rows.
             metrics.ACCESS_LOST.inc()
         await self.registry.close()
 
@@ -250,7 +251,7 @@ def _one(request: web.Request, name: str) -> str:
 
 
 def _clinic_of_upload(caller: Caller, request: web.Request) -> str:
-    """The caller's only clinic, or the one of them that X-Clinic names; an administrator may name any."""
+    """The caller's only clinic, or the one of them that X-Clinic names. An administrator may name any clinic."""
     named = request.headers.get("X-Clinic")
     if named is None and len(caller.clinics) == 1:
         return caller.clinics[0]
@@ -260,7 +261,7 @@ def _clinic_of_upload(caller: Caller, request: web.Request) -> str:
 
 
 def _introduce(caller: Caller, address: str) -> str:
-    """Who uploads, for the row that the importer writes to the access log when it knows the study. ASCII."""
+    """The uploader, for the row that the importer writes to the access log when it knows the study. ASCII."""
     known = {"username": caller.username, "subject": caller.subject, "client": caller.client, "address": address}
     return json.dumps(known)
 

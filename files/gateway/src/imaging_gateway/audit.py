@@ -1,4 +1,4 @@
-"""Reading the access log: the filters an auditor may set, in the browser and on the host, and what comes back."""
+"""Reads the access log: the filters that an auditor may set, in the browser and on the host, and the rows found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from imaging_gateway.tokens import ALL_CLINICS
 LARGEST_PAGE = 1000
 USUAL_PAGE = 100
 
-# Each filter: what it may look like, and what it takes in words.
+# Each filter: its pattern, and the accepted values in words.
 FILTERS = {
     "study": (UID, "a StudyInstanceUID"),
     "user": (r"[^\x00-\x1f\x7f]{1,255}", "a user name"),
@@ -38,7 +38,7 @@ COLUMNS = ("at", "user", "address", "client", "action", "clinic", "study", "deta
 
 @dataclass(frozen=True)
 class AuditQuery:
-    """Which accesses to show, newest first; None is any."""
+    """The accesses to show, newest first; None is any."""
 
     study: str | None = None
     user: str | None = None
@@ -48,7 +48,7 @@ class AuditQuery:
 
 
 def read(parameters: tuple[tuple[str, str], ...]) -> AuditQuery:
-    """Read the filters. Raises QueryError; an empty value is no filter, and nothing that was asked for is ignored."""
+    """Read the filters. Raises QueryError. An empty value is no filter, and no filter that is set is ignored."""
     given: dict[str, str] = {}
     for name, value in parameters:
         if name not in FILTERS:
@@ -77,8 +77,8 @@ def _moment(text: str) -> datetime:
 
 
 async def page(registry: Registry, scope: str, query: AuditQuery) -> dict[str, Any]:
-    """Return `entries`, newest first, and `next`: what `before` takes for the page after. Raises RegistryAwayError."""
-    # One more than asked for tells whether there are more.
+    """Return `entries`, newest first, and `next`, the value of `before` for the next page. Raises RegistryAwayError."""
+    # One more than asked for shows whether there are more.
     rows = await registry.read_access_log(scope, query.study, query.user, query.since, query.before, query.limit + 1)
     more = len(rows) > query.limit
     rows = rows[: query.limit]

@@ -12,7 +12,7 @@ from imaging_gateway.strict_toml import SettingsError
 
 @dataclass(frozen=True)
 class TokenConfig:
-    """What a token must carry to be taken."""
+    """The fields that a token must have to be accepted."""
 
     issuer: str
     audience: str

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics. No label ever holds a user, a clinic, a study or a query."""
+"""The metrics that Prometheus reads at /metrics. No label ever holds a user, a clinic, a study or a query."""
 
 from __future__ import annotations
 

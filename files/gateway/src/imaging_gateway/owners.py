@@ -1,4 +1,4 @@
-"""Whose study is it: a bounded memory in front of the registry, kept true by its notifications."""
+"""Answers whose a study is, from a bounded memory in front of the registry. Its notifications keep the memory true."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 REMEMBERED_STUDIES = 50_000
 REMEMBERED_IMAGES = 50_000
 RECONNECT_SECONDS = 1
-# While the registry is away nothing can change in it, so known owners hold; but no longer than a token lives, in case
-# only this service lost sight of it.
+# While the registry is away, nothing can change in it, so the known owners are still right. They are used no longer
+# than a token lives, because perhaps only this service has lost the registry.
 DEAF_SECONDS = 300
 
 
@@ -31,21 +31,21 @@ class Owners:
     on_change: Callable[[str], None]
     """Told the UID of every study that changes, once it is forgotten here."""
     _known: OrderedDict[str, Owner] = field(default_factory=OrderedDict)
-    # Of studies with images that cannot be displayed: study, its revision, image -> why it cannot, None if it can.
+    # For studies with images that cannot be displayed: study, its revision, image -> the code why, None if it can be.
     _codes: OrderedDict[tuple[str, int, str], str | None] = field(default_factory=OrderedDict)
     _changes: int = 0
     _deaf_since: float | None = 0.0
 
     @property
     def listening(self) -> bool:
-        """Tell whether the registry's changes are being heard."""
+        """Return whether the registry's notifications arrive."""
         return self._deaf_since is None
 
     async def locate(self, caller: Caller, study: str) -> Owner | None:
         """Return the owner of a study of the caller's clinics, else None. Raises RegistryAwayError.
 
-        A remembered study of another clinic takes the same way to the database as one that does not exist: the time of
-        the answer must not tell them apart.
+        A remembered study of another clinic takes the same way to the database as a study that does not exist.
+        Otherwise the time of the answer would tell them apart.
         """
         known = self._known.get(study)
         if known is not None and caller.may_see(known.clinic) and self._trusted():
@@ -55,7 +55,7 @@ class Owners:
         metrics.OWNER_LOOKUPS.labels("registry").inc()
         changes = self._changes
         found = await self.registry.locate_study(caller.scope, study)
-        # An answer that was overtaken by a change may be older than the change: it serves this request, not the next.
+        # An answer that a change has overtaken may be older than the change. It serves this request, but not the next.
         if found is not None and self.listening and changes == self._changes:
             self._known[study] = found
             if len(self._known) > REMEMBERED_STUDIES:
@@ -82,7 +82,7 @@ class Owners:
         self.on_change(study)
 
     def _start_over(self) -> None:
-        # What changed since the last connection is unknown.
+        # The changes since the last connection are unknown.
         self._changes += 1
         self._known.clear()
         self._deaf_since = None
@@ -90,7 +90,7 @@ class Owners:
         log.info("hearing the registry's changes")
 
     async def keep_listening(self) -> None:
-        """Follow the registry's notifications for ever, reconnecting when they stop."""
+        """Follow the registry's notifications without end; connect again when they stop."""
         while True:
             try:
                 await self.registry.listen(self._forget, self._start_over)

@@ -1,7 +1,7 @@
-"""The passes that gateways give themselves, to ask nginx for a study before a person does.
+"""The passes that gateways sign for themselves, to ask nginx for a study before a person does.
 
-A pass names one clinic and its end, and is signed with a secret of the platform's gateways. So each of them takes what
-another has made. It is no JWT, so that no rule about tokens of Keycloak ever applies to it.
+A pass names one clinic and the time when it ends. It is signed with a secret of the platform's gateways, so each of
+them accepts the passes of the others. A pass is no JWT, so that no rule about tokens of Keycloak ever applies to it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def issue(secret: str, clinic: str, seconds: int) -> str:
 
 
 def read(secret: str, text: str) -> tuple[str, float] | None:
-    """The clinic of a pass and when it ends, in Unix time; None for what no gateway of the platform has made."""
+    """The clinic of a pass and its end in Unix time; None if no gateway of the platform has made the pass."""
     match = _PASS.fullmatch(text)
     content, _, signature = text.rpartition(".")
     if match is None or not hmac.compare_digest(signature, _signature(secret, content)):

@@ -1,4 +1,4 @@
-"""Why a request gets no answer: what the caller of the platform is told in nginx's words."""
+"""The reasons why a request gets no answer. nginx tells them to the caller in its own words."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ class RefusedError(Exception):
 
 
 class NoClinicError(RefusedError):
-    """An upload that could be for several clinics, or for none: the caller is told to name one."""
+    """The upload could be for several clinics, or for none. The caller is told to name one."""
 
     told = "clinic"
 
 
 class RepeatedFrameError(RefusedError):
-    """A frame is named twice in one request, which PS3.18 does not know; the answer could be larger than any image."""
+    """One request names a frame twice. PS3.18 does not know that, and the answer could be larger than any image."""
 
     told = "frames"
 
 
 class UndisplayableError(RefusedError):
-    """Frames of an image that the importer found not to be displayable; `told` ends in the code why."""
+    """The importer has found that frames of this image cannot be displayed; `told` ends in the code of the reason."""
 
     def __init__(self, code: str) -> None:
         super().__init__()
@@ -31,6 +31,6 @@ class UndisplayableError(RefusedError):
 
 
 class AcceptError(RefusedError):
-    """The client takes nothing that there is on this route, or its Accept cannot be read."""
+    """The client accepts no form that this route has, or its Accept cannot be read."""
 
     told = "accept"

@@ -17,7 +17,7 @@ from imaging_gateway.config import RegistryConfig
 CONNECTIONS = 6
 ACQUIRE_SECONDS = 2
 STATEMENT_SECONDS = 5
-# Notifications come over one connection; it is asked for a sign of life this often, to notice a silent death.
+# Notifications come over one connection. It is tested this often, because a connection can end without a sign.
 HEARTBEAT_SECONDS = 10
 
 _SEARCHES = {
@@ -26,16 +26,16 @@ _SEARCHES = {
     "instances": "SELECT attributes FROM registry.search_instances($1, $2, $3)",
 }
 
-# InternalClientError is what a connection raises that died at the wrong moment.
+# A connection that ends at the wrong moment raises InternalClientError.
 _AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class RegistryAwayError(Exception):
-    """The database did not answer: whatever depends on it must be refused."""
+    """The database did not answer. Every request that depends on it must be refused."""
 
 
 class Owner(NamedTuple):
-    """Whose a study is, and what else the decision about it needs."""
+    """The owner of a study, and the other facts that the decision needs."""
 
     clinic: str
     revision: int
@@ -47,7 +47,7 @@ class Owner(NamedTuple):
 
 @dataclass
 class Registry:
-    """A pool of connections as `registry_gateway`, made when first needed: the gateway starts without a database."""
+    """A pool of connections as `registry_gateway`, made at the first use: the gateway starts without a database."""
 
     config: RegistryConfig
     password: str
@@ -73,7 +73,7 @@ class Registry:
         self._pool = await asyncpg.create_pool(min_size=0, max_size=CONNECTIONS, **self._connection_arguments())
 
     async def close(self) -> None:
-        """End all connections at once; nothing of value is under way by then."""
+        """End all connections at once. Nothing that is still running matters then."""
         self._pool.terminate()
 
     @asynccontextmanager
@@ -128,7 +128,7 @@ class Registry:
     async def listen(self, on_change: Callable[[str], None], on_start: Callable[[], None]) -> None:
         """Call `on_change` with the UID of every study that changes, until the connection is lost.
 
-        `on_start` is called once nothing can be missed any more. Always ends by raising RegistryAwayError.
+        `on_start` is called once no change can be missed. The call always ends by raising RegistryAwayError.
         """
         try:
             connection = await asyncpg.connect(**self._connection_arguments())

@@ -1,7 +1,7 @@
-"""A strict reading of a request's method and raw URI (RFC 9112 3): each resource has one spelling, others are refused.
+"""A strict reading of a request's method and raw URI (RFC 9112 3). Each resource has one spelling; others are refused.
 
-nginx, this service and Orthanc could each read an unusual spelling differently. What is refused here cannot be read two
-ways. No path of the allow-list needs an escaped character.
+nginx, this service and Orthanc could each read an unusual spelling differently. A spelling that is accepted here has
+one meaning only. No path of the allow-list needs an escaped character.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Request:
 
 
 def parse(method: str, uri: str) -> Request:
-    """Read a method and a raw request target (RFC 9112 3.2.1). Raises RefusedError for any but the plain spelling."""
+    """Read a method and a raw request target (RFC 9112 3.2.1). Raises RefusedError for every unusual spelling."""
     match = URI.fullmatch(uri) if len(uri) <= LONGEST_URI else None
     if match is None or METHOD.fullmatch(method) is None:
         raise RefusedError

@@ -1,4 +1,4 @@
-"""Search (QIDO-RS, PS3.18 10.6): from the query string to the registry's filter, and back to DICOM JSON."""
+"""Search (QIDO-RS, PS3.18 10.6): translates the query string to the registry's filter, and rows to DICOM JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from imaging_gateway.grammar import UID
 
 LARGEST_PAGE = 1000
-# Pages are found by counting past what comes before them.
+# The database finds a page by counting the results before it.
 DEEPEST_OFFSET = 100_000
 
 TEXT = r"[^\\]{1,324}"
@@ -21,8 +21,8 @@ CODE = r"[A-Za-z0-9_ *?]{1,16}"
 CODE_LIST = rf"{CODE}(?:[,\\]{CODE})*"
 NUMBER = r"[+-]?[0-9]{1,12}"
 
-# Keyword, tag, and what its value may look like; the meaning of each is with registry.search. Series are searched by
-# those of their study too, instances by those of both.
+# Keyword, tag, and the pattern of its value. registry.search defines what each means. A search for series also takes
+# the keys of their study; a search for instances takes the keys of both.
 MATCHABLE = (
     ("StudyDate", "00080020", DATE),
     ("StudyTime", "00080030", TIME),
@@ -51,19 +51,19 @@ INSTANCE_MATCHABLE = (
 )
 LISTS = {tag for _, tag, form in (*MATCHABLE, *SERIES_MATCHABLE, *INSTANCE_MATCHABLE) if form in (UID_LIST, CODE_LIST)}
 
-# Returned always, when the study has them (PS3.18 table 10.6.3-3), with the description that every list shows.
+# Always returned if the study has them (PS3.18 table 10.6.3-3), with the description that every list shows.
 ALWAYS = (
     *("00080005", "00080020", "00080030", "00080050", "00080056", "00080061", "00080090", "00080201", "00081030"),
     *("00100010", "00100020", "00100030", "00100040", "0020000D", "00200010", "00201206", "00201208"),
 )
-# And of series and instances (tables 10.6.3-4 and 10.6.3-5).
+# The same for series and instances (tables 10.6.3-4 and 10.6.3-5).
 SERIES_ALWAYS = ("00080060", "0008103E", "0020000E", "00200011", "00201209", "00400244", "00400245", "00400275")
 INSTANCE_ALWAYS = ("00080016", "00080018", "00200013", "00280008", "00280010", "00280011", "00280100")
 
 
 @dataclass(frozen=True)
 class Level:
-    """What is searched for: studies, series or instances of all the caller's studies."""
+    """The level of a search: studies, series or instances of all the caller's studies."""
 
     name: str
     matchable: tuple[tuple[str, str, str], ...]
@@ -72,7 +72,7 @@ class Level:
     """The address of one: names of its segments, each with the tag whose value follows."""
 
     def address(self, found: dict[str, Any]) -> str:
-        """Where, below the base URL, what was found is retrieved."""
+        """The path below the base URL from which a result is retrieved."""
         return "".join(f"/{segment}/{found[tag]['Value'][0]}" for segment, tag in self.path)
 
 
@@ -82,7 +82,7 @@ SERIES = Level("series", (*SERIES_MATCHABLE, *STUDIES.matchable), (*SERIES_ALWAY
 INSTANCES = Level("instances", (*INSTANCE_MATCHABLE, *SERIES.matchable), (*INSTANCE_ALWAYS, *SERIES.always), _PATH)
 LEVELS = {f"/dicom-web/{level.name}": level for level in (STUDIES, SERIES, INSTANCES)}
 
-# Keywords that clients ask for by name beyond those; any other field is asked for by its tag.
+# More keywords that clients ask for by name. A client asks for any other field by its tag.
 _KEYWORDS = {keyword: tag for keyword, tag, _ in INSTANCES.matchable} | {
     "NumberOfStudyRelatedSeries": "00201206",
     "NumberOfStudyRelatedInstances": "00201208",
@@ -109,12 +109,12 @@ _FORMS = {
 
 
 class QueryError(Exception):
-    """A sentence for the client's developer: which parameter, and what it takes. The answer is 400."""
+    """A sentence for the client's developer: the parameter, and the values that it accepts. The answer is 400."""
 
 
 @dataclass
 class Query:
-    """A search: for what, what must match, which page, which fields."""
+    """A search: its level, its conditions, its page and its fields."""
 
     level: Level = STUDIES
     match: dict[str, str | list[str]] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class Query:
 
 
 def read(parameters: tuple[tuple[str, str], ...], level: Level = STUDIES) -> Query:
-    """Read the decoded query parameters of a search. Raises QueryError; nothing that was asked for is ignored."""
+    """Read the decoded query parameters of a search. Raises QueryError. No parameter is ignored."""
     query = Query(level, fields=set(level.always))
     forms = _FORMS[level.name]
     seen: set[str] = set()
@@ -169,7 +169,7 @@ def _include(query: Query, value: str) -> None:
         elif query.fields is not None and re.fullmatch(r"[0-9A-Fa-f]{8}", item):
             query.fields.add(item.upper())
         elif query.fields is not None and re.fullmatch(r"[A-Za-z0-9.]{1,200}", item):
-            # Fields that a study does not have are left out of the answer, known to us or not.
+            # A field that a study does not have is left out of the answer, whether we know the field or not.
             query.fields.add(_KEYWORDS.get(item, item))
         elif query.fields is not None:
             raise QueryError("includefield takes tags, keywords, or all")

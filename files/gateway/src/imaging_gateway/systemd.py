@@ -1,4 +1,4 @@
-"""systemd's notification protocol (sd_notify(3)): one datagram a message, so no library is needed."""
+"""systemd's notification protocol (sd_notify(3)). A message is one datagram, so no library is needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def notify(state: str) -> None:
 
 
 async def keep_watchdog_quiet() -> None:
-    """Report every half of WATCHDOG_USEC that the event loop turns; returns at once when no watchdog is asked for."""
+    """Report to systemd, twice in WATCHDOG_USEC, that the event loop runs; return at once if there is no watchdog."""
     microseconds = int(os.environ.get("WATCHDOG_USEC", "0"))
     while microseconds:
         notify("WATCHDOG=1")

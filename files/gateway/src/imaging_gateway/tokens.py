@@ -1,4 +1,4 @@
-"""Who is calling: access tokens of Keycloak, checked here and trusted from nowhere else (RFC 7519, RFC 8725)."""
+"""The caller of a request: access tokens of Keycloak are checked here and nowhere else (RFC 7519, RFC 8725)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from imaging_gateway.grammar import CLINIC
 
 log = logging.getLogger(__name__)
 
-# For clocks that differ: a token may seem to be from the near future. None lives longer than it says.
+# Clocks may differ: a token may seem to come from the near future. No token is accepted after its end.
 LEEWAY_SECONDS = 5
 LONGEST_TOKEN = 8192
 CACHED_TOKENS = 10_000
-# A token with an unknown key id asks for the keys anew, at most this often, so that forged ids cannot flood Keycloak.
+# A token with an unknown key id makes the gateway fetch the keys again. The interval is limited, so that somebody who
+# forges ids cannot flood Keycloak.
 REFETCH_SECONDS = 10
-# And without being asked, so that a key withdrawn from the realm stops working here.
+# The keys are also fetched at this interval, so that a key withdrawn from the realm stops working here.
 REFRESH_SECONDS = 300
 
 CLINIC_GROUP = re.compile(rf"/clinics/({CLINIC})")
@@ -37,16 +38,16 @@ ALL_CLINICS = "*"
 
 
 class TokenError(Exception):
-    """No token, or one that must not be taken: the caller gets 401."""
+    """There is no token, or one that must not be accepted. The caller gets 401."""
 
 
 class NoKeysError(Exception):
-    """No signing key is known yet, so nobody can be told apart: the caller gets 503."""
+    """No signing key is known yet, so no caller can be identified. The caller gets 503."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody with a valid token, and what it says of them."""
+    """Somebody with a valid token, and the facts that the token holds about them."""
 
     subject: str
     username: str
@@ -64,11 +65,11 @@ class Caller:
         return ALL_CLINICS if "admin" in self.roles else ",".join(self.clinics)
 
     def may_see(self, clinic: str) -> bool:
-        """Tell whether a study of this clinic is the caller's to see."""
+        """Return whether the caller may see a study of this clinic."""
         return "admin" in self.roles or clinic in self.clinics
 
 
-# What an answer that is no key set leads to.
+# The exceptions that an answer without a key set leads to.
 _NO_KEY_SET = (ValueError, TypeError, KeyError)
 
 FetchKeys = Callable[[], Awaitable[dict[str, Any]]]
@@ -87,7 +88,7 @@ async def fetch_jwks(url: str) -> dict[str, Any]:
 
 @dataclass
 class TokenVerifier:
-    """Checks tokens against the realm's present keys and remembers those that passed, until they expire."""
+    """Checks tokens against the realm's present keys and remembers valid tokens until they expire."""
 
     config: TokenConfig
     warm_secret: str
@@ -99,7 +100,7 @@ class TokenVerifier:
 
     @property
     def ready(self) -> bool:
-        """Tell whether at least one signing key is known."""
+        """Return whether at least one signing key is known."""
         return bool(self._keys)
 
     async def identify(self, authorization: list[str]) -> Caller:
@@ -175,13 +176,13 @@ class TokenVerifier:
             )
         except jwt.InvalidTokenError as error:
             raise TokenError(str(error)) from error
-        # Keycloak signs ID and logout tokens with the same key: only the type tells them from access tokens.
+        # Keycloak signs ID and logout tokens with the same key. Only the type tells them from access tokens.
         if token_claims.get("typ") != "Bearer":
             raise TokenError("not an access token")
         return _caller(token_claims)
 
     async def refresh_keys(self, older_than: float = 0) -> None:
-        """Fetch the keys unless that was tried less than `older_than` seconds ago; on failure the known ones stay."""
+        """Fetch the keys unless that was tried less than `older_than` seconds ago. If it fails, the known keys stay."""
         async with self._fetching:
             if time.monotonic() - self._fetched_at < older_than:
                 return
@@ -199,7 +200,7 @@ class TokenVerifier:
         metrics.KEYS.set(len(keys))
 
     async def keep_keys_fresh(self) -> None:
-        """Refresh the keys for ever: often until there is one, then every five minutes."""
+        """Refresh the keys without end: often until there is one, then every five minutes."""
         while True:
             await self.refresh_keys(older_than=REFETCH_SECONDS)
             await asyncio.sleep(REFRESH_SECONDS if self.ready else REFETCH_SECONDS / 5)
@@ -225,7 +226,7 @@ def _numbers(keys: dict[str, jwt.PyJWK]) -> dict[str, object]:
 
 def _caller(token_claims: dict[str, Any]) -> Caller:
     def text(name: str, limit: int = 255) -> str:
-        # Control characters would forge lines in the journal, lone surrogates would be no text to the registry.
+        # Control characters would forge lines in the journal. The registry does not accept lone surrogates as text.
         value = token_claims.get(name)
         return UNPRINTABLE.sub("", value)[:limit] if isinstance(value, str) else ""
 

@@ -1,7 +1,7 @@
-"""Warms nginx's cache: once a study is recorded, asks through nginx for what a viewer asks for first.
+"""Warms nginx's cache. Once a study is recorded, it asks nginx for the answers that a viewer needs first.
 
-nginx asks a gateway about it as about everybody. The pass in the request is one that any gateway of the platform takes.
-It is a help and no duty: what cannot be warmed now is filled by the first viewer.
+nginx asks a gateway about this request as about any other. Every gateway of the platform accepts the request's pass.
+Warming only helps: if an answer cannot be warmed now, the first viewer's request puts it into the cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from imaging_gateway.registry import Registry, RegistryAwayError
 
 log = logging.getLogger(__name__)
 
-# One study at a time, so that warming never takes more than one of Orthanc's threads from those who look at images.
+# Only one study at a time is warmed, so that at most one of Orthanc's threads is not free for people.
 WAITING_STUDIES = 1000
 STUDY_SECONDS = 120
 JSON = {"Accept": "application/dicom+json"}
@@ -26,7 +26,7 @@ SERIES_INSTANCE_UID = "0020000E"
 
 @dataclass
 class CacheWarmer:
-    """Studies that changed, and the one loop that asks for them; without an address of the proxy it does nothing."""
+    """The changed studies, and the one loop that asks for them. Without an address of the proxy it does nothing."""
 
     proxy_url: str
     registry: Registry
@@ -35,13 +35,13 @@ class CacheWarmer:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def study_changed(self, study: str) -> None:
-        """Take note of a study; one that waits already, or one too many, changes nothing."""
+        """Note a study. Nothing changes if the study waits already or too many wait."""
         if self.proxy_url and len(self._waiting) < WAITING_STUDIES:
             self._waiting[study] = None
             self._wake.set()
 
     async def keep_warming(self) -> None:
-        """Warm for ever, in the order of the changes."""
+        """Warm without end, in the order of the changes."""
         while True:
             await self._wake.wait()
             self._wake.clear()

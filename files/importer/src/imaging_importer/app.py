@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 
 RECONCILE_EVERY = 5.0
 CLINICS_EVERY = 10.0
-# A scanner that has not come round for so long hangs (a dead network mount): systemd may restart the service.
+# A scanner that has not finished a round for so long hangs (a dead network mount). Then systemd may restart the
+# service.
 SCANNER_HANGS = 600.0
 
 
@@ -109,8 +110,8 @@ class App:
         """Run until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
-        # A thread that computes (reading ahead, MD5) lets others go after so long, in seconds. Python's own 5 ms add up
-        # to tenths of a second for an upload that waits for a network answer dozens of times.
+        # A thread that computes (reading ahead, MD5) gives way to others after so many seconds. Python's own 5 ms would
+        # add up to tenths of a second for an upload, which waits for answers over the network dozens of times.
         sys.setswitchinterval(0.0005)
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken read lease must not end the process
         server = serve(self._config.http.host, self._config.http.port, self._secrets.upload_secret, self._routes())
@@ -139,7 +140,7 @@ class App:
         systemd.notify("STOPPING=1")
         server.shutdown()
         self._inbox.stop()
-        # A step that does not end in time (Orthanc is thinking) is dropped: after the next start it is done again.
+        # A step that does not end in time, because Orthanc is busy, is dropped. After the next start it is done again.
         until = time.monotonic() + 5
         for lane in lanes:
             lane.join(max(0.0, until - time.monotonic()))
@@ -171,7 +172,7 @@ class App:
             self._worker.wake()
 
     def _refresh_clinics(self) -> None:
-        """Learn of new clinics, and give each its folder in the inbox. Without the registry the last answer holds."""
+        """Learn of new clinics and make their folders in the inbox. Without the registry, the last answer holds."""
         try:
             self._clinics = set(self._registry.list_clinics())
         except UnavailableError as error:
@@ -201,7 +202,7 @@ class App:
                 self._report("orthanc", "ok")
 
     def _report(self, service: str, state: str) -> None:
-        """Note how a service answered; log only what changed."""
+        """Record how a service answered; log only changes."""
         if self._services.get(service) != state:
             (log.info if state == "ok" else log.warning)("%s: %s", service, state)
             self._services[service] = state
@@ -213,7 +214,7 @@ class App:
             Route("GET", "/status.json", self._status),
             Route("POST", DROP, self._operator.drop),
             Route("POST", RELEASE, self._operator.release),
-            # A caller that deletes shows Orthanc's own password for it.
+            # A caller that deletes must show Orthanc's own password for it.
             Route("DELETE", RESOURCE, self._eraser.erase, is_open=True),
             Route("GET", "/metrics", self._render_metrics, is_open=True),
             Route("GET", "/health(/ready)?", self._health, is_open=True),
@@ -221,7 +222,7 @@ class App:
         ]
 
     def _status(self, request: Request) -> Answer:
-        """Tell what goes on, of the clinics that the gateway or the command on the host names: `a,b`, or `*`: all."""
+        """Report the work for the clinics that the gateway or the host's command names: `a,b`, or `*` for all."""
         named = request.headers.get("X-Clinics", "")
         return as_json(self._collect(None if named == "*" else named.split(",")))
 
@@ -236,7 +237,7 @@ class App:
         return status.collect(self._inbox, self._journal, arriving, services, self._quotas.shortages(), clinics)
 
     def _is_ready(self) -> bool:
-        """Whether a delivery that arrived now could be stored now."""
+        """Whether a delivery that arrives now could be stored now."""
         return all(state == "ok" for state in self._services.values())
 
     def _health(self, _request: Request) -> Answer:

@@ -1,5 +1,6 @@
-"""Reads and stamps delivered files, a batch at a time: the part of an upload that needs neither Orthanc nor the
-registry, and so can run ahead of them.
+"""Reads and stamps delivered files, a batch at a time.
+
+This part of an upload needs neither Orthanc nor the registry, so it can run ahead of them.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from imaging_importer.snapshot import snapshot
 
 log = logging.getLogger(__name__)
 
-# File errors that say something about this file; any other (disk full, I/O error) may pass.
+# File errors that concern this file only. Any other error (disk full, I/O error) may pass.
 UNREADABLE = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENOTDIR})
 
 
@@ -34,15 +35,15 @@ class Prepared:
     path: str
     instance: Instance
     body: Body
-    former: Body | None = None  # as earlier releases stored it, where its text is corrected since
+    former: Body | None = None  # as earlier releases stored it, if its text is now corrected
 
     @property
     def weight(self) -> int:
-        """Its bytes in Orthanc's memory: a deflated one is small on its way only."""
+        """The number of bytes it takes in Orthanc's memory. A deflated instance is only small while it is sent."""
         return max(self.body.size, self.instance.data_end)
 
     def use_former(self) -> None:
-        """Send it as earlier releases did: only Orthanc knows how it reads the PatientID in that."""
+        """Send it as earlier releases did. Only Orthanc knows how it reads the PatientID in that form."""
         if self.former:
             self.body, self.former, self.instance.patient_id = self.former, None, None
             self.instance.notes.pop(correction.NOTE)
@@ -56,17 +57,17 @@ class Source:
     clinic: str
     scratch: Path  # a directory for copies
     limits: Limits
-    charset: str = ""  # what the clinic writes where an image does not say so
-    packed_files: PackedFiles | None = None  # of the whole delivery; without them none is unpacked
+    charset: str = ""  # the character set that the clinic writes if an image names none
+    packed_files: PackedFiles | None = None  # of the whole delivery; without them, no file is unpacked
 
 
 @dataclass
 class Batch:
     """Files that are stored together. Holds them open until it is closed."""
 
-    outcomes: list[FileOutcome] = field(default_factory=list)  # what is decided already
-    instances: list[Prepared] = field(default_factory=list)  # what is to be sent
-    listed: list[FileOutcome] = field(default_factory=list)  # what was found in packed files
+    outcomes: list[FileOutcome] = field(default_factory=list)  # results that are already decided
+    instances: list[Prepared] = field(default_factory=list)  # instances to send
+    listed: list[FileOutcome] = field(default_factory=list)  # members of packed files
     _open: ExitStack = field(default_factory=ExitStack)
 
     def __len__(self) -> int:
@@ -77,16 +78,16 @@ class Batch:
         self._open.close()
 
     def read(self, source: Source, file: FileOutcome) -> int:
-        """Read and stamp one more file; its weight.
+        """Read and stamp one more file; return its weight.
 
-        What is read, checked and sent is a copy of it: its sender may still write into it. The files in a packed file
-        are listed, to be read in their turn.
+        It reads, checks and sends a copy, because the sender may still write into the file. The members of a packed
+        file are listed, and read later.
 
-        Raises TransientError or OSError for what may pass.
+        Raises TransientError or OSError for an error that may pass.
         """
         limits, scratch, packed_files = source.limits, source.scratch, source.packed_files
         try:
-            with _read_errors(), ExitStack() as opened:  # what is refused is closed at once
+            with _read_errors(), ExitStack() as opened:  # a refused file is closed at once
                 if file.packed and packed_files:
                     copy = opened.enter_context(packed_files.open(file))
                     self._list(file, copy, packed_files)
@@ -115,18 +116,18 @@ class Batch:
         return 0
 
     def _list(self, file: FileOutcome, content: BinaryIO, packed_files: PackedFiles | None) -> None:
-        """List what is in a packed file. Raises CompanionError for one: it stays beside what is in it."""
+        """List the members of a packed file. Raises CompanionError if it has any: it stays beside them."""
         members = packed_files.members(file, content) if packed_files else None
         if members is not None:
             self.listed += members
             raise CompanionError(reasons.PACKED)
         size = os.fstat(content.fileno()).st_size
-        if file.packed and size != file.size:  # gzip does not say it beforehand
+        if file.packed and size != file.size:  # gzip does not give the size before
             self.listed.append(replace(file, size=size))
 
 
 def read_batch(source: Source, files: Iterator[FileOutcome], max_bytes: int, max_count: int) -> Batch:
-    """Read the next files until a batch is full; empty when there are no more."""
+    """Read the next files until a batch is full; empty when all files are read."""
     batch = Batch()
     size = 0
     try:
@@ -142,7 +143,7 @@ def read_batch(source: Source, files: Iterator[FileOutcome], max_bytes: int, max
 
 @contextlib.contextmanager
 def _read_errors() -> Iterator[None]:
-    """What goes wrong while a file is read, told apart: the file's fault, or something that may pass."""
+    """Tell apart the errors while a file is read: an error of the file, or one that may pass."""
     try:
         yield
     except FileNotFoundError as error:
@@ -154,6 +155,6 @@ def _read_errors() -> Iterator[None]:
     except (CompanionError, RejectedError, TransientError, MemoryError):
         raise
     except Exception as error:
-        # A file that the reader stumbles over must not hold up the rest of the delivery.
+        # An error of our own reader must not hold up the rest of the delivery.
         log.exception("a delivered file could not be read")
         raise RejectedError("damaged", type(error).__name__) from error

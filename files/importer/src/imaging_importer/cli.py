@@ -28,7 +28,7 @@ SECRET = HOST_CREDENTIALS / "upload-secret"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; its exit status."""
+    """Run a command and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="imaging-importer", description="Imports delivered DICOM folders into Orthanc."
     )
@@ -87,14 +87,14 @@ def run(config: Config) -> int:
 
 
 def show_claims(config: Config) -> int:
-    """Print the claims that no image came for."""
+    """Print the claims without any image."""
     for claim in _registry(config, load_secrets()).claims():
         print(f"{claim.clinic_id}  {claim.study_uid}  since {claim.since}")
     return 0
 
 
 def show_differences(config: Config, apply: bool, adopt: set[str]) -> int:
-    """Print where registry and Orthanc disagree; beside the running service or without it."""
+    """Print the differences between registry and Orthanc, beside the running service or without it."""
     secrets = load_secrets()
     orthanc = OrthancClient(config.orthanc.url, config.orthanc.user, secrets.orthanc_password)
     found = mended = 0
@@ -110,7 +110,7 @@ def show_differences(config: Config, apply: bool, adopt: set[str]) -> int:
 
 
 def show_status(url: str) -> int:
-    """Print what the running importer says."""
+    """Print the status of the running importer."""
     with _ask("GET", url + "/status.json") as answer:
         print(status.as_text(json.load(answer)), end="")
     return 0
@@ -132,7 +132,7 @@ def _registry(config: Config, secrets: Secrets) -> PostgresRegistry:
 
 
 def _ask(method: str, url: str) -> Any:  # noqa: ANN401 - urllib's
-    """The running importer's answer. The secret that it asks for is root's to read. Raises ValueError with advice."""
+    """The running importer's answer. Only root can read the secret that it needs. Raises ValueError with advice."""
     try:
         headers = {"Authorization": f"Bearer {SECRET.read_text('utf-8').strip()}", "X-Clinics": "*"}
     except PermissionError:

@@ -9,13 +9,14 @@ from imaging_importer.dicom.charsets import FOREIGN
 from imaging_importer.dicom.instance import Limits
 from imaging_importer.strict_toml import SettingsError
 
-# Where systemd takes the service's credentials from. Root's commands have no CREDENTIALS_DIRECTORY and read them there.
+# The directory from which systemd takes the service's credentials. Root's commands have no CREDENTIALS_DIRECTORY and
+# read them there.
 HOST_CREDENTIALS = Path("/etc/imaging/credentials/importer")
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where deliveries come in, and where they end."""
+    """The directories where deliveries begin and end."""
 
     inbox: Path
     processed: Path
@@ -26,18 +27,18 @@ class Paths:
     def spool(self) -> Path:
         """Deliveries wait here.
 
-        Inside the inbox, because taking a folder is a rename, and hidden, so that no scan enters it.
+        The directory is inside the inbox, because taking a folder is a rename. It is hidden, so that no scan enters it.
         """
         return self.inbox / ".spool"
 
 
 @dataclass(frozen=True)
 class Scan:
-    """How the inbox is looked at. Seconds."""
+    """The times for looking at the inbox, in seconds."""
 
-    cooldown: float  # a folder unchanged for so long is complete
+    cooldown: float  # a folder that has not changed for so long is complete
     interval: float  # between full scans of the inbox
-    patience: float  # how long an upload may rest with unfinished files before it counts as broken off
+    patience: float  # an upload whose unfinished files rest longer counts as broken off
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ class RegistryDatabase:
 
 @dataclass(frozen=True)
 class Http:
-    """Where the importer listens."""
+    """The address where the importer listens."""
 
     host: str
     port: int
 
     @property
     def url(self) -> str:
-        """Where the running service answers."""
+        """The address where the running service answers."""
         return f"http://{self.host}:{self.port}"
 
 
@@ -77,13 +78,13 @@ class Http:
 class Upload:
     """Uploads through nginx."""
 
-    public_url: str  # where DICOMweb is reached from outside
+    public_url: str  # address of DICOMweb for clients outside
     request_bytes: int  # of one STOW-RS request
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What is taken of one image, which is also one part of an upload."""
+    """The limits of one image, which is also one part of an upload."""
 
     instance_bytes: int
     inflated_bytes: int
@@ -91,14 +92,14 @@ class ImageLimits:
 
 @dataclass(frozen=True)
 class Disk:
-    """Deliveries wait while less is free on a file system that they pass through."""
+    """Deliveries wait if a file system that they pass through has less free space."""
 
     reserve_bytes: int
 
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration of the service, but for its secrets: a section each."""
+    """The whole configuration of the service without its secrets, a section each."""
 
     paths: Paths
     scan: Scan
@@ -108,8 +109,8 @@ class Config:
     upload: Upload
     limits: ImageLimits
     disk: Disk
-    quotas: dict[str, int]  # bytes of the archive, by clinic; one that is not named has none
-    charsets: dict[str, str]  # what a clinic writes where an image does not say so, or untruly
+    quotas: dict[str, int]  # bytes of the archive, by clinic; a clinic that is not named has no quota
+    charsets: dict[str, str]  # the character set that a clinic writes if an image names none, or a wrong one
 
     @property
     def image_limits(self) -> Limits:
@@ -123,7 +124,7 @@ class Secrets:
 
     orthanc_password: str
     registry_password: str
-    upload_secret: str  # a caller who shows it may upload and see what is delivered
+    upload_secret: str  # a caller who has it may upload and see the deliveries
 
 
 def load(path: Path) -> Config:

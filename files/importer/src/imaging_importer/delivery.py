@@ -1,7 +1,7 @@
 """Carries deliveries from state to state: taken, listed, verified, recorded, settling, settled.
 
-Every step can be done again: what was done before a kill is recognised by Orthanc (same bytes), by the registry
-(same owner) or by the file system (already moved).
+Every step can be done again. Orthanc recognises a step that was done before a kill by its bytes, the registry by its
+owner, and the file system by the move.
 """
 
 import json
@@ -33,28 +33,28 @@ from imaging_importer.ways_in.tickets import Tickets
 
 log = logging.getLogger(__name__)
 
-# What a job does next can begin at once (None), or when this batch has been read.
+# The next step of a job can begin at once (None), or when this batch has been read.
 Step = Future[Batch] | None
 
-# While other clinics have work too, a batch is so much smaller, and they wait so much less for it.
+# While other clinics have work too, batches are smaller by this factor, so that the others wait less.
 CROWDED = 4
 LISTED_AT_ONCE = 1000
 
-# Seconds before each time that an instance which was not stored is sent alone. PostgreSQL's collisions pass in less.
+# Seconds before each time that an instance which was not stored is sent alone. PostgreSQL's collisions pass sooner.
 PAUSES = (0.0, 0.1, 0.5)
 
-# The access log names this user for a folder. No user is called so, because names have no parentheses.
+# The access log names this user for a folder. No user can have this name, because names have no parentheses.
 FOLDER = {"username": "(folder)", "subject": "", "client": "imaging-importer", "address": ""}
 
-# In the access log, of everything that a clinic is not told the reason of: its auditors read the row too.
+# The access log gets this text for everything whose reason a clinic is not told, because its auditors read the row too.
 NOT_ACCEPTED = "not accepted"
 
-# In the place of Orthanc's id of a study: it has several under this StudyInstanceUID, and none is the right one.
+# It replaces Orthanc's id of a study if Orthanc has several under this StudyInstanceUID, of which none is right.
 SEVERAL = "several"
 
 
 class Carrier:
-    """Carries jobs in small steps, so that others can go in between; several at a time, each in a thread of its own."""
+    """Carries jobs in small steps, so that others can go in between. Each thread carries a job of its own."""
 
     def __init__(
         self,
@@ -88,9 +88,9 @@ class Carrier:
         return client
 
     def carry(self, job: Job, crowded: Callable[[], bool]) -> Generator[Step, None, None]:
-        """Carry a job as far as it goes; between two steps another may go first. `crowded`: whether others have work.
+        """Carry a job as far as possible. Between two steps, another may go first. `crowded`: whether others have work.
 
-        Raises TransientError, OSError or sqlite3.Error: try again later. Left alone, it goes on where it was.
+        Raises TransientError, OSError or sqlite3.Error: try again later. The job then continues where it was.
         """
         if job.ends and job.state in (State.TAKEN, State.LISTED):
             self._journal.fail_pending(job.id, job.ends)
@@ -100,7 +100,7 @@ class Carrier:
             job = replace(job, state=State.LISTED)
         if job.state is State.LISTED:
             while (yield from self._upload(job, crowded)):
-                pass  # what was found in packed files is sent in its turn
+                pass  # the members of packed files are sent later
             yield from self._refuse_changes(job)
             if self._journal.has_pending(job.id):
                 raise TransientError("orthanc does not store some of the images just now")
@@ -111,11 +111,11 @@ class Carrier:
             self._tickets.answer(job.id, lambda: list(self._journal.files(job.id, *Outcome)))
         if job.state is State.RECORDED:
             self._settler.choose(job)
-        yield from self._settler.move(self._journal.job(job.id))  # which knows the places by now
+        yield from self._settler.move(self._journal.job(job.id))  # read again, because it has the places now
         self._journal.finish(job.id)
         failpoints.reach("job-finished")
-        # No step any more: who looks for open jobs finds this one no longer, and would leave it begun for ever.
-        with suppress(sqlite3.Error):  # the job is done: what is left of its list goes at the next start
+        # No step any more: a search for open jobs no longer finds this one, so it would stay begun for ever.
+        with suppress(sqlite3.Error):  # the job is done: the rest of its list is removed at the next start
             while self._journal.forget_some(job.id, *Outcome):
                 pass
 
@@ -125,11 +125,11 @@ class Carrier:
         return replace(job, state=state)
 
     def _list(self, job: Job) -> Iterator[Step]:
-        """Remember every file; beyond the limits of a delivery it fails as a whole."""
+        """Remember every file. A delivery beyond the limits fails as a whole."""
         try:
             yield from self._compare(job)
         except FileNotFoundError:
-            # Not where the spool itself is away.
+            # Not if the spool itself cannot be read.
             if tree.is_there(self._spool.folder(job)) or not tree.is_there(self._spool.scratch):
                 raise
             yield from self._reject(job, RejectedError("withdrawn"))
@@ -141,13 +141,13 @@ class Carrier:
         failpoints.reach("files-listed")
 
     def _reject(self, job: Job, rejection: RejectedError) -> Iterator[Step]:
-        """The delivery fails as a whole, but for what is stored already."""
+        """Fail the delivery as a whole, except the images that are already stored."""
         while self._journal.forget_some(job.id, Outcome.PENDING, Outcome.KEPT, Outcome.FAILED):
             yield None
         self._journal.reject(job.id, rejection)
 
     def _compare(self, job: Job) -> Generator[Step, None, int]:
-        """List the folder; how many files are new or changed since it was listed before."""
+        """List the folder; return how many files are new or changed since the last listing."""
         changed, entries = 0, tree.entries(self._spool.folder(job))
         while some := list(islice(entries, LISTED_AT_ONCE)):
             changed += self._journal.list_files(job.id, some)
@@ -155,7 +155,7 @@ class Carrier:
         return changed
 
     def _forget_gone(self, job: Job) -> Iterator[Step]:
-        """What was withdrawn before it was sent is no part of the delivery."""
+        """Forget files that were withdrawn before they were sent: they are no part of the delivery."""
         folder = self._spool.folder(job)
         for file in self._journal.files(job.id, Outcome.PENDING) if job.attempts else ():
             if not tree.exists(folder, file.packed or file.path):
@@ -163,18 +163,18 @@ class Carrier:
             yield None
 
     def _refuse_changes(self, job: Job) -> Iterator[Step]:
-        """A sender that still held a file open may have changed it since it was listed: then it is read again."""
+        """Have changed files read again. A sender that held a file open may have changed it since it was listed."""
         if self._journal.is_rejected(job.id):
             return
         if (yield from self._compare(job)):
             raise TransientError("the folder was changed while it was imported; what changed is imported again")
 
     def _upload(self, job: Job, crowded: Callable[[], bool]) -> Generator[Step, None, bool]:
-        """Send every pending file, in batches, in the order of their paths; whether more were found in packed files."""
+        """Send every pending file, in batches, in the order of paths; return whether packed files had more."""
         unpacked = False
         folder, scratch, limits = self._spool.folder(job), self._spool.scratch, self._config.image_limits
         packed_files = PackedFiles(folder, scratch, limits)
-        # A part of an upload is one DICOM file (PS3.18 10.5.1): there, nothing is unpacked.
+        # A part of an upload is one DICOM file (PS3.18 10.5.1), so nothing is unpacked there.
         unpack = None if job.caller else packed_files
         source = Source(folder, job.clinic, scratch, limits, self._config.charsets.get(job.clinic, ""), unpack)
         with closing(packed_files), ThreadPoolExecutor(1, "read-ahead") as reader:
@@ -189,7 +189,7 @@ class Carrier:
             try:
                 yield coming
                 while batch := coming.result():
-                    coming = read_next()  # while Orthanc stores one batch the next is being read
+                    coming = read_next()  # while Orthanc stores one batch, the next is read
                     with closing(batch):
                         self._store_batch(job, batch)
                         unpacked = unpacked or bool(batch.listed)
@@ -200,9 +200,9 @@ class Carrier:
         return unpacked
 
     def _store_batch(self, job: Job, batch: Batch) -> None:
-        """Claim the studies of a batch, send it, and write down what became of each file.
+        """Claim the studies of a batch, send it, and record the result of each file.
 
-        Another clinic's study, which a batch may name and cannot claim, is let go before anything is sent.
+        Files of another clinic's study cannot be claimed; they are removed from the batch before anything is sent.
         """
         with ExitStack() as held:
             with self._recorder.holding(prepared.instance.study_uid for prepared in batch.instances):
@@ -214,7 +214,7 @@ class Carrier:
             failpoints.reach("batch-journalled")
 
     def _claim(self, job: Job, batch: list[Prepared]) -> tuple[list[Prepared], list[FileOutcome]]:
-        """Claim the studies of a batch: what may be sent, and what must not. Nothing of it was sent before."""
+        """Claim the studies of a batch before it is sent; return the files that may be sent and the others."""
         if self._journal.job(job.id).ends:
             raise TransientError("the administrator ends this delivery")
         strikes = self._quarantine.strikes(batch)
@@ -236,20 +236,20 @@ class Carrier:
         return claimed, refused
 
     def _place(self, job: Job, instance: Instance) -> str | RejectedError:
-        """Claim a study; Orthanc's id of the one study that its images have to be in, as far as that is known.
+        """Claim a study; return Orthanc's id of the one study for its images, if that is known.
 
-        Under a second PatientID Orthanc would open a second study, and WADO-RS answer neither (404 to everybody).
+        Under a second PatientID, Orthanc would open a second study. Then WADO-RS answers neither (404 to everybody).
         """
         study_uid = instance.study_uid
         held = self._orthanc.study_ids(study_uid)
         attempt = self._journal.attempt(job.id, study_uid)
         if attempt is None:
             self._registry.log_upload(study_uid, job.clinic, _caller(job), None)
-        # Several: what this job itself brought about before a kill is put right after the next batch.
+        # If there are several, this job made them before a kill. They are put right after the next batch.
         known = attempt.orthanc_id if attempt else SEVERAL
         place = known if len(held) > 1 else "".join(held)
         if attempt is None or attempt.orthanc_id != place:
-            # Before the claim: from now on nobody else gives it up.
+            # Before the claim, so that nobody else gives up the claim from now on.
             self._journal.begin(job.id, study_uid, place)
         try:
             if not self._registry.claim_study(study_uid, job.clinic):
@@ -262,21 +262,22 @@ class Carrier:
         return place or _plain_place(instance)
 
     def _is_of_before(self, prepared: Prepared, place: str) -> bool:
-        """Whether Orthanc holds the study since before text was corrected: then it has this PatientID, byte for byte,
-        and reads another in it. An id that really is another has other bytes.
+        """Whether Orthanc has held the study since before text was corrected.
+
+        Then it has this PatientID, byte for byte, and reads another in it. A really different id has other bytes.
         """
         if not prepared.former or not place or _plain_place(prepared.instance) in ("", place):
             return False
         return self._orthanc.raw_patient_id(place).strip(b"\0 ") == prepared.instance.raw_patient_id
 
     def _refuse(self, job: Job, prepared: Prepared, rejection: RejectedError) -> FileOutcome:
-        """The end of a file; on record, if its sender is not told why."""
+        """The end of a file. It goes to the access log if its sender is not told why."""
         if rejection.reason in UNTOLD:
             self._note(job, prepared.instance.study_uid, rejection)
         return _failed(prepared, rejection)
 
     def _note(self, job: Job, study_uid: str, rejection: RejectedError) -> None:
-        """Write down, once for each job and study, that something of it was not accepted; the log has the truth."""
+        """Note once for each job and study that something of it was not accepted; the log has the true reason."""
         attempt = self._journal.attempt(job.id, study_uid)
         if attempt and not attempt.refused:
             log.error("job %s of %s: study %s is not accepted: %s", job.id, job.clinic, study_uid, rejection)
@@ -284,9 +285,9 @@ class Carrier:
             self._journal.mark_refused(job.id, study_uid)
 
     def _send(self, job: Job, batch: list[Prepared]) -> list[FileOutcome]:
-        """Send a batch, study by study, and compare what Orthanc holds afterwards with what was sent.
+        """Send a batch, study by study, and compare the images in Orthanc afterwards with the sent ones.
 
-        A file without an outcome stays pending: Orthanc has trouble of its own.
+        A file without an outcome stays pending: Orthanc has a problem of its own.
         """
         strikes = self._quarantine.strikes(batch)
         studies: dict[str, list[Prepared]] = {}
@@ -309,7 +310,7 @@ class Carrier:
         return outcomes
 
     def _note_display(self, batch: list[Prepared], outcomes: list[FileOutcome]) -> None:
-        """Write down of what was stored which images cannot be displayed, and forget it of those that can."""
+        """Record which of the stored images cannot be displayed, and remove the record of those that can."""
         stored = {outcome.path for outcome in outcomes if outcome.outcome is Outcome.STORED}
         instances = [prepared.instance for prepared in batch if prepared.path in stored]
         if instances:
@@ -321,16 +322,16 @@ class Carrier:
             )
 
     def _conflicting(self, job: Job, study_uid: str, batch: list[Prepared]) -> dict[str, FileOutcome]:
-        """Of a batch, what the study holds another image of, in another series, under the same SOPInstanceUID.
+        """The instances whose SOPInstanceUID the study already has in another series, with another image.
 
-        Asked before anything is sent: afterwards, and after a kill, nobody could tell which of the two came first.
+        It asks before anything is sent. Afterwards, or after a kill, nobody could tell which of the two came first.
         """
         attempt = self._journal.attempt(job.id, study_uid)
         if attempt and not attempt.orthanc_id:  # Orthanc does not have the study yet
             return {}
         held: dict[str, list[Held]] = {}
         for found in self._orthanc.instances({prepared.instance.sop_instance_uid for prepared in batch}):
-            if found.study_uid == study_uid:  # of other studies, whosever they are, nothing is told
+            if found.study_uid == study_uid:  # nothing is said of other studies, whoever owns them
                 held.setdefault(found.sop_instance_uid, []).append(found)
         conflicting = {}
         for prepared in batch:
@@ -338,7 +339,7 @@ class Carrier:
             others = held.get(instance.sop_instance_uid, [])
             if not others or instance.series_uid in {found.series_uid for found in others}:
                 continue
-            # The very bytes: what a kill left of an image that Orthanc misreads. It is found out below.
+            # The same bytes: a kill left an image that Orthanc misreads. That is found out below.
             digest = prepared.body.digest()
             if any(digest in found.digests for found in others):
                 continue
@@ -372,12 +373,12 @@ class Carrier:
         return answer
 
     def _end_repeated(self, job: Job) -> None:
-        """A delivery that stops Orthanc by one file and then again ends: the next of its files would do the same."""
+        """End a delivery that stops Orthanc with one file after the other: its next file would do the same."""
         if self._journal.failed_as(job.id, "stops-the-archive"):
             self._journal.fail_pending(job.id, "stops-the-archive")
 
     def _store(self, job: Job, study_uid: str, batch: list[Prepared], answer: Stow) -> list[FileOutcome]:
-        """What became of a batch, by Orthanc's answer; what is not stored is sent again alone."""
+        """The results of a batch, by Orthanc's answer. An instance that is not stored is sent again alone."""
         accepted: list[tuple[Prepared, str]] = []
         outcomes = []
         refusals = 0
@@ -397,14 +398,14 @@ class Carrier:
                 accepted.append((prepared, digest))
             except RejectedError as rejection:
                 outcomes.append(self._refuse(job, prepared, rejection))
-        if accepted:  # an empty question would be about everything that Orthanc holds
+        if accepted:  # an empty question would ask for everything that Orthanc holds
             outcomes += self._verify(job, study_uid, accepted, named)
         return outcomes
 
     def _store_alone(self, job: Job, prepared: Prepared) -> Stow | None:
-        """Send one instance that was not stored again, and find out why; None: it is Orthanc's own trouble.
+        """Send an instance that was not stored again, and find out why. None: Orthanc has a problem of its own.
 
-        Raises RejectedError when it is the file's: Orthanc reads another study in it, or cannot read it.
+        Raises RejectedError if the file is the cause: Orthanc reads another study in it, or cannot read it.
         """
         for pause in PAUSES:
             time.sleep(pause)
@@ -422,10 +423,10 @@ class Carrier:
         return None
 
     def _verify(self, job: Job, study_uid: str, sent: list[tuple[Prepared, str]], named: set[str]) -> list[FileOutcome]:
-        """Compare what was sent with what Orthanc holds: bytes (MD5), identifiers, and whether its study is one.
+        """Compare the sent images with those in Orthanc: bytes (MD5), identifiers, and whether the study is one.
 
-        `named` are the SOPInstanceUIDs that Orthanc says it stored, whatever was sent. What is found to be somewhere
-        else than it should is taken out again; never anything that has other bytes than those of this batch.
+        `named` are the SOPInstanceUIDs that Orthanc reports as stored, whatever was sent. An image that is in a wrong
+        place is removed again, but never one whose bytes are not from this batch.
         """
         asked = named | {prepared.instance.sop_instance_uid for prepared, _ in sent}
         held = self._orthanc.instances(asked)
@@ -456,7 +457,7 @@ class Carrier:
                     rejection = RejectedError("misread", f"Orthanc reads {' '.join(_identifiers(copy))}")
                 else:
                     parent = self._orthanc.parent_study(copy.orthanc_id) if len(studies) > 1 else place
-                    place = place or parent  # the first image says whose the study is
+                    place = place or parent  # the first image decides where the study is
                     if parent == place:
                         is_right = True
                         continue
@@ -473,7 +474,7 @@ class Carrier:
         return outcomes
 
     def _record(self, job: Job) -> Iterator[Step]:
-        """Show the job's studies: only now are they visible. Give up the claims that no image came for."""
+        """Show the job's studies, which are not visible before. Give up the claims without any image."""
         for study_uid in self._journal.studies(job.id):
             try:
                 largest = self._journal.largest(job.id, study_uid)
@@ -500,7 +501,7 @@ class Carrier:
             yield None
 
     def _may_pass(self, job: Job, error: Exception) -> bool:
-        """Whether a job that is ended waits all the same: a service may be away just for now, as a disk may be full."""
+        """Whether a job that is ended must still wait, because a service is away for now or a disk is full."""
         if isinstance(error, UnavailableError):
             return not self._journal.job(job.id).attempts
         return isinstance(error, (OSError, sqlite3.Error, MemoryError))
@@ -516,7 +517,7 @@ def _check(instance: Instance, place: str | RejectedError, strikes: int) -> None
 
 
 def _turns(batch: list[Prepared]) -> Iterator[list[Prepared]]:
-    """A batch in turns, such that a SOPInstanceUID stands in one series in each: the first file's comes first."""
+    """Divide a batch, so that a SOPInstanceUID is in one series in each part. The first file's series comes first."""
     while batch:
         series: dict[str, str] = {}
         turn: list[Prepared] = []
@@ -530,7 +531,7 @@ def _turns(batch: list[Prepared]) -> Iterator[list[Prepared]]:
 
 
 def _plain_place(instance: Instance) -> str:
-    """Orthanc's id of the study by our own reading of the PatientID; empty where Orthanc may read it differently."""
+    """Orthanc's id of the study, by our reading of the PatientID; empty if Orthanc may read it differently."""
     return "" if instance.patient_id is None else orthanc_id(instance.patient_id, instance.study_uid)
 
 

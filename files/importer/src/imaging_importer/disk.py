@@ -1,4 +1,4 @@
-"""How much is free on the file systems that deliveries pass through, and whether it is too little to go on."""
+"""Measures the free space of the file systems that deliveries pass through, and says whether it is too little."""
 
 import shutil
 import threading
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-# Asking costs little, but is done before every step.
+# A look is cheap, but it is done before every step.
 LOOK_EVERY = 2.0
 
 
@@ -34,7 +34,7 @@ class Disk:
         return not self.shortage()
 
     def shortage(self) -> str:
-        """Where there is too little room, in words; empty when there is enough everywhere."""
+        """The places with too little room, in words; empty if there is enough everywhere."""
         return "; ".join(
             f"{free / 1e9:.1f} GB are free at {directory} and {self._reserve / 1e9:.1f} GB stay reserved: "
             "deliveries wait until there is room again"

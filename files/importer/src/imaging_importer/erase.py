@@ -1,5 +1,6 @@
-"""Deletes in Orthanc what an administrator deletes, and carries it to the registry before the answer: when the
-administrator is told that something is gone, neither the study list nor the proxy's cache has it any more.
+"""Deletes in Orthanc for an administrator, and carries the deletion to the registry before the answer.
+
+So when the answer says that something is gone, neither the study list nor the proxy's cache has it.
 """
 
 import logging
@@ -16,7 +17,7 @@ RESOURCE = r"/(?:patients|studies|series|instances)/[0-9a-f]{8}(?:-[0-9a-f]{8}){
 
 
 class Eraser:
-    """Deletes with the caller's own password for Orthanc, so that reaching this port is no right to delete."""
+    """Deletes with the caller's own password for Orthanc. Somebody who can reach this port has no right to delete."""
 
     def __init__(self, journal: Journal, recorder: Recorder, orthanc: OrthancClient) -> None:
         self._journal = journal
@@ -29,13 +30,13 @@ class Eraser:
         try:
             status = self._erase(path, authorization)
         except TransientError as error:
-            # What was deleted all the same is found by the reconciler, in seconds.
+            # If it was deleted nevertheless, the reconciler finds that in seconds.
             log.warning("a deletion is not carried to the registry yet: %s", error)
             return as_text(503, "try again in a moment\n")
         return as_json({}, status)
 
     def _erase(self, path: str, authorization: str) -> int:
-        """Delete and carry it to the registry; nothing of these studies arrives meanwhile."""
+        """Delete, and carry it to the registry. Nothing of these studies is imported meanwhile."""
         studies: list[str] = []
         while True:
             with self._recorder.holding(studies):
@@ -53,6 +54,6 @@ class Eraser:
         if known:
             try:
                 done = self._recorder.refresh(self._orthanc, study_uid, known[0])
-            except RejectedError as rejection:  # the deletion was done; what is left of the study cannot be listed
+            except RejectedError as rejection:  # the deletion was done; the rest of the study cannot be listed
                 done = str(rejection)
             log.info("study %s of clinic %s: an administrator deleted in it: %s", study_uid, known[0], done)

@@ -1,6 +1,6 @@
 """Named points at which a test can kill the process or make it fail: `IMAGING_FAILPOINT=name[:kill|:raise]`.
 
-`reach` stands at every state transition, so that the recovery tests can stop the importer between any two of them.
+`reach` is called at every state transition, so that the recovery tests can stop the importer between any two of them.
 """
 
 import errno
@@ -36,7 +36,7 @@ _name, _, _action = os.environ.get("IMAGING_FAILPOINT", "").partition(":")
 
 
 class FailpointError(OSError):
-    """Raised by a failpoint in `raise` mode; an OSError because that is what a full disk would raise there."""
+    """Raised by a failpoint in `raise` mode. It is an OSError, because a full disk would raise that there."""
 
 
 def reach(name: str) -> None:

@@ -1,9 +1,9 @@
-"""What the importer knows of each delivery: SQLite, every step committed to disk before the next begins.
+"""The importer's journal of deliveries: SQLite; every step is committed to disk before the next begins.
 
-SQLite rather than a file per job: a batch's outcomes, the job's state and the counts for the status page change
-together or not at all, and 10,000 files of a folder cost one write. The spool itself stays the truth of what is
-pending: a journal that is lost or damaged is rebuilt from it, at the price of sending again what Orthanc already
-has, which Orthanc recognises.
+It is SQLite and not a file for each job. A batch's outcomes, the job's state and the counts of the status page change
+together or not at all, and 10,000 files of a folder cost one write. The spool decides which deliveries are pending. A
+journal that is lost or damaged is rebuilt from it. Then files are sent again that Orthanc already has, and Orthanc
+recognises them.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from imaging_importer.printable import printable
 from imaging_importer.reasons import RejectedError
 from imaging_importer.tree import Entry
 
-# What one release added to the journal of the one before. `PRAGMA user_version` counts what a journal has; the first
-# text also meets journals of releases that did not count.
+# The changes of each release to the journal of the release before. `PRAGMA user_version` counts the changes that a
+# journal has. The first text also meets journals of releases that did not count.
 SCHEMAS = (
     """
 CREATE TABLE IF NOT EXISTS job (
@@ -82,7 +82,7 @@ CREATE TABLE strike (
     count INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 """,
-    # The studies of the release before have their sizes after a sweep, which is due at once.
+    # A sweep, which is due at once, finds the sizes of the previous release's studies.
     """
 ALTER TABLE study ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX study_clinic ON study (clinic, size);
@@ -92,24 +92,24 @@ DELETE FROM position WHERE name = 'swept-at';
 ALTER TABLE file ADD COLUMN notes TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE job ADD COLUMN notes TEXT NOT NULL DEFAULT '{}';
 """,
-    # The delivered file that a file was unpacked from; empty for one that was delivered itself.
+    # The delivered file from which a file was unpacked; empty for a file that was delivered itself.
     """
 ALTER TABLE file ADD COLUMN archive BLOB NOT NULL DEFAULT x'';
 CREATE INDEX file_archive ON file (job, archive) WHERE archive <> x'';
 """,
-    # The registry is told the series and instances of the release before by a sweep, which is due at once.
+    # A sweep, which is due at once, tells the registry the series and instances of the previous release's studies.
     """
 ALTER TABLE study ADD COLUMN listed INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE study ADD COLUMN behind INTEGER NOT NULL DEFAULT 1;
 DELETE FROM position WHERE name = 'swept-at';
 """,
-    # The trouble of an open job: which, how often in a row, since when.
+    # The trouble of an open job: its kind, how often it came in a row, and its first time.
     """
 ALTER TABLE job ADD COLUMN trouble TEXT NOT NULL DEFAULT '';
 ALTER TABLE job ADD COLUMN repeated INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE job ADD COLUMN troubled_at REAL NOT NULL DEFAULT 0;
 """,
-    # One word for one thing: a delivery is taken and settled, a zip file is packed, a study is claimed.
+    # The words of the glossary: a delivery is taken and settled, a zip file is packed, a study is claimed.
     """
 ALTER TABLE job RENAME COLUMN claimed_at TO taken_at;
 ALTER TABLE file RENAME COLUMN archive TO packed;
@@ -126,40 +126,40 @@ JOB_COLUMNS = (
     " repeated, troubled_at"
 )
 
-# Why a job ends that does not end by itself, by its column `dropped`.
+# The reasons to end a job that does not end by itself, by its column `dropped`.
 ENDS = ("", "dropped", "importer-stumbled")
 
-# A job that has failed the same way so many times in a row, a quarter of an hour or more, is shown as such.
+# A job that has failed in the same way so often in a row, for a quarter of an hour or more, is shown as failing.
 SAME_TROUBLE = 20
 
 OF_CLINICS = "(:clinics IS NULL OR clinic IN (SELECT value FROM json_each(:clinics)))"
 
-# What differs from time to time in the words of one trouble: numbers and addresses.
+# Numbers and addresses differ between reports of one trouble.
 VARYING = re.compile(r"0x[0-9a-f]+|[0-9]+")
 
 # The path that stands for a delivery as a whole.
 WHOLE = "."
 
-# Rows that are read or deleted at once, so that nobody waits long for the journal and no list is in memory as a whole.
+# Rows that are read or deleted at once. So nobody waits long for the journal, and no whole list is in memory.
 PAGE = 2000
 
-# Finished jobs stay visible for so long; what happened to a file stays in report.json for ever.
+# Finished jobs stay visible for so long. report.json keeps the results of files without a limit.
 KEEP_FINISHED = 30 * 86400.0
 
 
 class State(StrEnum):
-    """How far a delivery has come; each state is entered once its work is durable."""
+    """How far a delivery has come. It enters a state when the work of that state is durable."""
 
     TAKEN = "taken"  # it is in the spool
     LISTED = "listed"  # its files are known
-    VERIFIED = "verified"  # every file has an outcome; what Orthanc holds was compared byte for byte
+    VERIFIED = "verified"  # every file has an outcome; the images in Orthanc were compared byte for byte
     RECORDED = "recorded"  # the registry shows its studies
     SETTLING = "settling"  # its place under processed/ and failed/ is chosen
     SETTLED = "settled"  # it is there
 
 
 class Outcome(StrEnum):
-    """What became of one file."""
+    """The result of one file."""
 
     PENDING = "pending"
     STORED = "stored"
@@ -181,34 +181,34 @@ class Job:
     error: str
     processed_path: Path | None
     failed_path: Path | None
-    caller: str = ""  # who uploads it, as the gateway says (JSON); empty for a folder
-    ends: str = ""  # it is ended, whatever it waits for: the reason of what is not imported yet
-    repeated: int = 0  # so many times in a row it has failed the same way
-    troubled_at: float = 0.0  # since when
+    caller: str = ""  # the uploader, as the gateway names them (JSON); empty for a folder
+    ends: str = ""  # the job is ended, even if it waits: the reason for the files that are not imported yet
+    repeated: int = 0  # how many times in a row it has failed in the same way
+    troubled_at: float = 0.0  # time of the first of these failures
 
 
 class KnownStudy(NamedTuple):
-    """What the registry was told of a study."""
+    """The facts about a study that the registry has."""
 
     clinic: str
     fingerprint: str
     size: int  # bytes; 0 if unknown
-    listed: int = 0  # the instances that it was told of
-    behind: bool = True  # the study has others by now
+    listed: int = 0  # number of instances that it knows
+    behind: bool = True  # whether the study has other instances now
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A study that an open job has begun with: the row of the access log is written."""
+    """A study that an open job has begun with. The row of the access log is written."""
 
     study_uid: str
-    orthanc_id: str  # of the one study that its images have to be in; empty until Orthanc has it
-    refused: bool  # that something of it was not accepted is in the access log too
+    orthanc_id: str  # id of the one study for its images; empty until Orthanc has it
+    refused: bool  # the access log also says that something of it was not accepted
 
 
 @dataclass(frozen=True)
 class FileOutcome:
-    """What became of one file of a job."""
+    """The result of one file of a job."""
 
     path: str
     outcome: Outcome
@@ -216,8 +216,8 @@ class FileOutcome:
     detail: str = ""
     study_uid: str | None = None
     size: int = 0
-    notes: dict[str, str] = field(default_factory=dict)  # what is to be said of a stored image: key of NOTES, detail
-    packed: str = ""  # the delivered file that it was unpacked from; its own path is then none of a file system
+    notes: dict[str, str] = field(default_factory=dict)  # notes about a stored image: key of NOTES, detail
+    packed: str = ""  # the delivered file from which it was unpacked; then its own path is in no file system
 
 
 @dataclass(frozen=True)
@@ -249,9 +249,9 @@ class Journal:
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
             for number, schema in enumerate(SCHEMAS[version:], version + 1):
                 self._database.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {number}; COMMIT;")
-        with self._transaction() as database:  # what a kill left of a job that is done
+        with self._transaction() as database:  # the rest of a job that was done before a kill
             database.execute("DELETE FROM file WHERE job IN (SELECT id FROM job WHERE finished_at IS NOT NULL)")
-        # Readers (the status counts all files of each job) have their own connection, so that no writer waits for them.
+        # Readers have their own connection, so that no writer waits for them: the status counts all files of each job.
         self._looking = threading.Lock()
         self._view = sqlite3.connect(path, check_same_thread=False)
         self._view.execute("PRAGMA query_only = ON")
@@ -281,7 +281,7 @@ class Journal:
         return self._jobs(where, clinic=clinic, limit=limit)
 
     def open_clinics(self) -> list[str]:
-        """The clinics that have open jobs; one look at the index for each, however many jobs it has."""
+        """The clinics that have open jobs. It looks at the index once for each, however many jobs the clinic has."""
         first = "SELECT min(clinic) FROM job WHERE finished_at IS NULL"
         with self._lock:
             rows = self._database.execute(
@@ -307,8 +307,9 @@ class Journal:
         return [_job(row) for row in rows]
 
     def list_files(self, job_id: str, entries: Iterable[Entry]) -> int:
-        """Remember files of a job; how many are new or changed. One that is known and unchanged keeps its outcome; what
-        was in a changed packed file is forgotten, until it is read again.
+        """Remember files of a job; return how many are new or changed.
+
+        A known file without a change keeps its outcome. The members of a changed packed file are forgotten.
         """
         with self._transaction() as database:
             changed = database.executemany(
@@ -330,7 +331,7 @@ class Journal:
             return changed
 
     def listed(self, job_id: str) -> None:
-        """All files of a job are remembered."""
+        """Note that all files of a job are remembered."""
         with self._transaction() as database:
             database.execute("UPDATE job SET state = ? WHERE id = ?", (State.LISTED, job_id))
 
@@ -340,7 +341,7 @@ class Journal:
             database.execute("DELETE FROM file WHERE job = ? AND path = ?", (job_id, os.fsencode(path)))
 
     def forget_some(self, job_id: str, *outcomes: Outcome) -> bool:
-        """Forget files of a job that have one of the outcomes, a page of them; whether there were any."""
+        """Forget a page of a job's files that have one of the outcomes; return whether there were any."""
         with self._transaction() as database:
             deleted = database.execute(
                 "DELETE FROM file WHERE job = :job AND path IN (SELECT path FROM file WHERE job = :job"
@@ -350,7 +351,7 @@ class Journal:
         return deleted > 0
 
     def reject(self, job_id: str, rejection: RejectedError) -> None:
-        """The delivery fails as a whole: one line of its list stands for all."""
+        """Fail the delivery as a whole: one line of its list stands for all files."""
         row = (job_id, os.fsencode(WHOLE), 0, 0, Outcome.FAILED, rejection.reason, rejection.detail)
         with self._transaction() as database:
             database.execute(
@@ -370,7 +371,7 @@ class Journal:
     def files(
         self, job_id: str, *outcomes: Outcome, reason: str | None = None, noted: bool = False
     ) -> Iterator[FileOutcome]:
-        """The files of a job that have one of the outcomes (and this reason, and notes), by path; read page by page."""
+        """The files of a job that have one of the outcomes (and this reason, and notes), by path, read page by page."""
         after = b""
         while True:
             with self._lock:
@@ -417,22 +418,22 @@ class Journal:
             yield after
 
     def counts(self, job_id: str) -> dict[Outcome, int]:
-        """How many files of a job have which outcome."""
+        """The number of a job's files by outcome."""
         with self._lock:
             return dict.fromkeys(Outcome, 0) | _counts(self._database, job_id)
 
     def reasons(self, job_id: str, outcome: Outcome = Outcome.FAILED) -> dict[str, int]:
-        """How many files of a job failed, or were kept, for which reason."""
+        """The number of a job's files that failed, or were kept, by reason."""
         with self._lock:
             return _reasons(self._database, job_id, outcome)
 
     def notes(self, job_id: str) -> dict[str, int]:
-        """Of how many files of a job which note is to be said."""
+        """The number of a job's files by note."""
         with self._lock:
             return _notes(self._database, job_id)
 
     def write_outcomes(self, job_id: str, outcomes: Iterable[FileOutcome], listed: Iterable[FileOutcome] = ()) -> None:
-        """Write down what became of files, and what was found in packed files, all of it or none."""
+        """Record the results of files and the members of packed files, all or none."""
         with self._transaction() as database:
             database.executemany(
                 "INSERT INTO file (job, path, size, mtime_ns, outcome, reason, detail, packed)"
@@ -480,7 +481,7 @@ class Journal:
             return self._database.execute(statement, (job_id, study_uid)).fetchone()[0] or 0
 
     def fail_study(self, job_id: str, study_uid: str, reason: str) -> None:
-        """What was stored of a study did not stay, or cannot be shown."""
+        """Note that the stored images of a study did not stay, or cannot be shown."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE file SET outcome = 'failed', reason = ? WHERE job = ? AND study_uid = ? AND outcome = 'stored'",
@@ -501,7 +502,7 @@ class Journal:
             )
 
     def drop(self, job_id: str) -> bool:
-        """Remember that an operator ends the job; whether it is open."""
+        """Remember that an operator ends the job; return whether it is open."""
         with self._transaction() as database:
             statement = "UPDATE job SET dropped = 1 WHERE id = ? AND finished_at IS NULL"
             return database.execute(statement, (job_id,)).rowcount == 1
@@ -519,14 +520,14 @@ class Journal:
             return [Attempt(row[0], row[1], bool(row[2])) for row in self._database.execute(statement, (job_id, PAGE))]
 
     def attempt(self, job_id: str, study_uid: str) -> Attempt | None:
-        """What is known of one study of the job; None before its first image."""
+        """The facts about one study of the job; None before its first image."""
         with self._lock:
             statement = "SELECT study_uid, orthanc_id, refused FROM attempt WHERE job = ? AND study_uid = ?"
             row = self._database.execute(statement, (job_id, study_uid)).fetchone()
         return Attempt(row[0], row[1], bool(row[2])) if row else None
 
     def begin(self, job_id: str, study_uid: str, orthanc_id: str) -> None:
-        """Remember that the job begins with a study, and where in Orthanc its images have to be."""
+        """Remember that the job begins with a study, and the place in Orthanc for its images."""
         with self._transaction() as database:
             database.execute(
                 "INSERT INTO attempt (job, study_uid, orthanc_id) VALUES (?, ?, ?)"
@@ -535,12 +536,12 @@ class Journal:
             )
 
     def mark_refused(self, job_id: str, study_uid: str) -> None:
-        """Remember that the access log has it that something of the study was not accepted."""
+        """Remember that the access log says that something of the study was not accepted."""
         with self._transaction() as database:
             database.execute("UPDATE attempt SET refused = 1 WHERE job = ? AND study_uid = ?", (job_id, study_uid))
 
     def end_attempt(self, job_id: str, study_uid: str) -> None:
-        """The job is done with a study."""
+        """Note that the job is done with a study."""
         with self._transaction() as database:
             database.execute("DELETE FROM attempt WHERE job = ? AND study_uid = ?", (job_id, study_uid))
 
@@ -551,7 +552,7 @@ class Journal:
             return self._database.execute(statement, (study_uid,)).fetchone() is not None
 
     def struck_sizes(self) -> set[int]:
-        """The sizes of all files that have a strike: most files need not be hashed to know that they have none."""
+        """The sizes of all files with a strike. A file of another size has none, so it need not be hashed."""
         with self._lock:
             return {row[0] for row in self._database.execute("SELECT DISTINCT size FROM strike")}
 
@@ -562,7 +563,7 @@ class Journal:
         return row[0] if row else 0
 
     def strike(self, files: dict[str, int]) -> None:
-        """Orthanc stopped while it was sent these files: SHA-256 -> size."""
+        """Orthanc stopped while these files were sent to it: SHA-256 -> size."""
         with self._transaction() as database:
             database.executemany(
                 "INSERT INTO strike VALUES (?, ?, 1) ON CONFLICT (digest) DO UPDATE SET count = count + 1",
@@ -570,12 +571,12 @@ class Journal:
             )
 
     def acquit(self, digest: str) -> None:
-        """Orthanc took a file with a strike: it was not this one."""
+        """Orthanc stored a file with a strike, so this file was not the cause."""
         with self._transaction() as database:
             database.execute("DELETE FROM strike WHERE digest = ?", (digest,))
 
     def advance(self, job_id: str, state: State) -> None:
-        """Enter the next state; trouble of the last one is over."""
+        """Enter the next state; the trouble of the last state is over."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE job SET state = ?, error = '', attempts = 0, trouble = '', repeated = 0 WHERE id = ?",
@@ -583,7 +584,7 @@ class Journal:
             )
 
     def trouble(self, job_id: str, error: str) -> None:
-        """Remember for the status page why a step has to be tried again, and since when it is the same trouble."""
+        """Remember for the status page why a step must be repeated, and since when the trouble is the same."""
         trouble = VARYING.sub("", error)
         with self._transaction() as database:
             database.execute(
@@ -594,7 +595,7 @@ class Journal:
             )
 
     def give_up(self, job_id: str) -> None:
-        """The importer stumbles over the job by itself: it ends, unless an operator has ended it."""
+        """An error of the importer itself stops the job: it ends, unless an operator has ended it."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE job SET dropped = ? WHERE id = ? AND dropped = 0", (ENDS.index("importer-stumbled"), job_id)
@@ -608,7 +609,7 @@ class Journal:
         return int(count)
 
     def choose_places(self, job_id: str, processed: Path | None, failed: Path | None) -> None:
-        """Remember where the job's files go, before the first one is moved."""
+        """Remember the places for the job's files before the first one is moved."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE job SET state = ?, processed_path = ?, failed_path = ? WHERE id = ?",
@@ -616,7 +617,7 @@ class Journal:
             )
 
     def chosen(self, clinic: str, job_id: str) -> set[Path]:
-        """The places that other open jobs of the clinic have chosen; not all of them are there yet."""
+        """The places that other open jobs of the clinic have chosen. Not all of them exist yet."""
         with self._lock:
             rows = self._database.execute(
                 "SELECT processed_path, failed_path FROM job"
@@ -626,7 +627,7 @@ class Journal:
         return {Path(os.fsdecode(path)) for row in rows for path in row if path}
 
     def finish(self, job_id: str) -> None:
-        """The job's files are where they belong: keep its counts. Its file list may be forgotten."""
+        """Note that the job's files are in their place, and keep the counts. The list of files may be forgotten."""
         with self._transaction() as database:
             counts = self.counts(job_id)
             (size,) = database.execute(
@@ -700,7 +701,7 @@ class Journal:
         ]
 
     def backlog(self, clinics: list[str] | None = None) -> tuple[int, float | None]:
-        """How many jobs are open, and since when the oldest waits (seconds since 1970); of these clinics, or of all."""
+        """The number of open jobs, and since when the oldest waits (Unix time); of these clinics, or of all."""
         with self._lock:
             count, oldest = self._database.execute(
                 f"SELECT count(*), min(taken_at) FROM job WHERE finished_at IS NULL AND {OF_CLINICS}",  # noqa: S608
@@ -720,7 +721,7 @@ class Journal:
             database.execute("INSERT OR REPLACE INTO position (name, value) VALUES (?, ?)", (name, value))
 
     def study(self, study_uid: str) -> KnownStudy | None:
-        """What the registry was told of a study."""
+        """The facts about a study that the registry has."""
         with self._lock:
             row = self._database.execute(
                 "SELECT clinic, fingerprint, size, listed, behind FROM study WHERE study_uid = ?", (study_uid,)
@@ -728,23 +729,23 @@ class Journal:
         return KnownStudy(row[0], row[1], row[2], row[3], bool(row[4])) if row else None
 
     def record_study(self, study_uid: str, known: KnownStudy) -> None:
-        """Remember what the registry was told of a study."""
+        """Remember the facts about a study that the registry has."""
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO study VALUES (?, ?, ?, ?, ?, ?)", (study_uid, *known))
 
     def used(self) -> dict[str, int]:
-        """How many bytes each clinic's studies have."""
+        """The bytes of each clinic's studies."""
         with self._lock:
             return dict(self._database.execute("SELECT clinic, sum(size) FROM study GROUP BY clinic").fetchall())
 
     def forget_study(self, study_uid: str) -> None:
-        """Forget a study that Orthanc has no more."""
+        """Forget a study that Orthanc no longer has."""
         with self._transaction() as database:
             database.execute("DELETE FROM study WHERE study_uid = ?", (study_uid,))
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Open the database; one that is damaged is set aside, because the spool holds all that is needed to go on."""
+    """Open the database. A damaged one is set aside, because the spool has all that is needed to go on."""
     for _ in range(2):
         database = sqlite3.connect(path, check_same_thread=False)
         try:

@@ -1,4 +1,4 @@
-"""What an operator on the host asks of the running importer, which alone knows what is under way."""
+"""Answers an operator's commands on the host. Only the running importer knows which work is under way."""
 
 import logging
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Operator:
         self._wake = wake
 
     def drop(self, request: Request) -> Answer:
-        """End a job at its next turn, whatever it waits for."""
+        """End a job at its next turn, even if it waits for something."""
         job_id = request.path.split("/")[2]
         if not self._journal.drop(job_id):
             return as_text(404, f"{job_id} is no open job: `imaging-importer status` lists them\n")
@@ -40,7 +40,7 @@ class Operator:
         )
 
     def release(self, request: Request) -> Answer:
-        """Give up a claim that no image came for."""
+        """Give up a claim without any image."""
         study_uid = request.path.split("/")[2]
         try:
             clinics = [claim.clinic_id for claim in self._registry.claims() if claim.study_uid == study_uid]

@@ -1,4 +1,4 @@
-"""Orthanc as the importer uses it: STOW-RS in, MD5 and QIDO-RS out."""
+"""Orthanc as the importer uses it: it sends by STOW-RS, and reads MD5s and QIDO-RS answers."""
 
 import contextlib
 import http.client
@@ -27,37 +27,37 @@ from imaging_importer.dicom.stamp import Body
 from imaging_importer.reasons import BrokenOffError, RejectedError, UnavailableError
 from imaging_importer.registry import Attributes, Contents
 
-# Seconds to connect and between two bytes of the answer. Orthanc answers a STOW-RS request when all of it is stored,
-# at no less than so many bytes a second.
+# Seconds to connect, and between two bytes of the answer. Orthanc answers a STOW-RS request when it has stored all of
+# it, at no less than so many bytes a second.
 TIMEOUT = (5.0, 60.0)
 SLOWEST = 1 << 20
 
-# Whose image it is that shows whether Orthanc can store anything.
+# The owner of the image that shows whether Orthanc can store anything.
 PROBE_PATIENT = "IMAGING-IMPORTER-PROBE"
 
 JSON = {"Accept": "application/dicom+json, application/json"}
 
-# Of an instance's attachments, the one that is the DICOM file.
+# The attachment of an instance that is the DICOM file.
 DICOM_ATTACHMENT = 1
 
-# What reading an answer raises that is not as it should be.
+# The exceptions from reading a malformed answer.
 NOT_UNDERSTOOD = (ValueError, AttributeError, LookupError, TypeError, RecursionError)
 
 REFERENCED_SOP_SEQUENCE = "00081199"
 FAILED_SOP_SEQUENCE = "00081198"
 REFERENCED_SOP_INSTANCE_UID = "00081155"
 
-# What the study list shows and searches (PS3.18 table 10.6.1-5 and the attributes OHIF asks for).
+# The attributes that the study list shows and searches (PS3.18 table 10.6.1-5, and those that OHIF asks for).
 STUDY_ATTRIBUTES = (
     "00080020", "00080030", "00080050", "00080061", "00080080", "00080090", "00081030", "00100010", "00100020",
     "00100030", "00100040", "0020000D", "00200010", "00201206", "00201208",
 )  # fmt: skip
 
-# Names that Orthanc leaves out of its database, and of its answers, when they are longer than 256 bytes (tried).
+# Orthanc leaves these names out of its database and its answers if they are longer than 256 bytes (tried).
 PATIENT_NAME, REFERRING_PHYSICIAN_NAME = "00100010", "00080090"
 
-# What is shown and searched of series and instances of all studies (PS3.18 tables 10.6.1-5, 10.6.3-4, 10.6.3-5): as
-# Orthanc calls it, tag and VR. Only what Orthanc has in its database; for the rest it would open each file.
+# The attributes of series and instances that are shown and searched (PS3.18 tables 10.6.1-5, 10.6.3-4, 10.6.3-5):
+# Orthanc's name, tag and VR. All are in Orthanc's database; for others it would open each file.
 SERIES_ATTRIBUTES = {
     "Modality": ("00080060", "CS"),
     "SeriesDescription": ("0008103E", "LO"),
@@ -83,10 +83,10 @@ class Stow:
 
     status: int
     stored: frozenset[str]
-    # What it read and did not store: with 409 an instance of another study, else trouble of its own (its database, its
-    # disk). An instance that it cannot read is named nowhere.
+    # The instances that it read and did not store. With 409 they are of another study. Otherwise Orthanc has a problem
+    # of its own (its database, its disk). An instance that it cannot read is not named.
     failed: frozenset[str]
-    understood: bool  # whether the answer was one, and no page of somebody in between
+    understood: bool  # whether it was Orthanc's answer, and no page of a program in between
     digests: list[str]  # the MD5 of each body
 
 
@@ -127,7 +127,7 @@ class Multipart:
 
     def __init__(self, bodies: list[Body], tick: Callable[[], None]) -> None:
         self._parts = [Single(body, tick) for body in bodies]
-        self.error: Exception | None = None  # of our own reading; requests would take it for the connection's
+        self.error: Exception | None = None  # of our own reading; requests would take it for an error of the connection
         self.boundary = uuid.uuid4().hex
         self._head = f"--{self.boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
         self._end = f"--{self.boundary}--\r\n".encode()
@@ -178,13 +178,13 @@ class OrthancClient:
         with self._lock:
             try:
                 if isinstance(data, Multipart):
-                    self._session.close()  # a connection that Orthanc has given up since must not look like its death
+                    self._session.close()  # a connection that Orthanc has closed since must not look like Orthanc's end
                 response = self._session.request(
                     method, self._url + path, params=params, data=data, headers=headers, timeout=(connect, read),
-                    # Without this, the session's own password replaces an Authorization header that is given.
+                    # Without this, the session's own password replaces a given Authorization header.
                     auth=None if own_name else _as_given,
                 )  # fmt: skip
-            # requests wraps most of them, and not all.
+            # requests wraps most of them, but not all.
             except (OSError, ValueError, HTTPError, http.client.HTTPException) as error:
                 if isinstance(data, Multipart) and data.error is not None:
                     raise data.error from error
@@ -199,11 +199,12 @@ class OrthancClient:
         return _content(self._request("GET", path, params, headers=JSON))
 
     def store(self, study_uid: str, bodies: list[Body]) -> Stow:
-        """Send instances of one study by STOW-RS (PS3.18 10.5), which names it: Orthanc stores none that it reads as
-        another study's. Raises BrokenOffError when it dies or hangs meanwhile.
+        """Send instances of one study by STOW-RS (PS3.18 10.5). Raises BrokenOffError if Orthanc stops or hangs.
 
-        No Expect header: Orthanc never answers 100-continue. The status tells little of more than one: it answers 400
-        as soon as one part fails and 200 for parts it ignored.
+        The request names the study, so Orthanc stores no instance that it reads as another study's.
+
+        It has no Expect header, because Orthanc never answers 100-continue. The status says little about several
+        instances: it is 400 if one part fails, and 200 for parts that Orthanc ignored.
         """
         upload = Multipart(bodies, self._tick)
         response = self._request(
@@ -215,7 +216,7 @@ class OrthancClient:
                 "Accept": "application/dicom+json",
             },
         )
-        # 500 may be about one of the images.
+        # 500 may concern one of the images.
         if response.status_code > 500:
             raise UnavailableError("orthanc", f"HTTP {response.status_code} for a STOW-RS request")
         try:
@@ -227,9 +228,9 @@ class OrthancClient:
         return Stow(response.status_code, stored, failed, understood, upload.digests)
 
     def can_store(self) -> bool:
-        """Whether it stores an image of our own just now, which is taken out again at once.
+        """Whether it stores an image of our own now, which is removed again at once.
 
-        So it is known whether trouble is Orthanc's, or of the one image that it did not store.
+        This shows whether the problem is Orthanc's, or that of the one image that it did not store.
         """
         study, series, instance = (f"2.25.{uuid.uuid4().int}" for _ in range(3))
         with Path(os.devnull).open("rb") as nothing:
@@ -239,7 +240,7 @@ class OrthancClient:
         return instance in answer.stored
 
     def instances(self, sop_instance_uids: set[str]) -> list[Held]:
-        """Every instance that Orthanc holds under these SOPInstanceUIDs, of whichever study."""
+        """Every instance that Orthanc holds under these SOPInstanceUIDs, of any study."""
         question = {
             "Level": "Instance",
             "Query": {"SOPInstanceUID": "\\".join(sop_instance_uids)},
@@ -263,7 +264,7 @@ class OrthancClient:
             ]
 
     def raw_patient_id(self, study_id: str) -> bytes:
-        """The PatientID as its bytes stand in an image of Orthanc's study; empty when it has none."""
+        """The PatientID as bytes from an image of Orthanc's study; empty if it has none."""
         question = {"Level": "Instance", "Query": {}, "ParentStudy": study_id, "Limit": 1}
         for instance_id in _content(self._request("POST", "/tools/find", data=json.dumps(question))):
             response = self._request("GET", f"/instances/{instance_id}/content/0010-0020")
@@ -290,9 +291,9 @@ class OrthancClient:
             return {resource["ID"] for resource in _list(found) if resource["Type"] == "Study"}
 
     def study_attributes(self, study_uid: str) -> Attributes | None:
-        """The study-level attributes as QIDO-RS answers them (PS3.18 10.6); None when Orthanc has no such study.
+        """The study-level attributes as QIDO-RS answers them (PS3.18 10.6); None if Orthanc has no such study.
 
-        Raises RejectedError when it cannot tell them: an image has a sequence in the place of a text.
+        Raises RejectedError if Orthanc cannot report them: an image has a sequence in place of a text.
         """
         question: dict[str, str | int] = {"StudyInstanceUID": study_uid, "includefield": ",".join(STUDY_ATTRIBUTES)}
         response = self._request("GET", "/dicom-web/studies", question, headers=JSON)
@@ -303,7 +304,7 @@ class OrthancClient:
             if not found:
                 return None
             attributes = dict(found[0])
-            # An empty name is there, too: what is not there is missing in the file, or too long.
+            # An empty name is in the answer too. A name that is not in it is missing in the file, or too long.
             return attributes if PATIENT_NAME in attributes else attributes | self._long_names(study_uid)
 
     def _long_names(self, study_uid: str) -> Attributes:
@@ -316,7 +317,7 @@ class OrthancClient:
         return {}
 
     def contents(self, study_uid: str) -> Contents:
-        """All series and instances of a study: one question, since each costs as much as naming many instances."""
+        """All series and instances of a study, in one request, because each costs as much as naming many instances."""
         question = {
             "Level": "Instance",
             "Query": {"StudyInstanceUID": study_uid},
@@ -332,7 +333,7 @@ class OrthancClient:
         return Contents(list(series.values()), [_dicom_json(tags, INSTANCE_ATTRIBUTES) for tags in told])
 
     def changes(self, since: int, limit: int) -> tuple[list[dict[str, Any]], int, bool]:
-        """The next entries of Orthanc's change feed, the position after them, and whether these were the last."""
+        """The next entries of Orthanc's change feed, the position after them, and whether they were the last."""
         with _understanding():
             page = self._get("/changes", since=since, limit=limit)
             return list(page["Changes"]), int(page["Last"]), bool(page["Done"])
@@ -343,11 +344,11 @@ class OrthancClient:
             return str(self._study(study_id).get("MainDicomTags", {}).get("StudyInstanceUID", ""))
 
     def last_update(self, study_id: str) -> str:
-        """When Orthanc last stored or removed something in its study; empty when it is gone."""
+        """The time when Orthanc last stored or removed something in its study; empty if the study is gone."""
         return str(self._study(study_id).get("LastUpdate", ""))
 
     def size(self, study_id: str) -> int:
-        """How many bytes the images of Orthanc's study have; 0 when it is gone."""
+        """The bytes of the images of Orthanc's study; 0 if it is gone."""
         response = self._request("GET", f"/studies/{study_id}/statistics")
         with _understanding():
             return int(response.json()["DicomDiskSize"]) if response.status_code == 200 else 0
@@ -358,7 +359,7 @@ class OrthancClient:
             return {} if response.status_code == 404 else dict(_content(response))
 
     def studies_of(self, path: str) -> list[str]:
-        """StudyInstanceUIDs of the studies that a resource (`/series/ID`, …) is or belongs to; none when it is gone."""
+        """StudyInstanceUIDs of the studies that a resource (`/series/ID`, …) is or belongs to; none if it is gone."""
         level = path.split("/")[1]
         parents = {"patients": "/studies", "series": "/study", "instances": "/study"}
         response = self._request("GET", path + parents.get(level, ""))
@@ -370,11 +371,11 @@ class OrthancClient:
             return [study["MainDicomTags"]["StudyInstanceUID"] for study in studies]
 
     def delete(self, path: str, authorization: str) -> int:
-        """Delete a resource in the name of whoever gave this Authorization header; Orthanc's status."""
+        """Delete a resource for the caller who gave this Authorization header; return Orthanc's status."""
         return self._request("DELETE", path, headers={"Authorization": authorization}, own_name=False).status_code
 
     def study_uids(self, page: int) -> Iterator[str]:
-        """Every StudyInstanceUID that Orthanc holds, asked for in pages; one that comes meanwhile may be missed."""
+        """Every StudyInstanceUID that Orthanc holds, read in pages. It may miss one that comes meanwhile."""
         since, seen = 0, set()
         while studies := self._get("/studies", expand="", since=since, limit=page):
             for study in studies:
@@ -393,7 +394,7 @@ class OrthancClient:
 
 @contextlib.contextmanager
 def _understanding() -> Iterator[None]:
-    """What is no JSON, or has another shape, comes from somebody in between or from an Orthanc that is starting."""
+    """Refuse an answer of another shape than our JSON: a program in between sent it, or Orthanc is starting."""
     try:
         yield
     except NOT_UNDERSTOOD as error:
@@ -401,7 +402,7 @@ def _understanding() -> Iterator[None]:
 
 
 def _list(answer: Any) -> list[Any]:  # noqa: ANN401 - JSON
-    """An answer that has to be a list: an empty one means that Orthanc has nothing, and no other does."""
+    """An answer that must be a list. Only an empty list means that Orthanc has nothing."""
     if not isinstance(answer, list):
         raise TypeError("no list")
     return answer
@@ -429,14 +430,15 @@ def _referenced(answer: dict[str, Any], sequence: str) -> frozenset[str]:
 
 
 def _path(instance: Attributes) -> str:
-    """Where Orthanc has an instance, below its DICOMweb root."""
+    """The place of an instance below Orthanc's DICOMweb root."""
     study, series, sop = (instance[tag]["Value"][0] for tag in ("0020000D", "0020000E", "00080018"))
     return f"/studies/{study}/series/{series}/instances/{sop}"
 
 
 def _dicom_json(told: dict[str, Any], attributes: dict[str, tuple[str, str]]) -> Attributes:
-    """Orthanc's plain texts as DICOM JSON (PS3.18 F.2). What has no value, or is no text or number,
-    is left out.
+    """Orthanc's plain texts as DICOM JSON (PS3.18 F.2).
+
+    An attribute without a value, or that is no text or number, is left out.
     """
     found: Attributes = {}
     for keyword, (tag, vr) in attributes.items():

@@ -1,9 +1,9 @@
-"""Finds out which file Orthanc dies of, and sends it that file no more.
+"""Finds the file that stops Orthanc, and does not send it again.
 
-Orthanc is one process that all clinics depend on. When it breaks off, or hangs, while instances are sent to it, each of
-them gets a strike; a file with a strike is sent alone, with nothing else on the way, so that a second strike proves
-that it was this one. Strikes belong to the bytes as delivered (SHA-256): they outlive the job, the upload and the
-importer, and the same file under another name or from another clinic is known.
+All clinics depend on Orthanc, which is one process. If it breaks off or hangs while instances are sent, each of these
+gets a strike. A file with a strike is sent alone, so a second strike proves that this file was the cause. Strikes
+belong to the delivered bytes (SHA-256). They outlive the job, the upload and the importer, and they hold for the same
+file under another name or from another clinic.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator
 from imaging_importer.batch import Prepared
 from imaging_importer.journal import Journal
 
-# At so many strikes a file is guilty.
+# A file with so many strikes is the cause.
 GUILTY = 2
 
-# Orthanc stored others after so many refusals of a file that it can read: then it is not Orthanc's trouble.
+# If Orthanc has stored others after so many refusals of a readable file, the problem is not Orthanc's own.
 HOPELESS = 3
 
 CHUNK = 1 << 20
@@ -48,7 +48,7 @@ class Quarantine:
         self._journal.strike({_digest(prepared): _size(prepared) for prepared in batch})
 
     def acquit(self, prepared: Prepared) -> None:
-        """Orthanc answered: it did not die of this file."""
+        """Orthanc answered, so this file did not stop it."""
         self._journal.acquit(_digest(prepared))
 
     def stored(self, count: int) -> None:
@@ -57,8 +57,9 @@ class Quarantine:
             self._stored += count
 
     def is_hopeless(self, prepared: Prepared) -> bool:
-        """Orthanc read this file and did not store it, as if its database or disk were away. Whether that can no longer
-        be believed. Forgotten by a restart: then it takes longer.
+        """Whether a refused file is the cause, although Orthanc refused it as if its database or disk were away.
+
+        A restart forgets the count. Then it takes longer.
         """
         digest = _digest(prepared)
         with self._changed:
@@ -71,7 +72,7 @@ class Quarantine:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Send beside others; not while a suspect is alone with Orthanc."""
+        """Send beside others, but not while a suspect is alone with Orthanc."""
         with self._changed:
             self._changed.wait_for(lambda: not self._alone)
             self._together += 1
@@ -84,7 +85,7 @@ class Quarantine:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Send a suspect, once nothing else is on the way."""
+        """Send a suspect when nothing else is being sent."""
         with self._changed:
             self._changed.wait_for(lambda: not self._alone)
             self._alone = True
@@ -102,7 +103,7 @@ def _size(prepared: Prepared) -> int:
 
 
 def _digest(prepared: Prepared) -> str:
-    """SHA-256 of the file as it was delivered, whichever clinic's stamp it gets."""
+    """SHA-256 of the file as it was delivered, without any clinic's stamp."""
     digest = hashlib.sha256()
     descriptor, position = prepared.instance.file.fileno(), 0
     while data := os.pread(descriptor, CHUNK, position):

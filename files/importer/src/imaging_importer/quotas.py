@@ -1,15 +1,15 @@
-"""How much of the archive each clinic uses, and which of them have used all that they may."""
+"""Measures how much of the archive each clinic uses, and which clinics have used their whole quota."""
 
 import threading
 import time
 from collections.abc import Callable, Mapping
 
-# Summing up takes a moment when there are very many studies, and is asked for before every step.
+# The sum takes a moment if there are very many studies, and it is needed before every step.
 LOOK_EVERY = 3.0
 
 
 class Quotas:
-    """Looks at what the clinics use. Safe to use from several threads."""
+    """Looks at the clinics' use of the archive. Safe to use from several threads."""
 
     def __init__(self, look: Callable[[], dict[str, int]], quotas: Mapping[str, int]) -> None:
         self._look = look
@@ -19,7 +19,7 @@ class Quotas:
         self._used = dict.fromkeys(quotas, 0)
 
     def used(self) -> dict[str, int]:
-        """Bytes by clinic; also 0 of one whose last study went."""
+        """Bytes by clinic; 0 for a clinic whose last study is gone."""
         with self._lock:
             if time.monotonic() >= self._next_look:
                 self._used = dict.fromkeys(self._used, 0) | self._look()
@@ -31,7 +31,7 @@ class Quotas:
         return not self.shortage(clinic)
 
     def shortage(self, clinic: str) -> str:
-        """That a clinic has used its quota, in words; empty while it has not, or has none."""
+        """The sentence that a clinic has used its quota; empty if it has not, or has no quota."""
         quota = self._quotas.get(clinic)
         if quota is None or self.used()[clinic] < quota:
             return ""

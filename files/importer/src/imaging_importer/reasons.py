@@ -1,4 +1,4 @@
-"""Why a file was not imported: a code for machines, a sentence for the technician who delivered it."""
+"""The reasons why a file was not imported: a code for machines, a sentence for the technician who delivered it."""
 
 SENTENCES = {
     "conflicting-bytes": "The archive already holds an image with this SOPInstanceUID but different content. "
@@ -63,7 +63,7 @@ SENTENCES = {
     "withdrawn": "The folder was taken away before it was imported. Deliver it again if it should be there.",
 }
 
-# The sender reads one neutral sentence for each of these, so that nobody learns whose a study is. The true reason is
+# For each of these, the sender reads one neutral sentence, so that nobody learns whose a study is. The true reason is
 # in the journal, and so in `imaging-importer status`, in the log, the metrics and the alerts.
 NEUTRAL = "not-accepted"
 UNTOLD = frozenset({"misread", "owned-by-another-clinic", "refused-by-archive", "stops-the-archive"})
@@ -74,14 +74,14 @@ def told(reason: str) -> str:
     return NEUTRAL if reason in UNTOLD else reason
 
 
-# What is said of an image that was stored, beside that; the detail of each file says more.
+# Sentences about a stored image, beside the result; the detail of each file says more.
 NOTES = {
     "not-displayable": "The image is stored and can be downloaded, but cannot be displayed.",
     "text-corrected": "The image said untruly, not at all, or not so that every program understands it, how its text "
     "is written. It is stored so that all read the same; the values as delivered are kept in it.",
 }
 
-# Kept with the delivery and counted, neither stored nor a failure.
+# These files are kept with the delivery and counted. They are neither stored nor a failure.
 NOT_DICOM = "not-dicom"
 DICOMDIR = "dicomdir"
 PACKED = "packed"
@@ -102,7 +102,7 @@ class RejectedError(Exception):
 
 
 class CompanionError(Exception):
-    """A delivered file is no instance (text, DICOMDIR...): it stays with the delivery; `reason` says what it is."""
+    """A delivered file is no instance (text, DICOMDIR...). It stays with the delivery; `reason` says what it is."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -110,9 +110,9 @@ class CompanionError(Exception):
 
 
 class TransientError(Exception):
-    """Something outside the delivery does not work just now.
+    """Something outside the delivery does not work now.
 
-    The same step is tried again later, for as long as it takes.
+    The same step is tried again later, as often as necessary.
     """
 
 
@@ -125,4 +125,4 @@ class UnavailableError(TransientError):
 
 
 class BrokenOffError(UnavailableError):
-    """The service stopped, or hung, in the middle of what it was sent."""
+    """The service stopped or hung while something was sent to it."""

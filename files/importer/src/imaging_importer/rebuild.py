@@ -1,9 +1,10 @@
-"""Compares the registry with Orthanc, study by study, and on demand makes it agree: after a registry was lost, and to
-adopt an Orthanc that was there before the platform.
+"""Compares the registry with Orthanc, study by study, and makes it agree if that is wanted.
 
-Whose a study is, Orthanc knows from InstitutionName alone, which anybody can write into a file, as also the stamp that
-the importer leaves. So where the registry has no owner a person decides, clinic by clinic (`adopt`), having seen the
-list; where it has one, the registry is right.
+This is for a registry that was lost, and for an Orthanc that is older than the platform.
+
+Orthanc knows the owner of a study only from InstitutionName, which anybody can write into a file, and so is the
+importer's stamp. So if the registry has no owner, a person sees the list and decides, clinic by clinic (`adopt`). If
+the registry has an owner, the registry is right.
 """
 
 from collections.abc import Iterator, Set
@@ -17,7 +18,7 @@ INSTITUTION_NAME = "00080080"
 STUDY_INSTANCE_UID = "0020000D"
 PAGE = 100
 
-# What `record_study` changes in attributes before it keeps them (RetrieveURL, an empty ModalitiesInStudy, the UID).
+# `record_study` changes these attributes before it keeps them (RetrieveURL, an empty ModalitiesInStudy, the UID).
 NOT_COMPARED = frozenset({"00081190", STUDY_INSTANCE_UID})
 
 
@@ -27,16 +28,17 @@ class Difference:
 
     study_uid: str
     what: str
-    mended: bool  # whether it can be, and with --apply was
+    mended: bool  # whether it can be mended, and with --apply was
 
 
 def rebuild(
     orthanc: OrthancClient, registry: Registry, apply: bool, adopt: Set[str] = frozenset()
 ) -> Iterator[Difference]:
-    """Every difference; with `apply`, each that can be mended is mended before it is yielded. A study without an owner
-    can be if its InstitutionName is one of the clinics `adopt`.
+    """Every difference. With `apply`, each that can be mended is mended before it is yielded.
 
-    Raises TransientError when Orthanc or the registry does not answer; what was mended until then stays so.
+    A study without an owner can be mended if its InstitutionName is one of the clinics `adopt`.
+
+    Raises TransientError if Orthanc or the registry does not answer. Earlier repairs stay.
     """
     clinics = set(registry.list_clinics())
     for study_uid in orthanc.study_uids(PAGE):

@@ -1,8 +1,7 @@
-"""Carries what was edited or deleted in Orthanc to the registry, so that the study list and the caches never show what
-is gone.
+"""Carries changes and deletions in Orthanc to the registry, so that study list and caches show nothing that is gone.
 
-The change feed tells of studies that grew or were edited. It does not tell of deletions: falling counts do, as a
-hint, and a sweep over all studies of the registry, once a day and whenever the counts fell, is the truth.
+Orthanc's change feed reports studies that grew or were edited, but no deletions. Falling counts hint at those. A sweep
+over all studies of the registry, once a day and whenever the counts fell, finds them for certain.
 """
 
 import logging
@@ -31,11 +30,11 @@ class Reconciler:
         self._orthanc = orthanc
 
     def step(self) -> None:
-        """Do what there is to do now. Raises TransientError."""
+        """Do the work that is due now. Raises TransientError."""
         self._follow_changes()
         counts = self._orthanc.counts()
         fell = any(count < self._journal.position(name) for name, count in zip(COUNTS, counts, strict=True))
-        # A clock that was ahead and was set back must not put off the sweep.
+        # A clock that was ahead and was set back must not delay the sweep.
         due = not 0 <= time.time() - self._journal.position("swept-at") < SWEEP_EVERY
         if fell or due:
             self._sweep()

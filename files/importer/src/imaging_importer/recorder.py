@@ -1,4 +1,4 @@
-"""Brings a study's row in the registry up to what Orthanc holds; used after an import and when Orthanc was edited."""
+"""Makes a study's row in the registry agree with Orthanc, after an import and when Orthanc was edited."""
 
 import contextlib
 import json
@@ -11,8 +11,8 @@ from imaging_importer.orthanc import OrthancClient
 from imaging_importer.reasons import TransientError, UnavailableError
 from imaging_importer.registry import Attributes, Contents, Registry
 
-# Orthanc takes most of a second to name 1,000 instances. A study that grows image by image is asked about once it has
-# grown by so much, and once it rests, which Orthanc tells.
+# Orthanc takes most of a second to name 1,000 instances. A study that grows image by image is asked about each time it
+# has grown by so much, and when Orthanc reports that it rests.
 FEW = 100
 GROWN = 1.25
 
@@ -20,20 +20,22 @@ NUMBER_OF_INSTANCES = "00201208"
 
 
 class Recorder:
-    """Records studies. A thread that claims or forgets studies holds them meanwhile, so that no claim is dropped while
-    its first image is on the way. Threads with different studies do not wait for each other.
+    """Records studies. A thread that claims or forgets studies holds them, so that no claim is dropped too early.
+
+    A claim's first image may be on the way. Threads with different studies do not wait for each other.
     """
 
     def __init__(self, journal: Journal, registry: Registry) -> None:
         self._journal = journal
         self._registry = registry
         self._released = threading.Condition()
-        self._held: dict[str, list[int]] = {}  # StudyInstanceUID -> the thread that holds it, as often as it does
+        self._held: dict[str, list[int]] = {}  # StudyInstanceUID -> the holding thread, as often as it holds it
 
     @contextlib.contextmanager
     def holding(self, study_uids: Iterable[str]) -> Iterator[None]:
-        """Hold these studies, all of them at once. Within, the same thread may hold some of them again and no others:
-        two threads would wait for each other.
+        """Hold all of these studies at once. Within, the same thread may hold some of them again, but no others.
+
+        Otherwise two threads could wait for each other.
         """
         me, wanted = threading.get_ident(), set(study_uids)
         with self._released:
@@ -53,9 +55,9 @@ class Recorder:
     def refresh(
         self, orthanc: OrthancClient, study_uid: str, clinic_id: str, always: bool = False, largest: int = 0
     ) -> str:
-        """Record the study if it changed since last time (or always), forget it if Orthanc has it no more.
+        """Record the study if it changed since last time (or always). Forget it if Orthanc no longer has it.
 
-        `largest`: bytes of the largest instance that came just now. What was done.
+        `largest`: bytes of the largest instance that came just now. Returns what was done.
         """
         with self.holding([study_uid]):
             attributes = orthanc.study_attributes(study_uid)
@@ -90,7 +92,7 @@ class Recorder:
             return "recorded"
 
     def release(self, orthanc: OrthancClient, study_uid: str, clinic_id: str) -> str:
-        """Give up a claim that no image came for; what was done."""
+        """Give up a claim without any image; return what was done."""
         with self.holding([study_uid]):
             if self._journal.is_attempted(study_uid):
                 return "under way"
@@ -104,8 +106,9 @@ def _instances(attributes: Attributes) -> int:
 
 
 def _contents(orthanc: OrthancClient, study_uid: str) -> Contents | None:
-    """The study's series and instances. Should that take too long, the study is recorded all the same, and the next
-    sweep asks again.
+    """The study's series and instances.
+
+    If that takes too long, the study is recorded without them, and the next sweep asks again.
     """
     try:
         return orthanc.contents(study_uid)
@@ -114,8 +117,9 @@ def _contents(orthanc: OrthancClient, study_uid: str) -> Contents | None:
 
 
 def _size(orthanc: OrthancClient, study_ids: Iterable[str]) -> int:
-    """The study's bytes. Orthanc looks at each of its images: should that take too long, the study is recorded all the
-    same, and the next sweep asks again.
+    """The study's bytes, for which Orthanc looks at each image.
+
+    If that takes too long, the study is recorded without them, and the next sweep asks again.
     """
     try:
         return sum(map(orthanc.size, study_ids))

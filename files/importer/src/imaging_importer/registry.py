@@ -1,4 +1,4 @@
-"""The registry, which says whose each study is.
+"""The registry, which knows the owner of each study.
 
 It is reached only through its functions (docs/ARCHITECTURE.md, Registry).
 """
@@ -13,8 +13,8 @@ from psycopg.types.json import Jsonb
 
 from imaging_importer.reasons import RejectedError, TransientError, UnavailableError
 
-# Classes of SQLSTATE that tell of the values of one call: other calls will succeed. Data, integrity and limits are
-# the study's and final; an unknown clinic may be added, and a state may change.
+# Classes of SQLSTATE about the values of one call: other calls will succeed. Errors of data, integrity and limits come
+# from the study and are final. An unknown clinic may be added, and a state may change.
 FINAL = ("22", "23", "54")
 UNKNOWN_CLINIC = "23503"
 STATE = "55"
@@ -36,7 +36,7 @@ class OwnedStudy:
 
 @dataclass(frozen=True)
 class Claim:
-    """A study that a clinic has, and nothing is recorded of."""
+    """A study that a clinic has claimed, and of which nothing is recorded."""
 
     clinic_id: str
     study_uid: str
@@ -45,7 +45,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Displayed:
-    """Why an image cannot be displayed (a key of display.WHY); None: it can."""
+    """The reason why an image cannot be displayed (a key of display.WHY); None if it can."""
 
     study_uid: str
     sop_instance_uid: str
@@ -62,7 +62,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class RecordedStudy:
-    """What the registry shows of a study."""
+    """The facts about a study that the registry shows."""
 
     clinic_id: str
     revision: int
@@ -70,10 +70,10 @@ class RecordedStudy:
 
 
 class Registry(Protocol):
-    """What the importer asks of the registry.
+    """The importer's calls to the registry.
 
-    Every call may raise UnavailableError, TransientError when it does not take these values now (an unknown clinic),
-    and RejectedError `not-listable` when it never will.
+    Every call may raise UnavailableError, TransientError if it does not accept these values now (an unknown clinic),
+    and RejectedError `not-listable` if it never will.
     """
 
     def claim_study(self, study_uid: str, clinic_id: str) -> bool:
@@ -82,20 +82,21 @@ class Registry(Protocol):
     def record_study(
         self, study_uid: str, clinic_id: str, attributes: Attributes, largest: int = 0, contents: Contents | None = None
     ) -> int:
-        """Show the study with these attributes; `largest`: bytes of an instance, kept when none was larger; `contents`
-        at the same moment, None: as they were.
+        """Show the study with these attributes.
 
-        Its new revision.
+        `largest`: bytes of an instance, kept if none was larger. `contents` are of the same moment; None: unchanged.
+
+        Returns its new revision.
         """
 
     def note_display(self, images: list[Displayed]) -> None:
-        """Note of images that are stored whether, and why not, they can be displayed."""
+        """Note about stored images whether they can be displayed, and if not, why."""
 
     def record_contents(self, study_uid: str, clinic_id: str, contents: Contents) -> None:
-        """Show these series and instances of a study that is shown already, under the revision that it has."""
+        """Show these series and instances of a study that is shown already; its revision stays."""
 
     def forget_study(self, study_uid: str) -> bool:
-        """Remove the study; whether there was one."""
+        """Remove the study; return whether there was one."""
 
     def owned_studies(self, after: str, count: int) -> list[OwnedStudy]:
         """The next studies by UID."""
@@ -107,7 +108,7 @@ class Registry(Protocol):
         """The ids of all clinics."""
 
     def log_upload(self, study_uid: str, clinic_id: str, caller: dict[str, Any], detail: str | None) -> None:
-        """Write to the access log who delivers to this study, or in detail what became of it."""
+        """Write to the access log who delivers to this study, or in detail its result."""
 
     def claims(self) -> list[Claim]:
         """The studies that are claimed and not recorded, oldest first."""
@@ -125,12 +126,12 @@ def owned_studies(registry: Registry) -> Iterator[OwnedStudy]:
 
 
 def shown_studies(registry: Registry) -> Iterator[OwnedStudy]:
-    """Every study that the registry shows. Not those that are claimed alone: their first image may be on the way."""
+    """Every study that the registry shows. Claims alone are left out: their first image may be on the way."""
     return (study for study in owned_studies(registry) if study.revision)
 
 
 class PostgresRegistry:
-    """The registry itself. One connection, made anew after any error; safe to use from several threads."""
+    """The registry itself. It has one connection, made again after any error. Safe to use from several threads."""
 
     def __init__(self, connection: dict[str, Any]) -> None:
         self._parameters = connection
@@ -190,15 +191,15 @@ class PostgresRegistry:
                     self._connection = psycopg.connect(**self._parameters, autocommit=True, connect_timeout=5)
                 return self._connection.execute(statement, values).fetchall()
             except psycopg.Error as error:
-                # Also errors that are not the connection's: a migration may be running, and a retry costs nothing.
+                # Also for errors that are not the connection's: a migration may be running, and a retry costs nothing.
                 if self._connection is not None:
                     self._connection.close()
                     self._connection = None
                 message, state = str(error).strip().replace("\n", " "), error.sqlstate or ""
-                # psycopg itself refuses some values, and has no state for it.
+                # psycopg itself refuses some values, and gives no SQLSTATE for that.
                 is_final = state.startswith(FINAL) or (not state and isinstance(error, psycopg.DataError))
                 if is_final and state != UNKNOWN_CLINIC:
-                    # Not the whole message, which quotes what it is about.
+                    # Not the whole message, because it quotes values.
                     raise RejectedError("not-listable", error.diag.message_primary or state or message) from error
                 if state == UNKNOWN_CLINIC or state.startswith(STATE):
                     raise TransientError(f"registry: {message}") from error

@@ -1,6 +1,6 @@
-"""Settles a delivery: moves it to processed/<clinic>/<date>/<folder>, and what failed to failed/, with its report.
+"""Settles a delivery: moves it to processed/<clinic>/<date>/<folder>, its failed files to failed/, with its report.
 
-A packed file goes to failed/ as a whole when a file in it failed.
+If a file in a packed file failed, the whole packed file goes to failed/.
 """
 
 import json
@@ -38,9 +38,9 @@ class Settler:
         self._spool = spool
 
     def choose(self, job: Job) -> None:
-        """Decide where the delivery goes and write that down; nothing is moved yet.
+        """Choose the places of the delivery and record them; nothing is moved yet.
 
-        What could not be imported goes to failed/, the rest to processed/; a delivery of which nothing was stored
+        Files that could not be imported go to failed/, the rest to processed/. A delivery of which nothing was stored
         goes to failed/ whole. It keeps its name.
         """
         counts = self._journal.counts(job.id)
@@ -53,22 +53,22 @@ class Settler:
         failpoints.reach("places-chosen")
 
     def _free(self, root: Path, job: Job, name: str) -> Path:
-        """A free place of that name, which no other open job of the clinic has chosen either."""
+        """A free place of that name, which no other open job of the clinic has chosen."""
         place = root / job.clinic / time.strftime("%Y-%m-%d") / name
         return _free_name(place, self._journal.chosen(job.clinic, job.id))
 
     def move(self, job: Job) -> Iterator[None]:
-        """Move the files, report the failures, in small steps. Each can be done again after a kill."""
+        """Move the files and report the failures, in small steps. Each can be done again after a kill."""
         try:
             yield from self._move(job)
         except tree.PlaceError as error:
-            # It would be refused for ever: the delivery gets another name, which every file system takes.
+            # This name would always be refused. The delivery gets another name, which every file system accepts.
             log.warning("job %s: its place is refused by the file system: %s", job.id, error)
             self._choose_again(job, job.folder if error.errno in tree.OCCUPIED else job.id)
             raise TransientError("the folder is put away under another name") from error
 
     def _choose_again(self, job: Job, name: str) -> None:
-        """Another place for what was not moved yet. The failed folder stays, once there is something in it."""
+        """Another place for the files that were not moved yet. The failed folder stays if there is something in it."""
         processed, failed = job.processed_path, job.failed_path
         is_begun = processed and failed and tree.is_there(failed)
         self._journal.choose_places(
@@ -96,10 +96,10 @@ class Settler:
         self._spool.release(job)
 
     def _report(self, job: Job) -> None:
-        """Say what became of the files that are not simply stored."""
+        """Report the files that are not simply stored."""
         counts, notes = self._journal.counts(job.id), self._journal.notes(job.id)
         if job.failed_path:
-            tree.make_directory(job.failed_path)  # what failed as a whole may have left no file to move there
+            tree.make_directory(job.failed_path)  # a delivery that failed as a whole may have no file to move there
             _write(job.failed_path, REPORT, job.id, self._report_lines(job, counts, notes))
             _write(job.failed_path, REASON, job.id, self._reason_lines(job, counts))
             tree.sync_directory(job.failed_path)
@@ -159,7 +159,7 @@ class Settler:
 
 
 def _list(name: str, entries: Iterable[dict[str, str | None]]) -> Iterator[str]:
-    """A list of the report, however long it is."""
+    """A list of the report, of any length."""
     yield f',\n "{name}": ['
     separator = "\n  "
     for entry in entries:
@@ -174,7 +174,7 @@ def _nothing(job: Job) -> str:
 
 
 def _as_told(file: FileOutcome) -> dict[str, str | None]:
-    """A failure in the words that whoever delivered may read; without a path, of the delivery as a whole."""
+    """A failure in words for the sender; without a path, it is of the delivery as a whole."""
     reason = told(file.reason)
     return {
         "path": printable(file.path) if file.path else None,
@@ -193,7 +193,8 @@ def _as_noted(file: FileOutcome) -> Iterator[dict[str, str | None]]:
 
 
 def _free_name(target: Path, chosen: Container[Path] = ()) -> Path:
-    """The target, or the first of `name.2`, `name.3`... that is free and not chosen, cut to what the file system takes.
+    """The target, or the first free one of `name.2`, `name.3`..., that is not chosen, cut for the file system.
+
     Only this importer writes there.
     """
     tree.make_directory(target.parent)
@@ -207,7 +208,7 @@ def _free_name(target: Path, chosen: Container[Path] = ()) -> Path:
 
 
 def _cut(name: str, longest: int) -> str:
-    """The beginning of a name, at most so many bytes, and no letter in two."""
+    """The beginning of a name, of at most so many bytes, without half a letter."""
     data = os.fsencode(name)
     if len(data) <= longest:
         return name
@@ -218,7 +219,7 @@ def _cut(name: str, longest: int) -> str:
 
 
 def _write(folder: Path, name: str, job_id: str, lines: Iterable[str]) -> None:
-    """Write a report under a name that no delivered file has; a report that this job wrote before is replaced."""
+    """Write a report under a name that no delivered file has. An earlier report of this job is replaced."""
     stem, suffix = os.path.splitext(name)  # noqa: PTH122 - a name, not a path
     directory = tree.open_directory(folder)
     try:
@@ -239,7 +240,7 @@ def _write(folder: Path, name: str, job_id: str, lines: Iterable[str]) -> None:
 
 
 def _is_occupied(folder: Path, name: str, report: BinaryIO) -> bool:
-    """Whether a delivered file has this name; the same content is this job's own report from before a kill."""
+    """Whether a delivered file has this name. The same content is this job's own report from before a kill."""
     report.seek(0)
     try:
         if not stat.S_ISREG((folder / name).lstat().st_mode):
@@ -256,7 +257,7 @@ def _is_occupied(folder: Path, name: str, report: BinaryIO) -> bool:
 def put_back(folder: Path, failed: Path, inbox: Path) -> Path:
     """Deliver a failed folder again, without the reports.
 
-    Where it is in the inbox now. Raises ValueError with advice.
+    Returns its place in the inbox. Raises ValueError with advice.
     """
     folder = folder.resolve(strict=True)
     try:

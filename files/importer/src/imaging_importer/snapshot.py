@@ -1,4 +1,4 @@
-"""Private copies of delivered files: what was checked is what is sent, whatever a sender does with a file meanwhile.
+"""Private copies of delivered files: the bytes that were checked are the bytes that are sent.
 
 A sender may hold a file in the inbox open for hours, and write into it between our reading and our sending.
 """
@@ -10,15 +10,15 @@ from typing import BinaryIO
 
 from imaging_importer.reasons import TransientError
 
-# Up to this size a copy is made in memory, which a slice of a CT fits. A batch is limited to 16 MiB.
+# Up to this size, a copy is made in memory. A slice of a CT fits. A batch is limited to 16 MiB.
 IN_MEMORY = 2 << 20
-CHUNK = 1 << 17  # small enough for memory that is used again
+CHUNK = 1 << 17  # small enough for the allocator to use the memory again
 
 
 def private_file(scratch: Path, size: int) -> BinaryIO:
-    """An empty file without a name, for about `size` bytes; `scratch` is a directory for those that are large.
+    """An empty file without a name, for about `size` bytes; `scratch` is a directory for large ones.
 
-    Raises TransientError: that there is none is never the delivered file's fault.
+    Raises TransientError: if no file can be made, that is never the delivered file's fault.
     """
     try:
         if size <= IN_MEMORY:
@@ -29,7 +29,7 @@ def private_file(scratch: Path, size: int) -> BinaryIO:
 
 
 def copy_range(source: BinaryIO, start: int, end: int, target: BinaryIO) -> None:
-    """Append bytes of one file to another, as many as there are."""
+    """Append bytes of one file to another, until the first one ends."""
     while start < end and (chunk := os.pread(source.fileno(), min(CHUNK, end - start), start)):
         view = memoryview(chunk)
         while view:
@@ -38,7 +38,7 @@ def copy_range(source: BinaryIO, start: int, end: int, target: BinaryIO) -> None
 
 
 def snapshot(file: BinaryIO, scratch: Path) -> BinaryIO:
-    """A private copy of an open file as it is now."""
+    """A private copy of an open file in its present state."""
     size = os.fstat(file.fileno()).st_size
     copy = private_file(scratch, size)
     try:

@@ -1,7 +1,7 @@
 """The private directory that deliveries wait in: `.spool/<clinic>/<job id>/<folder>`, mode 0700.
 
-Taking is one rename on one file system, so a folder is either in the inbox or in the spool. The path alone tells
-whose it is: what a kill leaves between rename and journal is found again by `unjournalled`.
+Taking is one rename on one file system, so a folder is either in the inbox or in the spool. The path alone names the
+clinic. If a kill leaves a folder between rename and journal, `unjournalled` finds it again.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from uuid import uuid4
 from imaging_importer import failpoints, tree
 from imaging_importer.journal import Job, Journal
 
-# The name of the delivery that files copied directly into the clinic's folder become.
+# The delivery's name for files that were copied directly into the clinic's folder.
 LOOSE_FILES = "loose-files"
 
-# Beside the folder of an upload: who sends it. With it a journal that is lost, or was not reached, knows it again.
+# Beside the folder of an upload, this file names the uploader. A journal that was lost or not reached reads it again.
 CALLER = ".caller.json"
 
 
@@ -29,9 +29,9 @@ class AnotherImporterError(Exception):
 
 
 def lock(root: Path) -> int:
-    """Lock the spool of an inbox with a kernel lock, which ends with the process, however it ends.
+    """Lock the spool of an inbox with a kernel lock, which ends with the process.
 
-    The lock's descriptor, for the caller to keep. Raises AnotherImporterError.
+    Returns the lock's descriptor, for the caller to keep. Raises AnotherImporterError.
     """
     root.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -50,27 +50,26 @@ class Spool:
         self._root = root
         self._journal = journal
         self._taking = threading.Lock()
-        # Whether a folder may lie in the spool that the journal does not know: after a kill, after a full disk.
+        # Whether the spool may have a folder that the journal does not know: after a kill, after a full disk.
         self.may_hold_unknown = True
         self.scratch = root / ".scratch"
         self.scratch.mkdir(exist_ok=True)
-        # Uploads arrive here. What a kill left of one was never answered: its sender sends it again.
+        # Uploads arrive here. An upload that a kill interrupted was never answered, so its sender sends it again.
         self.incoming = root / ".incoming"
         shutil.rmtree(self.incoming, ignore_errors=True)
         self.leases_work = tree.leases_work(self.scratch)
 
     def folder(self, job: Job) -> Path:
-        """Where a job's folder waits."""
+        """The place where a job's folder waits."""
         return self._directory(job.clinic, job.id) / job.folder
 
     def _directory(self, clinic: str, job_id: str) -> Path:
         return self._root / clinic / job_id
 
     def take_folder(self, clinic: str, folder: Path, caller: str = "") -> str:
-        """Take a folder out of the inbox, or an upload of `caller` (JSON); the job's id.
+        """Take a folder out of the inbox, or an upload of `caller` (JSON); return the job's id.
 
-        After an OSError or sqlite3.Error it is where it was, or `recover`
-        finds it.
+        After an OSError or sqlite3.Error it is at its old place, or `recover` finds it.
         """
         with self._take(), self._new_directory(clinic) as directory:
             if caller:
@@ -87,7 +86,7 @@ class Spool:
             return self._journalled(clinic, directory, folder.name, folder.parent, caller)
 
     def take_files(self, clinic: str, files: list[Path]) -> str:
-        """Take single files out of a clinic's folder as one delivery; the job's id."""
+        """Take single files out of a clinic's folder as one delivery; return the job's id."""
         with self._take(), self._new_directory(clinic) as directory:
             (directory / LOOSE_FILES).mkdir()
             for file in files:
@@ -98,7 +97,7 @@ class Spool:
 
     @contextlib.contextmanager
     def _take(self) -> Iterator[None]:
-        """One at a time, and none while the spool is looked through."""
+        """Let one at a time take, and none while the spool is searched."""
         with self._taking:
             known = not self.may_hold_unknown
             self.may_hold_unknown = True
@@ -107,7 +106,7 @@ class Spool:
 
     @contextlib.contextmanager
     def _new_directory(self, clinic: str) -> Iterator[Path]:
-        # The time orders jobs for people; what makes the id unique is the random part.
+        # The time orders jobs for people. The random part makes the id unique.
         job_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid4().hex[:12]}"
         directory = self._directory(clinic, job_id)
         directory.mkdir(parents=True)
@@ -133,7 +132,7 @@ class Spool:
             self._directory(job.clinic, job.id).rmdir()
 
     def recover(self) -> int:
-        """Journal every folder that is in the spool but not in the journal; how many there were."""
+        """Journal every folder that is in the spool but not in the journal; return how many there were."""
         with self._taking:
             found = 0
             for clinic in _directories(self._root):

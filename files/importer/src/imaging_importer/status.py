@@ -1,4 +1,4 @@
-"""What the importer is doing, for people: one dictionary, shown in the terminal and by the page at /import/."""
+"""The importer's work, for people: one dictionary, shown in the terminal and by the page at /import/."""
 
 import time
 from collections.abc import Iterable
@@ -10,10 +10,10 @@ from imaging_importer.reasons import SENTENCES, told
 from imaging_importer.ways_in.folders import Inbox
 from imaging_importer.ways_in.uploads import Reception
 
-# So many lines of each list are shown; the totals count all.
+# The number of lines shown of each list; the totals count all.
 LINES = 200
 FAILURES_SHOWN_FOR = 7 * 86400
-# What is said of images that were stored: keys of NOTES, in short.
+# Short notes about stored images: keys of NOTES.
 REMARKS = {"not-displayable": "stored, but cannot be displayed", "text-corrected": "with corrected text"}
 
 Status = dict[str, Any]
@@ -101,7 +101,7 @@ def _open(summary: Summary, is_root: bool) -> Status:
 
 
 def _trouble(job: Job, is_root: bool) -> str:
-    """Why a delivery has to be tried again, and, where that does not help, for how long and what to do."""
+    """The reason why a delivery has to be tried again. If that does not help, also the duration and what to do."""
     if not job.error:
         return ""
     if not is_repeating(job):
@@ -113,12 +113,12 @@ def _trouble(job: Job, is_root: bool) -> str:
 
 
 def is_repeating(job: Job) -> bool:
-    """Whether a delivery fails the same way again and again."""
+    """Whether a delivery fails in the same way again and again."""
     return job.repeated >= SAME_TROUBLE
 
 
 def _done(summary: Summary, is_root: bool) -> Status:
-    """How a delivery ended; to all but administrators in the words that its sender may know."""
+    """The result of a delivery. Only administrators get more than the words that its sender may know."""
     job = summary.job
     reasons: dict[str, int] = {}
     for reason, count in summary.reasons.items():
@@ -187,7 +187,7 @@ def _notes(status: Status) -> list[str]:
 
 
 def as_counts(status: Status) -> str:
-    """The status for anybody on the host: how many, and not which, because folders are named after patients."""
+    """The status for anybody on the host: numbers only and no folders, because folders are named after patients."""
     services = [f"{name}: {_outline(name, state)}" for name, state in status["services"].items()]
     titles = [title for title, _, _ in _tables(status)]
     where = "Which ones: at /import in the browser, or `imaging-importer status` as root."

@@ -15,5 +15,5 @@ def notify(state: str) -> None:
 
 
 def watchdog_interval() -> float:
-    """Seconds between two signs of life: half of what systemd allows."""
+    """Seconds between two signs of life: half of the limit that systemd sets."""
     return int(os.environ.get("WATCHDOG_USEC", "60000000")) / 2e6

@@ -22,34 +22,36 @@ from imaging_importer.reasons import RejectedError
 
 # Names under which known programs write before they rename (rsync and most others: a leading dot).
 UNFINISHED_SUFFIXES = (".part", ".partial", ".filepart", ".tmp", ".crdownload")
-# What desktops leave behind in every folder; it never goes away, so it cannot mean that an upload runs.
+# Files that desktops leave in every folder. They never go away, so they cannot mean that an upload runs.
 DESKTOP_LITTER = (".ds_store", "._", ".directory", ".fseventsd", ".spotlight-v100", ".trashes")
 
-# A delivery beyond these is none: no modality or PACS nests so deep (a DICOMDIR medium has at most 8 levels), and who
-# exports a whole PACS can do it by years. Files and directories count, so that empty directories are bounded too.
+# Beyond these limits it is no delivery. No modality or PACS nests so deep (a DICOMDIR medium has at most 8 levels), and
+# an export of a whole PACS can be done by years. Files and directories count, so that empty directories are bounded
+# too.
 MOST_ENTRIES = 2_000_000
 DEEPEST = 32
 LONGEST_PATH = 2048  # bytes; a copy onto another file system needs whole paths, and Linux takes 4096
-# So many directories of a folder are watched for changes; the scan finds what happens in the others.
+# The number of directories of a folder that are watched for changes. The scan finds changes in the others.
 MOST_WATCHED = 1000
-# Names of one file are counted for so many files; of what comes after them, each counts as linked from outside.
+# The names of one file are counted for so many files. Each later file counts as linked from outside.
 MOST_LINKED = 100_000
 
-# What a file system says that does not take a name: too long, or characters or bytes that it has no room for.
+# The errors of a file system that does not accept a name: it is too long, or has characters or bytes that it cannot
+# hold.
 REFUSED_NAMES = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ})
-# What it says where somebody has put something in the place that was free when it was chosen.
+# The errors if somebody has put something in a place that was free when it was chosen.
 OCCUPIED = frozenset({errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR})
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class PlaceError(OSError):
-    """A place that was chosen for a folder will never take it. Nothing of it was moved there."""
+    """The place that was chosen for a folder will never accept it. Nothing of it was moved there."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One delivered file, of whatever kind."""
+    """One delivered file of any kind."""
 
     path: str  # relative to the folder; bytes that are no UTF-8 as surrogates (os.fsdecode)
     size: int
@@ -59,7 +61,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at a folder saw; two equal fingerprints mean that nothing changed between them."""
+    """The result of one look at a folder. Two equal fingerprints mean that nothing changed between them."""
 
     fingerprint: bytes
     files: int
@@ -77,8 +79,9 @@ def is_unfinished(path: str) -> bool:
 
 
 def look(folder: Path) -> Generator[None, None, Look]:
-    """Names, sizes and times of everything below a folder, in small steps. Raises OSError, also when it changes under
-    the look.
+    """Names, sizes and times of everything below a folder, in small steps.
+
+    Raises OSError, also if the folder changes during the look.
 
     The fingerprint is a sum, so that entries need no order: a million names are never in memory together.
     """
@@ -99,7 +102,7 @@ def look(folder: Path) -> Generator[None, None, Look]:
 
 
 def entries(folder: Path) -> Iterator[Entry]:
-    """All files below a folder, in no order. Raises RejectedError for more than a delivery may be."""
+    """All files below a folder, in no order. Raises RejectedError if there are more than a delivery may have."""
     links: Counter[tuple[int, int]] = Counter()
     for number, (path, status) in enumerate(_walk(folder)):
         if number >= MOST_ENTRIES:
@@ -111,7 +114,7 @@ def entries(folder: Path) -> Iterator[Entry]:
             yield from _entry(path, status)
         elif file in links or len(links) < MOST_LINKED:
             links[file] += 1
-    # Whether all names of a file are in the folder is known only now.
+    # Only now it is known whether all names of a file are in the folder.
     for path, status in _walk(folder) if links else ():
         if _is_linked(status):
             inside = links[status.st_dev, status.st_ino] >= status.st_nlink
@@ -144,7 +147,7 @@ class _Level(NamedTuple):
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below a folder with its status, down to DEEPEST; in memory is one entry of each level."""
+    """Everything below a folder with its status, down to DEEPEST. Only one entry of each level is in memory."""
     levels: list[_Level] = []
     try:
         levels.append(_level("", os.open(folder, _DIRECTORY)))
@@ -172,7 +175,7 @@ def _level(path: str, descriptor: int) -> _Level:
 
 
 def exists(folder: Path, path: str) -> bool:
-    """Whether there is something at a path below `folder`. Raises OSError when it cannot be told."""
+    """Whether there is something at a path below `folder`. Raises OSError if that cannot be found out."""
     parent, _, name = path.rpartition("/")
     try:
         directory = open_directory(folder, parent)
@@ -188,7 +191,7 @@ def exists(folder: Path, path: str) -> bool:
 
 
 def open_directory(folder: Path, relative: str = "", create: bool = False) -> int:
-    """A descriptor of a directory below `folder`; with `create`, made on the way when absent."""
+    """A descriptor of a directory below `folder`. With `create`, missing directories are made."""
     descriptor = os.open(folder, _DIRECTORY)
     for part in relative.split("/") if relative else ():
         try:
@@ -217,7 +220,7 @@ def open_file(folder: Path, path: str) -> BinaryIO:
 
 
 def being_written(folder: Path) -> Generator[None, None, bool]:
-    """Whether a program on this machine holds a file below `folder` open for writing; found out in small steps."""
+    """Whether a program on this machine holds a file below `folder` open for writing; asked in small steps."""
     for path, status in _walk(folder):
         if stat.S_ISREG(status.st_mode) and held_open(folder, path):
             return True
@@ -226,7 +229,7 @@ def being_written(folder: Path) -> Generator[None, None, bool]:
 
 
 def held_open(folder: Path, path: str) -> bool:
-    """Whether a program on this machine holds this file open for writing: then no read lease is granted."""
+    """Whether a program on this machine holds this file open for writing: then the kernel grants no read lease."""
     try:
         with open_file(folder, path) as file:
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
@@ -253,7 +256,7 @@ def leases_work(directory: Path) -> bool:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames in a directory survive a power loss. It may be named by a descriptor, which is a link in /proc."""
+    """Make renames in a directory survive a power loss. A descriptor may name it, as a link in /proc."""
     descriptor = os.open(directory, _DIRECTORY & ~os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
@@ -272,7 +275,7 @@ def _placing() -> Iterator[None]:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is something of that name, be it a broken link. Raises OSError when it cannot be told."""
+    """Whether there is something of that name, even a broken link. Raises OSError if that cannot be found out."""
     try:
         path.lstat()
     except FileNotFoundError:
@@ -281,7 +284,7 @@ def is_there(path: Path) -> bool:
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory and those above it, such that their names survive a power loss."""
+    """Make a directory and those above it, so that their names survive a power loss."""
     if not directory.is_dir():
         make_directory(directory.parent)
         directory.mkdir(exist_ok=True)
@@ -289,9 +292,9 @@ def make_directory(directory: Path) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Move a file or folder to a free name, by rename or, onto another file system, by copy.
+    """Move a file or folder to a free name, by rename or, to another file system, by copy.
 
-    Survives a kill: run it again. Raises PlaceError when the name is not free, or no name for this file system.
+    Survives a kill: run it again. Raises PlaceError if the name is not free, or not possible on this file system.
     """
     make_directory(target.parent)
     try:
@@ -306,8 +309,9 @@ def move(source: Path, target: Path) -> None:
 
 
 def move_file(folder: Path, path: str, target: Path) -> None:
-    """Move one file below `folder` to the same path below `target`. A file that is gone was moved before, or its sender
-    took it away. Raises PlaceError as `move` does.
+    """Move one file below `folder` to the same path below `target`. Raises PlaceError as `move` does.
+
+    A file that is gone was moved before, or its sender took it away.
     """
     parent, _, name = path.rpartition("/")
     if not exists(folder, path):
@@ -335,7 +339,7 @@ def move_file(folder: Path, path: str, target: Path) -> None:
 def _copy_across(source: Path, target: Path) -> None:
     """Copy to a hidden name, make it durable, rename, then remove the source.
 
-    After a kill: an unfinished copy is made anew; a target that is there was complete, and only the source has to go.
+    After a kill, an unfinished copy is made again. A target that exists is complete, and only the source is removed.
     """
     if not is_there(target):
         _copy_to(source, target)
@@ -344,7 +348,7 @@ def _copy_across(source: Path, target: Path) -> None:
 
 
 def _copy_to(source: Path, target: Path) -> None:
-    # Not longer than the name that it becomes: that one may be as long as the file system takes.
+    # Not longer than the final name, which may be as long as the file system accepts.
     partial = target.with_name(f".{blake2b(os.fsencode(target.name), digest_size=8).hexdigest()}.moving")
     _remove(partial)
     mode = source.lstat().st_mode
@@ -358,14 +362,14 @@ def _copy_to(source: Path, target: Path) -> None:
     try:
         with _placing():
             partial.rename(target)
-    except PlaceError:  # it gets another name, and would leave this behind
+    except PlaceError:  # it gets another name, and this directory would stay
         _remove(partial)
         raise
     sync_directory(target.parent)
 
 
 def _copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder, directory by directory from their own descriptors: what is too deep for a path is copied too."""
+    """Copy a folder, directory by directory from their own descriptors, so that paths may be of any depth."""
     target.mkdir()
     for directory, folders, files, here in os.fwalk(source, onerror=_raise):
         there = open_directory(target, directory[len(str(source)) + 1 :])
@@ -383,7 +387,7 @@ def _copy_folder(source: Path, target: Path) -> None:
 
 
 def _raise(error: OSError) -> None:
-    """What cannot be listed is not copied, and must not be removed as if it were."""
+    """Refuse a directory that cannot be listed: it is not copied, so it must not be removed."""
     raise error
 
 

@@ -1,5 +1,6 @@
-"""HTTP on loopback. Health and metrics are for everybody on the host; all else takes the secret that nginx and root
-have, because it tells folder names and stores images.
+"""HTTP on loopback. Everybody on the host may read health and metrics.
+
+Everything else needs the secret that nginx and root have, because it shows folder names and stores images.
 """
 
 import hmac
@@ -18,30 +19,31 @@ from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
-# Each connection holds a thread; beyond these, new ones are closed at once. When half of them are in use, the rest of
-# an upload that is refused is not read: a client that sends very many uploads at once would hold all of them that way.
+# Each connection holds a thread; connections beyond these are closed at once. If half of them are in use, the rest of a
+# refused upload is not read: otherwise a client that sends very many uploads at once would hold all of them.
 MOST_CONNECTIONS = 200
-# A sender that lets us wait so long for the head of its request gets no answer.
+# A sender that needs longer for the head of its request gets no answer.
 HEAD_SECONDS = 10.0
-# The slowest line that is borne: so many bytes of the body a second, over so many seconds of waiting. So every upload
-# ends: one of the permitted size takes no longer than its size divided by this.
+# The slowest speed that is accepted: so many bytes of the body a second, over so many seconds of waiting. So every
+# upload ends: one of the permitted size takes at most its size divided by this.
 SLOWEST = 16 << 10
 SLOWEST_OVER = 30.0
 
-# A request that is refused before its body was read is read on for so long, or the proxy would lose the answer.
+# If a request is refused before its body was read, its body is read on for so long. Else the proxy would lose the
+# answer.
 DRAIN_SECONDS = 5
 
 
 class SenderGoneError(Exception):
-    """The sender went away in the middle: there is nobody to answer."""
+    """The sender left before the end: there is nobody to answer."""
 
 
 class TooSlowError(Exception):
-    """The sender lets us wait longer than its place may be kept."""
+    """The sender takes longer than its place may be kept."""
 
 
 class Answer(NamedTuple):
-    """What is sent back."""
+    """The answer to send."""
 
     status: int
     kind: str
@@ -51,7 +53,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked; `body` is read from the connection."""
+    """The request; `body` is read from the connection."""
 
     path: str
     headers: Message
@@ -60,7 +62,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Route:
-    """A method and a pattern of paths, and who answers."""
+    """A method, a pattern of paths, and the function that answers."""
 
     method: str
     path: str
@@ -69,15 +71,15 @@ class Route:
 
 
 class Paced(RawIOBase):
-    """Reads from a connection and bears no sender that is too slow; what we need ourselves is not its fault."""
+    """Reads from a connection and refuses a sender that is too slow. Our own time is not counted."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._needed, self._seconds = 1 << 20, HEAD_SECONDS  # no head is so large: it is the time alone that counts
+        self._needed, self._seconds = 1 << 20, HEAD_SECONDS  # no head is so large, so only the time counts
         self._received, self._waited = 0, 0.0
 
     def begin_body(self) -> None:
-        """The head was read: from here on a rate counts."""
+        """Count the rate from now on, because the head was read."""
         self._needed, self._seconds = int(SLOWEST * SLOWEST_OVER), SLOWEST_OVER
         self._received, self._waited = 0, 0.0
 
@@ -105,7 +107,7 @@ def serve(host: str, port: int, secret: str, routes: list[Route]) -> ThreadingHT
     counting = threading.Lock()
 
     def count(change: int) -> bool:
-        """One connection more or less; whether it may be."""
+        """Count one connection more or less; return whether it may stay."""
         nonlocal open_connections
         with counting:
             may = open_connections + change <= MOST_CONNECTIONS
@@ -152,7 +154,7 @@ def serve(host: str, port: int, secret: str, routes: list[Route]) -> ThreadingHT
                 self._drain()
 
         def _answer(self) -> Answer:
-            # None takes a query.
+            # No route takes a query.
             route = next((r for r in routes if r.method == self.command and re.fullmatch(r.path, self.path)), None)
             given = self.headers.get("Authorization", "").encode()
             may_pass = hmac.compare_digest(given, f"Bearer {secret}".encode())
@@ -217,5 +219,5 @@ def as_json(value: object, status: int = 200) -> Answer:
 
 
 def as_text(status: int, text: str) -> Answer:
-    """An answer for people; one that asks to come back says when."""
+    """An answer for people. An answer that asks the client to try again says when."""
     return Answer(status, "text/plain; charset=utf-8", text, (("Retry-After", "5"),) if status == 503 else ())

@@ -1,8 +1,8 @@
-"""Carries folders and uploads, fairly by clinic; what cannot be done now is tried again, for as long as it takes.
+"""Carries folders and uploads, with fair turns for clinics. Work that fails for now is tried again, without a limit.
 
-A few lanes (threads) carry jobs in small steps. A lane that is free takes the next step of the clinic that was served
-longest ago. A clinic has one lane at most, and within it somebody who waits goes first, by turns with folders. So a
-clinic waits for at most one step of another one, however much that one delivers.
+A few lanes (threads) carry jobs in small steps. A free lane takes the next step of the clinic that was served longest
+ago. A clinic has at most one lane. Within a clinic, a job that somebody waits for goes first, by turns with folders. So
+a clinic waits for at most one step of another one, however much that one delivers.
 """
 
 import logging
@@ -24,16 +24,16 @@ from imaging_importer.ways_in.tickets import Tickets
 log = logging.getLogger(__name__)
 
 LANES = 3
-# How long a lane goes on with the steps of one job before it looks who else waits, in seconds.
+# Seconds that a lane continues with one job before it looks whether others wait.
 SLICE = 0.25
-# A clinic that was served within so many seconds is expected back.
+# A clinic that was served within so many seconds is expected to come back.
 CROWDED_FOR = 60.0
-# Jobs begun and not ended: each may have two batches of files open.
+# Jobs that have begun and not ended. Each may have two batches of files open.
 MOST_BEGUN = 16
-# A batch of so many bytes takes Orthanc long and several times its size in memory: one of these at a time.
+# A batch of so many bytes takes Orthanc long and several times its size in memory, so only one of these runs at a time.
 HEAVY = 64 << 20
 
-# What is not the importer's own mistake: it may pass, however long it lasts.
+# Errors that are not the importer's own mistake. They may pass, after any time.
 PASSING = (TransientError, OSError, sqlite3.Error, MemoryError)
 
 FIRST_DELAY = 1.0
@@ -41,7 +41,7 @@ LONGEST_DELAY = 60.0
 
 
 class StoppingError(Exception):
-    """The service stops: what is under way is left, and taken up again after the next start."""
+    """The service stops. Unfinished work is left, and continues after the next start."""
 
 
 def delay(attempt: int) -> float:
@@ -70,7 +70,7 @@ class Begun:
 
 @dataclass
 class Turn:
-    """What a lane is about to do: steps of one job."""
+    """The next work of a lane: steps of one job."""
 
     job: Job
     begun: Begun
@@ -79,15 +79,15 @@ class Turn:
 
 @dataclass
 class Served:
-    """How a clinic fares."""
+    """A clinic's turns."""
 
-    at: float = 0.0  # monotonic: when its last turn ended
-    folder_next: bool = False  # its last turn was for somebody who waits
+    at: float = 0.0  # monotonic: end of its last turn
+    folder_next: bool = False  # its last turn was for a job that somebody waits for
     resting: dict[str, tuple[int, float]] = field(default_factory=dict)  # job id -> failures in a row, time of the next
 
 
 class Worker:
-    """The lanes, and who of the clinics goes next. `run` is the loop of one lane."""
+    """The lanes, and the choice of the next clinic. `run` is the loop of one lane."""
 
     def __init__(
         self,
@@ -111,10 +111,10 @@ class Worker:
         self._begun: dict[str, Begun] = {}
         self._busy: dict[str, Turn] = {}  # by clinic
         self._outage = 0  # failures in a row of a service that every job needs
-        self._resumed = 0.0  # monotonic: until then that service is left alone
+        self._resumed = 0.0  # monotonic: until then that service is not asked
 
     def wake(self) -> None:
-        """There may be something to do."""
+        """Wake the lanes: there may be something to do."""
         with self._changed:
             self._changed.notify_all()
 
@@ -138,7 +138,7 @@ class Worker:
                 stopping.wait(1.0)
 
     def _next(self) -> Turn | None:
-        """The next steps: of the clinic that was served longest ago, and has something that can be done now."""
+        """The next steps, of the clinic that was served longest ago and has work that can be done now."""
         if time.monotonic() < self._resumed:
             return None
         clinics = self._journal.open_clinics()
@@ -149,7 +149,7 @@ class Worker:
                 begins = job.state in (State.TAKEN, State.LISTED)
                 if begins and not has_room:
                     continue
-                # What is begun is ended: it would keep its place among MOST_BEGUN from other clinics.
+                # A begun job is ended first. Else it would keep its place among MOST_BEGUN from other clinics.
                 if begins and not job.ends and job.id not in self._begun and not self._may_begin(clinic):
                     continue
                 if turn := self._turn(job):
@@ -158,7 +158,7 @@ class Worker:
         return None
 
     def _candidates(self, clinic: str, served: Served) -> list[Job]:
-        """What a clinic may do next: the first that are waited for, and the oldest folder; none that rests."""
+        """The clinic's next jobs: the first ones that are waited for, and the oldest folder; none that rests."""
         now = time.monotonic()
         resting = {job_id for job_id, (_, until) in served.resting.items() if until > now}
         waited_for = self._tickets.waiting(clinic)
@@ -209,11 +209,11 @@ class Worker:
             self._failed(job, error)
 
     def _end(self, turn: Turn) -> None:
-        """Make room for the others."""
+        """Give way to the others."""
         job, begun = turn.job, turn.begun
         closing = False
         with self._changed:
-            # Where as many jobs are begun as may be, each gives way after a turn, and goes on where it was later.
+            # If as many jobs are begun as may be, each gives way after a turn, and later continues where it was.
             if job.id in self._begun and len(self._begun) >= MOST_BEGUN:
                 del self._begun[job.id]
                 closing = True
@@ -226,7 +226,7 @@ class Worker:
             begun.steps.close()
 
     def _forget(self, job: Job, rests: bool) -> None:
-        """The job's steps are over: all of them, or the job rests and begins anew."""
+        """End the job's steps: all are done, or the job rests and begins again."""
         with self._changed:
             self._begun.pop(job.id, None)
             resting = self._clinics[job.clinic].resting
@@ -239,8 +239,8 @@ class Worker:
         if isinstance(error, UnavailableError):
             self._report(error.service, str(error))
             with self._changed:
-                # All lanes stumble over the same outage: it counts once. Another job goes first next time: should this
-                # one be what the service stumbles over, the rest is carried.
+                # All lanes meet the same outage, so it counts once. Next time, another job goes first. If this job
+                # stops the service, the others are carried nevertheless.
                 if time.monotonic() >= self._resumed:
                     self._resumed = time.monotonic() + delay(self._outage)
                     self._outage += 1
@@ -251,7 +251,7 @@ class Worker:
         self._tickets.answer(job.id, lambda: None)
         log.warning("job %s: will be tried again: %s", job.id, error)
         try:
-            # An error of our own has often no words, or is one word: whose it is says more.
+            # An error of our own often has no words, or only one. Its type says more.
             self._journal.trouble(job.id, str(error) if passes else f"{type(error).__name__}: {error}")
             if not passes and self._journal.job(job.id).repeated >= SAME_TROUBLE:
                 log.error("job %s: the importer stumbles over it each time and gives it up", job.id)

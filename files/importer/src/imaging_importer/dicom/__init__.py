@@ -1,11 +1,11 @@
-"""What reads and writes the bytes of DICOM files, in the order in which a file meets it.
+"""Reads and writes the bytes of DICOM files. The modules, in the order in which a file meets them:
 
 packed: the files in a packed file (zip, gzip)
-dress: what a file is, by its first bytes
-instance: an image, and who it is
-elements: where the elements of a data set stand
-display: why an image cannot be displayed
+dress: the kind of a file, by its first bytes
+instance: an image and its identifiers
+elements: the positions of the elements of a data set
+display: the reasons why an image cannot be displayed
 stamp: marks an image as a clinic's
-correction: has text say how it is written
-charsets: how text is written
+correction: makes text name its character set
+charsets: the character set of a text
 """

@@ -1,11 +1,11 @@
-"""Reads text whose bytes may be written in any character set, strictly: a byte that means nothing there is no letter.
+"""Reads text of any character set, strictly: a byte that means nothing in a set is no letter there.
 
-What is declared (PS3.3 C.12.1.1.2) goes first, code extensions included (PS3.5 6.1.2.5), then UTF-8, then what the
-clinic is known to write, then what the letters look like: Cyrillic without a true name is every second device. What
-nothing fits is shown marked, byte by byte, so that two different texts stay different.
+The declared set (PS3.3 C.12.1.1.2) is tried first, code extensions included (PS3.5 6.1.2.5), then UTF-8. The set that
+the clinic is known to write follows, then the set that the letters look like: every second device writes Cyrillic
+without the right name. If no set fits, each byte is shown marked, so that two different texts stay different.
 """
 
-# ruff: noqa: RUF001 - Cyrillic letters are what it is about
+# ruff: noqa: RUF001 - Cyrillic letters are its subject
 
 import re
 from functools import lru_cache
@@ -14,20 +14,20 @@ from typing import NamedTuple
 MARK = "\N{REPLACEMENT CHARACTER}"
 MARKED = {byte: f"{MARK}{byte:02X}" for byte in (0x00, 0x1B, *range(0x80, 0x100))}
 
-# ISO-IR numbers of PS3.3 table C.12-2 and C.12-3 whose letters stand in the upper half (G1), and Python's codecs.
+# ISO-IR numbers of PS3.3 table C.12-2 and C.12-3 with letters in the upper half (G1), and Python's codecs.
 UPPER = {
     "100": "latin_1", "101": "iso8859_2", "109": "iso8859_3", "110": "iso8859_4", "144": "iso8859_5",
     "127": "iso8859_6", "126": "iso8859_7", "138": "iso8859_8", "148": "iso8859_9", "203": "iso8859_15",
     "166": "tis_620", "13": "shift_jis", "149": "euc_kr", "58": "gb2312",
 }  # fmt: skip
-# Where no code extension is, Orthanc reads all of these rightly but 203 (tried); two are code extensions only.
+# Without code extensions, Orthanc reads all of these rightly except 203 (tried); two are code extensions only.
 BARE = re.compile(r"ISO(?:_IR| 2022 IR) (?!203|149|58)([0-9]+)")
 LATIN = frozenset({"latin_1", "iso8859_2", "iso8859_3", "iso8859_4", "iso8859_9", "iso8859_15"})
 LATIN_OF_WINDOWS = frozenset({"cp1250", "cp1252", "cp1254", "cp1257"})
 HANZI = frozenset({"gb18030", "gbk"})
 WHOLE = {"ISOIR192": "utf_8", "UTF8": "utf_8", "UNICODE": "utf_8", "GB18030": "gb18030", "GBK": "gbk"}
 
-# Names that are no defined terms, but mean something. Letters and digits of them; what a clinic may be said to write.
+# Names that are no defined terms but have a meaning, by their letters and digits. A clinic's known set may be one.
 FOREIGN = {
     "windows-1250": "cp1250", "windows-1251": "cp1251", "windows-1252": "cp1252", "windows-1253": "cp1253",
     "windows-1254": "cp1254", "windows-1255": "cp1255", "windows-1256": "cp1256", "windows-1257": "cp1257",
@@ -41,21 +41,21 @@ SPELT = {
     for name, codec in reversed(FOREIGN.items())
     for key in (name.replace("-", "").upper(), codec.replace("_", "").upper())
 }
-MOST_TERMS = 32  # there are not so many defined terms
+MOST_TERMS = 32  # there are fewer defined terms
 
-# PS3.5 6.1.2.5.4: escape sequences (without ESC), and what they put into the lower or the upper half.
+# PS3.5 6.1.2.5.4: escape sequences (without ESC), and the sets that they put into the lower or the upper half.
 ESCAPE = re.compile(rb"\x1b(\([BJ]|\$[@B]|\$\(D|\)I|-[A-DFGHLMTb]|\$\)[AC])|[\x80-\xff]+|[^\x1b\x80-\xff]+|\x1b")
 INTO_UPPER = {
     b"-A": "latin_1", b"-B": "iso8859_2", b"-C": "iso8859_3", b"-D": "iso8859_4", b"-F": "iso8859_7",
     b"-G": "iso8859_6", b"-H": "iso8859_8", b"-L": "iso8859_5", b"-M": "iso8859_9", b"-T": "tis_620",
     b"-b": "iso8859_15", b")I": "shift_jis", b"$)C": "euc_kr", b"$)A": "gb2312",
 }  # fmt: skip
-# Bytes that Python reads there and Orthanc does not, or not as what DICOM means.
+# Bytes that Python reads there. Orthanc does not read them, or not as DICOM means them.
 HOLES = {"shift_jis": re.compile(rb"[\x80-\xa0\xe0-\xff]"), "tis_620": re.compile(rb"\xa0")}
 PADDING = b" \0"
-EVIDENCE = 4096  # bytes that are judged
+EVIDENCE = 4096  # number of bytes that are judged
 
-# Which letters often follow the first of each group in Russian and Kazakh; ^ and $ are the ends of a word.
+# Letters that often follow the first of each group in Russian and Kazakh; ^ and $ are the ends of a word.
 PAIRS = """
 ^абвгдежзиклмнопрстуфхчшэюяқәөғұүіңһцщ а$бвгдезжийклмнпрстуфхцчшщюяғқңі б$адеилоруыяьұәө в$адеилнорстуысьякчш
 г$адеилноруүұөә д$аеиклмнорсуыьіүәұөяжрв е$бвгдежзйклмнпрстуфхцчшщюё ё$двгжзклмнрстшх
@@ -77,12 +77,12 @@ HARMLESS = frozenset("\xa0№–—…„“”’\xad")
 
 
 class Charset(NamedTuple):
-    """What a Specific Character Set declares, as far as it is recognised."""
+    """The declaration of a Specific Character Set, as far as it is recognised."""
 
-    name: str  # for people; empty: nothing that is known
-    codec: str = ""  # of all bytes, if that is how it works
-    upper: str = ""  # G1 at the beginning of each value, where code extensions may be
-    is_right: bool = False  # Orthanc reads it rightly, as long as no escape sequence comes
+    name: str  # for people; empty if nothing is known
+    codec: str = ""  # of all bytes, if the set has one
+    upper: str = ""  # G1 at the beginning of each value, if code extensions are possible
+    is_right: bool = False  # Orthanc reads it rightly if there is no escape sequence
 
 
 Declared = tuple[bytes, Charset]
@@ -90,7 +90,7 @@ Declared = tuple[bytes, Charset]
 
 @lru_cache(256)
 def declared(value: bytes) -> Charset:
-    """What a Specific Character Set means; misspelt names that can mean one thing only are taken for it."""
+    """The meaning of a Specific Character Set. A misspelt name counts if it can mean one thing only."""
     plain = value.strip(PADDING).upper().decode("latin_1")
     if plain.count("\\") > MOST_TERMS:
         return Charset("")
@@ -108,7 +108,7 @@ def declared(value: bytes) -> Charset:
     known = [number for number in numbers if number in UPPER]
     upper = UPPER.get(numbers[0], "")
     if not upper and len(known) == 1:
-        upper = UPPER[known[0]]  # there are writers that name an extension and do without its escape sequence
+        upper = UPPER[known[0]]  # some writers name an extension and leave out its escape sequence
     if len(keys) == 1 and known:
         bare = bool(BARE.fullmatch(plain.rstrip("\\")))
         return Charset(f"ISO_IR {known[0]}", upper=upper, is_right=bare)
@@ -116,18 +116,18 @@ def declared(value: bytes) -> Charset:
 
 
 def decode(value: bytes, charset: Charset) -> str:
-    """A value without its padding under a declared set. Raises UnicodeError when it is not written in that."""
+    """A value without its padding, read in a declared set. Raises UnicodeError if it is not written in that."""
     value = value.rstrip(PADDING)
     if charset.codec:
         return _strict(value, charset.codec)
     try:
         return _extended(value, charset.upper, resets=True)
-    except UnicodeError:  # not every writer says again after a delimiter what it said before
+    except UnicodeError:  # not every writer repeats an escape sequence after a delimiter
         return _extended(value, charset.upper, resets=False)
 
 
 def _extended(value: bytes, initial: str, resets: bool) -> str:
-    """Code extensions (PS3.5 6.1.2.5.3): what is invoked ends with a delimiter, a line and a value."""
+    """Code extensions (PS3.5 6.1.2.5.3): an invoked set ends with a delimiter, a line and a value."""
     text, lower, upper = [], b"(B", initial
     for part in ESCAPE.finditer(value):
         run = part[0]
@@ -160,7 +160,7 @@ def _strict(value: bytes, codec: str) -> str:
 
 
 def marked(value: bytes) -> str:
-    """What can be read without a character set, each other byte by its number."""
+    """The text that can be read without a character set; each other byte is shown by its number."""
     return value.decode("latin_1").translate(MARKED)
 
 
@@ -178,7 +178,7 @@ def _broken_off(value: bytes, codec: str) -> str:
 
 
 class Text(NamedTuple):
-    """A value as it is read, and how. `exact`: as it was declared, with nothing wrong about it."""
+    """A value as it is read, and how. `exact`: as it was declared, without any error."""
 
     text: str
     name: str
@@ -189,7 +189,7 @@ class Reader:
     """Reads the odd values of one data set: those that are not plain ASCII."""
 
     def __init__(self, values: list[Declared], identity: list[Declared], own: str) -> None:
-        """`identity`: name and id of the patient, the same in all images of a study. `own`: what the clinic writes."""
+        """`identity`: name and id of the patient, the same in all images of a study. `own`: the clinic's known set."""
         self._own = own
         evidence = _some(identity or values)
         charsets = {charset for _, charset in evidence}
@@ -201,7 +201,7 @@ class Reader:
         return [value for value, charset in _some(values) if not self._certain(value, charset)]
 
     def _certain(self, value: bytes, charset: Charset) -> Text | None:
-        """By what is declared, or UTF-8, which nothing else looks like."""
+        """Read in the declared set, or in UTF-8, which no other set looks like."""
         value = value.rstrip(PADDING)
         if charset not in self._untrue:
             try:
@@ -236,7 +236,7 @@ class Reader:
 
 
 def _some(values: list[Declared]) -> list[Declared]:
-    """Enough of them to judge by."""
+    """Enough of the values to judge by."""
     some, size = [], 0
     for value, charset in values:
         if size < EVIDENCE:
@@ -247,10 +247,10 @@ def _some(values: list[Declared]) -> list[Declared]:
 
 
 def _is_untrue(evidence: list[Declared], charset: Charset, own: str) -> bool:
-    """Whether bytes that decode under a set are another's: Èâàíîâà is Иванова in windows-1251, and so is 肉囗钼.
+    """Whether bytes that decode in a set belong to another: Èâàíîâà is Иванова in windows-1251, and so is 肉囗钼.
 
-    Real Latin names have their accented letters among others, and are never UTF-8 by chance. `own`: the codec that the
-    clinic is known to write, in whose letters even a short name says enough.
+    Real Latin names have their accented letters among others, and are never UTF-8 by chance. `own`: the clinic's known
+    codec. In its letters, even a short name is enough evidence.
     """
     values = [value.rstrip(PADDING) for value, declared_ in evidence if declared_ == charset]
     if charset.codec in HANZI:
@@ -293,7 +293,7 @@ def _are_letters(values: list[bytes], codec: str) -> bool:
 
 
 def _makes_cyrillic(values: list[bytes], codec: str) -> bool:
-    """Whether these are Cyrillic words in it, too many letters to be so by chance."""
+    """Whether the text has Cyrillic words, with too many letters to be chance."""
     try:
         texts = _all(values, codec)
     except UnicodeError:
@@ -303,12 +303,12 @@ def _makes_cyrillic(values: list[bytes], codec: str) -> bool:
 
 
 def _is_usual_chinese(value: bytes) -> bool:
-    """Whether all characters are among the 3,755 usual ones (GB 2312 level 1), as a text of another set never is."""
+    """Whether all characters are among the 3,755 usual ones (GB 2312 level 1). A text of another set never is."""
     return bool(re.fullmatch(rb"([\0-\x7f]|[\xa1-\xd7][\xa1-\xfe])*", value))
 
 
 def guess(values: list[bytes], are_names: bool = True) -> str:
-    """The Cyrillic codec that makes names and words of these values; empty when none does."""
+    """The Cyrillic codec that makes names and words of these values; empty if none does."""
     scores: dict[str, float] = {}
     for codec in LIKELY:
         try:
@@ -332,7 +332,7 @@ def _has_ascii(word: str) -> bool:
 
 
 def plausibility(texts: list[str], are_names: bool = True) -> float:
-    """How much this looks like Russian or Kazakh: pairs of letters that are common, against what is not."""
+    """How much this looks like Russian or Kazakh: common pairs of letters, against the other pairs."""
     score = 0.0
     for text in texts:
         score -= 2 * sum(not (sign.isascii() or sign.isalpha() or sign in HARMLESS) for sign in text)

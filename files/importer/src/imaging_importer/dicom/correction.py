@@ -1,9 +1,11 @@
-"""Has the text of a data set say what it is: where it is not plain ASCII, and its character set is missing, untrue or
-one that Orthanc shows otherwise, it becomes UTF-8 (ISO_IR 192), which every reader reads alike.
+"""Makes the text of a data set name its character set.
 
-What it was before is kept byte for byte in an item of Original Attributes Sequence, as PS3.3 C.12.1.1.9 asks: elements
-that conform under their own Specific Character Set as they stood (sequences whole), others by their place and bytes.
-A text that needs nothing stays as it is, and so does everything that is no text.
+Text is corrected if it is not plain ASCII and its character set is missing, wrong or one that Orthanc shows otherwise.
+Then it becomes UTF-8 (ISO_IR 192), which every reader reads alike.
+
+The earlier text is kept byte for byte in an item of Original Attributes Sequence, as PS3.3 C.12.1.1.9 asks. Elements
+that conform to their own Specific Character Set stay as they were (sequences whole). Others are kept by place and
+bytes. Text that needs no correction stays as it is, and so does everything that is no text.
 """
 
 import re
@@ -38,10 +40,10 @@ NONCONFORMING = 0x04000551
 UTF8 = b"ISO_IR 192"
 DEFINED_TERMS = re.compile(rb"|ISO_IR [0-9]+|GB18030|GBK|(ISO 2022 IR [0-9]+)?(\\ISO 2022 IR [0-9]+)*")
 
-# More than 256 bytes of UTF-8 Orthanc does not store as a PatientID (tried); DICOM's own limit is 64 characters.
+# Orthanc does not store more than 256 bytes of UTF-8 as a PatientID (tried); DICOM's own limit is 64 characters.
 LONGEST_PATIENT_ID = 256
 LONGEST_SHORT = 0xFFFE
-# A sequence that is larger (it may hold pixels, too) is not kept whole.
+# A larger sequence (it may hold pixels too) is not kept whole.
 LARGEST_KEPT = 1 << 20
 
 NOTE = "text-corrected"
@@ -59,18 +61,18 @@ class Edit:
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Value:
-    """A value that may have to be written otherwise."""
+    """A value that may have to be written in another way."""
 
     found: Found
     top: int  # the tag of the top-level element that it is, or is in
     vr: bytes
     raw: bytes
-    terms: bytes  # the Specific Character Set that it stands under
-    charset: Charset  # what that means
+    terms: bytes  # the Specific Character Set that is valid for it
+    charset: Charset  # the meaning of the terms
 
     @property
     def element(self) -> Element:
-        """Where it stands."""
+        """The place of the value."""
         return self.found.element
 
     @property
@@ -80,20 +82,20 @@ class Value:
 
     @property
     def is_odd(self) -> bool:
-        """Whether it can be read in more than one way. Behind a zero byte in a PatientID Orthanc reads no further."""
+        """Whether it can be read in more than one way. In a PatientID, Orthanc stops reading at a zero byte."""
         return is_odd(self.raw) or (self.is_patient and b"\0" in self.raw.strip(PADDING))
 
 
 @dataclass
 class Correction:
-    """What becomes of the text of one instance."""
+    """The corrections of the text of one instance."""
 
     texts: Texts
     is_converted: bool  # to UTF-8
     edits: list[Edit] = field(default_factory=list)
     grown: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))  # top-level sequences, by so much
     lengths: defaultdict[tuple[int, str, int], int] = field(default_factory=lambda: defaultdict(int))  # of all below
-    before: list[tuple[Value, bool]] = field(default_factory=list)  # what is changed, and whether it conformed
+    before: list[tuple[Value, bool]] = field(default_factory=list)  # the old values, and whether each conformed
     institution: bytes | None = None  # InstitutionName as it is now
 
     @property
@@ -103,15 +105,15 @@ class Correction:
 
 
 def correct(instance: Instance, own: str) -> Correction | None:
-    """Find out who the patient is, and what text has to be written otherwise; None: nothing.
+    """Find out who the patient is, and which text has to be written in another way; None if no text has to be.
 
-    `own` is the character set that the clinic is known to write where none is named, or an untrue one. The rest is up
-    to the file alone. Raises RejectedError for a PatientID that Orthanc has no room for.
+    `own` is the character set that the clinic is known to write if none is named, or a wrong one. Everything else
+    depends on the file alone. Raises RejectedError for a PatientID that is too long for Orthanc.
     """
     patient = instance.find(PATIENT_ID)
     raw = instance.raw(patient) if patient else b""
     plain = instance.raw_patient_id = raw.strip(PADDING)
-    # Padding says nothing (PS3.5 6.2), but Orthanc takes leading blanks for a part of the PatientID; in UN, all of it.
+    # Padding means nothing (PS3.5 6.2), but Orthanc takes leading blanks as part of the PatientID; in UN, all blanks.
     is_padded = bool(plain) and (raw[0] in PADDING or (patient is not None and patient.vr == b"UN"))
     correction = None
     if instance.has_odd_text or is_padded or is_odd(plain) or b"\0" in plain:
@@ -121,7 +123,7 @@ def correct(instance: Instance, own: str) -> Correction | None:
     if (size := len((instance.patient_id or "").encode())) > LONGEST_PATIENT_ID:
         raise RejectedError("damaged", f"its PatientID has {size} bytes; the archive has room for {LONGEST_PATIENT_ID}")
     if "~" in (instance.patient_id or "") and b"IR 13" in instance.value(SPECIFIC_CHARACTER_SET) and not correction:
-        instance.patient_id = None  # there, some read an overline
+        instance.patient_id = None  # some readers see an overline at that byte
     return correction
 
 
@@ -142,7 +144,7 @@ def _corrected(instance: Instance, own: str, is_padded: bool) -> Correction | No
     is_right = (
         all(text.exact and value.charset.is_right and b"\x1b" not in value.raw for value, text in read)
         and not (is_padded and who is not None)
-        # Orthanc does not look for a name of a character set in UN.
+        # Orthanc does not read the name of a character set in UN.
         and not (odd and any(value.element.vr == b"UN" for value in charsets))
     )
     if is_right and not is_padded:
@@ -177,7 +179,7 @@ def _conforms(terms: bytes) -> bool:
 
 
 def _values(instance: Instance, texts: Texts) -> tuple[list[Value], list[Value]]:
-    """The texts of a data set, and every Specific Character Set; an item may have one of its own."""
+    """The texts of a data set, and every Specific Character Set, because an item may have one of its own."""
 
     def value(found: Found) -> Value:
         element = found.element
@@ -193,7 +195,7 @@ def _values(instance: Instance, texts: Texts) -> tuple[list[Value], list[Value]]
         return Value(found, top, vr, instance.walker.read(element.value, element.end), terms, declared(terms))
 
     def is_history(found: Found) -> bool:
-        """Whether it tells what once was, with its own name of how it is written."""
+        """Whether it holds earlier values, with their own character set."""
         return any(
             texts.sequences[step.sequence].element.tag == MODIFIED_ATTRIBUTES and step.item in texts.charsets
             for step in found.way
@@ -206,11 +208,11 @@ def _values(instance: Instance, texts: Texts) -> tuple[list[Value], list[Value]]
 
 
 def _rewrite(correction: Correction, value: Value, new: str, conforms: bool) -> None:
-    """Write a value anew, in UTF-8."""
+    """Write a value again, in UTF-8."""
     data = new.encode()
     data += b" " * (len(data) % 2)
     element = value.element
-    # What UTF-8 makes too long for a length of 16 bits stays whole, and text.
+    # A value that UTF-8 makes too long for a length of 16 bits stays whole, and stays text.
     vr = value.vr if value.vr in LONG_VRS or len(data) <= LONGEST_SHORT else b"UT"
     written = encode_element(value.found.encoding, element.tag, vr, data)
     correction.edits.append(Edit(element.start, element.end - element.start, written, value.top))
@@ -232,7 +234,7 @@ def _rewrite(correction: Correction, value: Value, new: str, conforms: bool) -> 
 
 
 def _lengths(instance: Instance, correction: Correction) -> Iterator[Edit]:
-    """The lengths of what nested values are in, as they have to be, but for those of the top-level sequences."""
+    """The new lengths of the items and sequences around nested values, except those of the top-level sequences."""
     for (position, order, tag), by in correction.lengths.items():
         (old,) = struct.unpack(order + "L", instance.walker.read(position, position + 4))
         if old != UNDEFINED_LENGTH:
@@ -240,7 +242,7 @@ def _lengths(instance: Instance, correction: Correction) -> Iterator[Edit]:
 
 
 def originals(instance: Instance, correction: Correction, encoding: Encoding) -> bytes:
-    """What was there before, in the encoding of an item of Original Attributes Sequence (PS3.3 C.12.1.1.9)."""
+    """The earlier values, in the encoding of an item of Original Attributes Sequence (PS3.3 C.12.1.1.9)."""
     kept: dict[int, bytes] = {}
     nonconforming = []
     if correction.is_converted:
@@ -272,7 +274,7 @@ def originals(instance: Instance, correction: Correction, encoding: Encoding) ->
 
 
 def _is_large(texts: Texts, value: Value) -> bool:
-    """Whether the sequence that it is in is too large to be kept a second time."""
+    """Whether the sequence around it is too large to be kept a second time."""
     sequence = texts.sequences[value.found.way[0].sequence].element
     return sequence.end - sequence.start > LARGEST_KEPT
 
@@ -297,5 +299,5 @@ def _nonconforming(instance: Instance, texts: Texts, value: Value, encoding: Enc
 
 
 def _creator(texts: Texts, item: int, tag: int) -> Element | None:
-    """The element that says whose a private one is (PS3.5 7.8.1)."""
+    """The element that names the owner of a private one (PS3.5 7.8.1)."""
     return texts.creators.get(item, {}).get(tag & 0xFFFF0000 | (tag & 0xFF00) >> 8)

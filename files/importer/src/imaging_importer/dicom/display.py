@@ -1,8 +1,10 @@
-"""Why an image that is stored cannot be displayed, as the platform serves it now: frames as Orthanc cuts them out of
-the file, decoded in the viewer. It looks at no pixel: it finds the frames, and compares them with what the header says.
+"""Finds out why a stored image cannot be displayed as the platform serves it now.
 
-What is no image (a report, a plan, a segmentation, which the viewer fetches whole) is never complained of, and what is
-not known to fail neither. What a decoder finds inside a frame is not known here.
+Orthanc cuts frames out of the file, and the viewer decodes them. This module looks at no pixel. It finds the frames,
+and compares them with the header.
+
+Nothing is said against an object that is no image (a report, a plan, a segmentation, which the viewer fetches whole),
+nor against an image that is not known to fail. Errors that a decoder finds inside a frame are not known here.
 """
 
 import re
@@ -15,7 +17,7 @@ from pydicom.uid import UID
 from imaging_importer.dicom.elements import PIXEL_DATA, UNDEFINED_LENGTH, Element
 from imaging_importer.dicom.instance import DEFLATED_UID, NATIVE, Instance
 
-# Codes travel; who tells them has the words. They end the sentence "It cannot be displayed: …".
+# The codes are passed on; the code that shows them has the words. They end the sentence "It cannot be displayed: …".
 WHY = {
     "bits": "the number of bits of a pixel is not supported",
     "colours": "the colours are written in a way that is not supported",
@@ -44,8 +46,8 @@ PLANAR_CONFIGURATION, ROWS, COLUMNS, BITS_ALLOCATED, BITS_STORED = (
 FETCHED_WHOLE = frozenset({
     "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7", "1.2.840.10008.5.1.4.1.1.30",
 })  # fmt: skip
-# Browsers play MPEG-4 and later, not MPEG-2. The viewer plays videos of endoscopes, microscopes and cameras, and takes
-# a secondary capture of three seconds in the colour space of videos for one.
+# Browsers play MPEG-4 and later, not MPEG-2. The viewer plays videos of endoscopes, microscopes and cameras. It takes a
+# secondary capture of three seconds in the colour space of videos for one too.
 VIDEO = re.compile(r"1\.2\.840\.10008\.1\.2\.4\.10[2-8](\.1)?")
 VIDEO_CLASSES = frozenset({
     "1.2.840.10008.5.1.4.1.1.77.1.1.1", "1.2.840.10008.5.1.4.1.1.77.1.2.1", "1.2.840.10008.5.1.4.1.1.77.1.4.1",
@@ -53,8 +55,8 @@ VIDEO_CLASSES = frozenset({
 SECONDARY_CAPTURES = frozenset({"1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.4"})
 FRAMES_OF_A_VIDEO = 90
 
-# What the viewer decodes, and how a frame begins in it: SOI of JPEG and JPEG-LS, SOC of JPEG 2000, or the box that
-# some writers put around it.
+# The syntaxes that the viewer decodes, and the beginning of a frame in each: SOI of JPEG and JPEG-LS, SOC of JPEG 2000,
+# or the box that some writers put around it.
 RLE = "1.2.840.10008.1.2.5"
 SOI, SOC, JP2 = b"\xff\xd8", b"\xff\x4f", b"\0\0\0\x0cjP  "
 DECODED: dict[str, tuple[bytes, ...]] = {
@@ -63,14 +65,14 @@ DECODED: dict[str, tuple[bytes, ...]] = {
     **{f"1.2.840.10008.1.2.4.{number}": (SOC, JP2) for number in (90, 91, 201, 202, 203)},
 }
 
-# Without compression: the viewer takes what has three samples for RGB or YBR_FULL.
+# Without compression, the viewer takes three samples for RGB or YBR_FULL.
 UNSUPPORTED_COLOURS = frozenset({b"YBR_FULL_422", b"YBR_PARTIAL_422", b"YBR_PARTIAL_420", b"HSV", b"ARGB", b"CMYK"})
 
 COUNT = re.compile(rb"[ \0]*\+?0*([1-9][0-9]{0,8})[ \0]*")
 
 
 class Fragment(NamedTuple):
-    """A piece of compressed pixel data: where its item stands in it (PS3.5 A.4), and its value in the file."""
+    """A piece of compressed pixel data: its offset among the items (PS3.5 A.4), and its value in the file."""
 
     offset: int
     value: int
@@ -78,7 +80,7 @@ class Fragment(NamedTuple):
 
 
 def note_of(instance: Instance) -> dict[str, str]:
-    """The note on an instance that cannot be displayed; none on others. It must have its elements still."""
+    """The note on an instance that cannot be displayed; none on others. The instance must still have its elements."""
     code = undisplayable(instance)
     return {NOTE: f"{code}: {WHY[code]}"} if code else {}
 
@@ -89,7 +91,7 @@ def code_of(notes: dict[str, str]) -> str | None:
 
 
 def undisplayable(instance: Instance) -> str:
-    """Why it cannot be displayed: a key of WHY; empty when it can, or is no image."""
+    """The reason why it cannot be displayed, a key of WHY; empty if it can, or if it is no image."""
     pixels = instance.find(PIXEL_DATA)
     is_float = instance.find(FLOAT_PIXEL_DATA) or instance.find(DOUBLE_FLOAT_PIXEL_DATA)
     is_image = "Image Storage" in UID(instance.sop_class_uid).name
@@ -116,7 +118,7 @@ def undisplayable(instance: Instance) -> str:
     stored = _number(instance, BITS_STORED, bits)
     if bits not in ((8, 16, 32) if is_native else (8, 16)) or stored == 1 or stored > bits:
         return "bits"
-    if bits == 32 and not instance.encoding.little_endian:  # which of its two words comes first is read both ways
+    if bits == 32 and not instance.encoding.little_endian:  # readers differ on which of its two words comes first
         return "bits"
     samples = _number(instance, SAMPLES_PER_PIXEL, 1)
     if not samples or (samples > 1 and _number(instance, PLANAR_CONFIGURATION) > 1):
@@ -129,7 +131,7 @@ def undisplayable(instance: Instance) -> str:
 
 
 def _encapsulated(instance: Instance, pixels: Element, frames: int, syntax: str) -> str:
-    # There may be a million fragments: they are looked at twice, and never together.
+    # There may be a million fragments. They are read twice, and are never in memory together.
     fragments = _fragments(instance, pixels)
     table = next(fragments, None)
     begins = DECODED[syntax]
@@ -148,14 +150,14 @@ def _encapsulated(instance: Instance, pixels: Element, frames: int, syntax: str)
             return "frame-count"
     if count < frames:
         return "frames-missing"
-    # Of one frame are all fragments, and with as many fragments as frames the table is not looked at.
+    # A single frame has all fragments. With as many fragments as frames, nobody reads the table.
     if frames == count or (frames == 1 and table.end == table.value):
         return ""
     return "" if _is_cut_by(instance, table, frames, pixels) else "fragments"
 
 
 def _is_cut_by(instance: Instance, table: Fragment, frames: int, pixels: Element) -> bool:
-    """Whether the Basic Offset Table says where each frame begins."""
+    """Whether the Basic Offset Table has the beginning of each frame."""
     if table.end - table.value != 4 * frames:
         return False
     fragments = _fragments(instance, pixels)
@@ -181,7 +183,7 @@ def _fragments(instance: Instance, pixels: Element) -> Iterator[Fragment]:
 
 
 def _frames(instance: Instance) -> int:
-    """How many frames it says it has; 0 when that is no number."""
+    """The number of frames in the header; 0 if that is no number."""
     if instance.find(NUMBER_OF_FRAMES) is None:
         return 1
     count = COUNT.fullmatch(instance.value(NUMBER_OF_FRAMES, 64))

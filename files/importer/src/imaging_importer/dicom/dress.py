@@ -1,8 +1,9 @@
-"""Tells from its first bytes what a file is: DICOM in whatever dress, a packed file, or neither.
+"""Tells from the first bytes of a file whether it is DICOM, in any dress, a packed file, or neither.
 
-DICOM comes with and without preamble, `DICM` and file meta information, which some programs write in another encoding
-than the standard's (PS3.10 7.1), and other programs read all of that. So what looks like DICOM is read or fails with a
-reason. Certainly no DICOM is only what has no `DICM` and does not begin like a data set in any encoding.
+DICOM comes with and without preamble, `DICM` and file meta information. Some programs write the meta information in
+another encoding than the standard's (PS3.10 7.1), and other programs read all of that. So a file that looks like DICOM
+is read, or fails with a reason. A file is certainly no DICOM only if it has no `DICM` and does not begin like a data
+set in any encoding.
 """
 
 import os
@@ -23,31 +24,32 @@ from imaging_importer.dicom.elements import (
     Encoding,
 )
 
-# DICOM does not have it; that a file is written in it has to be said all the same.
+# DICOM does not have this encoding. A file that is written in it must still be reported as such.
 IMPLICIT_BIG = Encoding(explicit=False, little_endian=False)
 ENCODINGS = (EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG, IMPLICIT_BIG)
 
 LOOKED_AT = 1 << 16
 MOST_LOOKED_AT = 32  # elements
 PREAMBLE = 128
-# So much evidence makes a data set: one element with the VR of its tag, two in implicit VR, three of unknown tags, a
-# private creator and what it is the creator of.
+# The evidence that makes a data set: one element with the VR of its tag, two in implicit VR, three of unknown tags, or
+# a private creator and an element that belongs to it.
 ENOUGH = 3
 
-# Behind what some programs put in front of a file (MacBinary, a saved answer of a server).
+# The bytes after those that some programs put in front of a file (MacBinary, a saved answer of a server).
 STRAYS_LOOKED_AT = 1 << 12
 STRAY = re.compile(rb"DICM(?=\x02\x00|\x00\x02)")
 
-# Bytes of one value, and the most that a value or several of them have; only where the length says something.
+# Bytes of one value, and the largest length of a value or of several. VRs whose length says nothing are left out.
 SIZES = {"AT": 4, "FL": 4, "FD": 8, "SL": 4, "SS": 2, "UL": 4, "US": 2, "SV": 8, "UV": 8}
 LONGEST_TEXT = 1024
 TEXTS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UI"})
 
-CREATOR, UNKNOWN, NONE = "a private creator", "no VR of DICOM", "no VR"  # in the place of a VR
+CREATOR, UNKNOWN, NONE = "a private creator", "no VR of DICOM", "no VR"  # they take the place of a VR
 LONGEST_CREATOR = 64
 
 ZIP, GZIP = "zip", "gzip"
-# Where which bytes stand. Not those that only installers come in (cab): they are beside every viewer on a CD.
+# The bytes that mark each kind, and their position. Kinds for installers only (cab) are left out: every viewer CD has
+# them.
 ARCHIVES = (
     (0, rb"PK(\x03\x04|\x05\x06|\x07\x08|00PK)", ZIP),
     (0, rb"\x1f\x8b", GZIP),
@@ -64,7 +66,7 @@ ARCHIVES = (
 
 @dataclass(frozen=True)
 class Dress:
-    """How a file that looks like DICOM begins."""
+    """The beginning of a file that looks like DICOM."""
 
     start: int  # of the first element
     encoding: Encoding  # of that element
@@ -72,28 +74,28 @@ class Dress:
 
 
 def look(file: BinaryIO) -> bytes:
-    """The first bytes of a file, which all of this is about."""
+    """The first bytes of a file, which this module judges."""
     return os.pread(file.fileno(), LOOKED_AT, 0)
 
 
 def dress(head: bytes, size: int) -> Dress | None:
-    """How DICOM begins in a file of so many bytes; None when there is none."""
+    """The beginning of DICOM in a file of so many bytes; None if there is none."""
     if head[PREAMBLE : PREAMBLE + 4] == b"DICM":
         return _at(head, size, PREAMBLE + 4) or Dress(PREAMBLE + 4, EXPLICIT_LITTLE, has_meta=True)
     if head[:4] == b"DICM":
         return _at(head, size, 4) or Dress(4, EXPLICIT_LITTLE, has_meta=True)
-    # Where it does not belong, chance finds more that looks like an element: more evidence is needed.
+    # In an unusual place, chance finds more that looks like an element, so more evidence is needed.
     return _at(head, size, 0) or _at(head, size, PREAMBLE, 2 * ENOUGH) or _at(head, size, PREAMBLE + 4, 2 * ENOUGH)
 
 
 def stray(head: bytes) -> int | None:
-    """Where DICM and file meta information stand in a file that `dress` finds no DICOM in."""
+    """The place of DICM and file meta information in a file in which `dress` finds no DICOM."""
     found = STRAY.search(head[:STRAYS_LOOKED_AT])
     return found.start() if found else None
 
 
 def packed_kind(head: bytes) -> str:
-    """What kind of packed file it is; empty when it is none."""
+    """The kind of a packed file; empty if it is none."""
     for position, magic, kind in ARCHIVES:
         if re.compile(magic).match(head, position):
             return kind
@@ -101,7 +103,7 @@ def packed_kind(head: bytes) -> str:
 
 
 def _is_tar(head: bytes) -> bool:
-    """Old ones have no magic, but a checksum (POSIX ustar): the sum of the header, with blanks in its own place."""
+    """Old tar files have no magic, but a checksum (POSIX ustar): the sum of the header, with blanks in its place."""
     header = head[:512]
     written = re.match(rb" *([0-7]{1,7})[ \0]", header[148:156])
     if len(header) < 512 or not written:
@@ -119,7 +121,7 @@ def _at(head: bytes, size: int, start: int, enough: int = ENOUGH) -> Dress | Non
 
 
 def _evidence(head: bytes, size: int, start: int, encoding: Encoding) -> int:
-    """How much it looks as if elements stood at `start`: each plausible one counts, up to the first that is none."""
+    """The evidence that elements begin at `start`: each plausible one counts, up to the first that is not."""
     evidence, position, seen = 0, start, set[int]()
     while position + 8 <= len(head) and len(seen) < MOST_LOOKED_AT:
         group, number = struct.unpack_from(encoding.order + "HH", head, position)
@@ -144,7 +146,7 @@ def _evidence(head: bytes, size: int, start: int, encoding: Encoding) -> int:
 
 
 def _header(head: bytes, position: int, encoding: Encoding) -> tuple[int, int, str]:
-    """Where the value begins, its length and its VR: empty in implicit VR."""
+    """The position of the value, its length and its VR, which is empty in implicit VR."""
     order = encoding.order
     if not encoding.explicit:
         return position + 8, struct.unpack_from(order + "L", head, position + 4)[0], ""
@@ -155,7 +157,7 @@ def _header(head: bytes, position: int, encoding: Encoding) -> tuple[int, int, s
         return position + 12, struct.unpack_from(order + "L", head, position + 8)[0], vr.decode()
     if not (vr.isascii() and vr.decode().isprintable()) or position + 12 > len(head):
         return position, 0, NONE
-    # Of a VR that there is not, parsers guess the width of the length.
+    # Parsers guess the width of the length of an unknown VR.
     short, long = struct.unpack_from(order + "HL", head, position + 6)
     return (position + 8, short, UNKNOWN) if short else (position + 12, long, UNKNOWN)
 
@@ -170,7 +172,7 @@ def _vr(tag: int) -> str:
 
 
 def _counts(tag: int, known: str, vr: str, length: int, left: int) -> int | None:
-    """What one element counts as evidence; None when it cannot be one."""
+    """The evidence of one element; None if it cannot be one."""
     fits = length <= left
     if length == UNDEFINED_LENGTH:
         fits = vr in ("SQ", "UN", "OB", "OW") or (not vr and known in ("SQ", "OB or OW"))
@@ -181,7 +183,7 @@ def _counts(tag: int, known: str, vr: str, length: int, left: int) -> int | None
     if tag & 0xFFFF == 0 and length != 4:
         return None
     if vr:
-        # What is cut off in its first element looks like DICOM too.
+        # A file that is cut off in its first element looks like DICOM too.
         if not fits and (vr.encode() in LONG_VRS or not known):
             return None
         return 2 if known == CREATOR else 3 if vr in known.split(" or ") else 1

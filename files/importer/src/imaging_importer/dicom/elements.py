@@ -1,10 +1,10 @@
 """Walks a DICOM data set in a file to its last byte without reading values (PS3.5 section 7).
 
-It yields byte positions: what the importer changes is spliced in at them, everything else is passed on as it is.
+It yields byte positions. The importer's changes are inserted at these; everything else is passed on as it is.
 
-Orthanc reads the same bytes with another parser (DCMTK), and acts on what it reads. So this walker lets through only
-what has one reading: an element that one parser may take for longer or shorter than another is refused, wherever it
-stands. That is why it enters sequences of defined length too, although it could step over them.
+Orthanc reads the same bytes with another parser (DCMTK), and acts on what it reads. So this walker accepts only bytes
+with one reading. An element that parsers may take for longer or shorter is refused, wherever it is. For that reason it
+also enters sequences of defined length, although it could step over them.
 """
 
 import mmap
@@ -26,32 +26,32 @@ ITEM_DELIMITER = 0xFFFEE00D
 PIXEL_DATA = 0x7FE00010
 SPECIFIC_CHARACTER_SET = 0x00080005
 
-# The VRs that there are (PS3.5 table 6.2-1), by the width of their length (tables 7.1-1 and 7.1-2). Of any other VR
-# parsers guess the width, and not all of them the same.
+# All VRs (PS3.5 table 6.2-1), by the width of their length (tables 7.1-1 and 7.1-2). For any other VR, parsers guess
+# the width, and they differ.
 LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 SHORT_VRS = frozenset({
     b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
     b"ST", b"TM", b"UI", b"UL", b"US",
 })  # fmt: skip
 VRS = LONG_VRS | SHORT_VRS
-# Whose values are written in the character set that the data set names (PS3.5 6.1.2.3).
+# The VRs whose values are in the character set that the data set names (PS3.5 6.1.2.3).
 SPOKEN_VRS = frozenset({b"LO", b"LT", b"PN", b"SH", b"ST", b"UC", b"UT"})
 
-# Orthanc dies of 50 sequences in each other, and not yet of 40. Real images have a handful.
+# Orthanc stops at 50 sequences in each other, and not at 40. Real images have only a few.
 MAX_DEPTH = 32
 # Elements, items and fragments in one file, and elements of one data set or item. A large RT Structure Set has some
 # hundred thousand; a million takes DCMTK 250 MB and this walker a second.
 MOST_NODES = 1_000_000
-# Elements of an unknown VR in one file: both readings of each are walked to the end of the file.
+# Elements of an unknown VR in one file. Both readings of each are walked to the end of the file.
 MOST_UNKNOWN = 16
-# Where there must be no guess: who it is, in which characters, and what shows the pixels.
+# Nothing may be guessed about these: the identifiers, the character set, and the elements that show the pixels.
 NEVER_GUESSED = frozenset({
     0x00080005, 0x00080016, 0x00080018, 0x00100010, 0x00100020, 0x0020000D, 0x0020000E, 0x00280002, 0x00280004,
     0x00280008, 0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103,
 })  # fmt: skip
 MOST_ELEMENTS = 1 << 16
-# Texts beyond ASCII and names of their character sets in one file, and the bytes of the texts: each is decoded, and may
-# have to be written anew, where a byte becomes five at the most.
+# Texts beyond ASCII and names of their character sets in one file, and the bytes of the texts. Each is decoded, and may
+# have to be written again. Then a byte becomes five at most.
 MOST_TEXTS = 50_000
 LARGEST_TEXTS = 2 << 20
 CHUNK = 1 << 16
@@ -59,14 +59,14 @@ CHUNK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How a data set is written (PS3.5 section 10)."""
+    """The encoding of a data set (PS3.5 section 10)."""
 
     explicit: bool
     little_endian: bool
 
     @property
     def order(self) -> str:
-        """The byte order as the struct module writes it."""
+        """The byte order in the notation of the struct module."""
         return "<" if self.little_endian else ">"
 
 
@@ -76,7 +76,7 @@ EXPLICIT_BIG = Encoding(explicit=True, little_endian=False)
 
 
 class UnknownVRError(RejectedError):
-    """An element has a VR that DICOM does not know: it may be as long as one parser takes it for, or another."""
+    """An element has a VR that DICOM does not know. Its length differs from parser to parser."""
 
     def __init__(self, tag: int, position: int, vr: bytes, reason: str = "damaged", why: str = "") -> None:
         found = f"element {name(tag)} at byte {position} has the value representation '{shown(vr)}'"
@@ -85,10 +85,10 @@ class UnknownVRError(RejectedError):
 
 
 class Element(NamedTuple):
-    """Where one element stands. All positions are bytes from the start of the file."""
+    """The place of one element. All positions are bytes from the start of the file."""
 
     tag: int
-    vr: bytes  # empty in implicit VR; UN for one that DICOM does not know
+    vr: bytes  # empty in implicit VR; UN for a VR that DICOM does not know
     start: int
     value: int  # where the value begins
     length: int  # as written; UNDEFINED_LENGTH for delimited sequences
@@ -96,7 +96,7 @@ class Element(NamedTuple):
 
 
 class Item(NamedTuple):
-    """Where one item of a sequence stands, and its elements."""
+    """The place of one item of a sequence, and its elements."""
 
     start: int
     end: int
@@ -104,7 +104,7 @@ class Item(NamedTuple):
 
 
 class Walker:
-    """Walks the data set of a file that ends at `size` and that nobody else can shorten (it is mapped)."""
+    """Walks the data set of a file that ends at `size`. It is mapped, so nobody else may be able to shorten it."""
 
     def __init__(self, file: BinaryIO, size: int, encoding: Encoding) -> None:
         self._size = size
@@ -115,11 +115,11 @@ class Walker:
 
     @property
     def has_odd_text(self) -> bool:
-        """Whether any text that it came by, however deep, is more than ASCII."""
+        """Whether any text that it met, at any depth, is more than ASCII."""
         return bool(self._odd)
 
     def data_set(self, position: int) -> tuple[list[Element], int]:
-        """The top-level elements from `position` on, and where the last one ends: zero bytes may follow.
+        """The top-level elements from `position` on, and the end of the last one. Zero bytes may follow.
 
         Raises RejectedError `truncated` or `damaged`.
         """
@@ -135,7 +135,7 @@ class Walker:
         return self._reader.items(sequence)
 
     def texts(self, position: int, always: int) -> "Texts":
-        """Every text from `position` on that is more than ASCII, however deep, and the top-level element `always`."""
+        """Every text from `position` on that is more than ASCII, at any depth, and the top-level element `always`."""
         texts = Texts(always)
         _Finder(self._bytes, self._size, self._encoding, [MOST_NODES], [position], texts).data_set(
             position, self._size, 0, False
@@ -143,7 +143,7 @@ class Walker:
         return texts
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Release the file."""
         self._bytes.close()
 
     def read(self, start: int, end: int) -> bytes:
@@ -152,7 +152,7 @@ class Walker:
 
 
 class _Reader:
-    """Reads one encoding. Sequences may hold another one (UN), so readers share bytes and budget."""
+    """Reads one encoding. Sequences may use another one (UN), so readers share bytes and budget."""
 
     def __init__(self, data: mmap.mmap, size: int, encoding: Encoding, left: list[int], odd: list[int]) -> None:
         self._data = data
@@ -162,16 +162,16 @@ class _Reader:
         self._tag = struct.Struct(encoding.order + "HH").unpack_from
         self._short = struct.Struct(encoding.order + "H").unpack_from
         self._long = struct.Struct(encoding.order + "L").unpack_from
-        self._left = left  # how many nodes may still come
-        self._odd = odd  # where the first text stands that is more than ASCII
+        self._left = left  # the number of nodes that may still come
+        self._odd = odd  # position of the first text that is more than ASCII
         self._tried = 0
         self._unknown: dict[int, Element | tuple[str, str]] = {}  # position -> how an element of an unknown VR is read
-        # A sequence carried as UN is implicit VR little endian inside, whatever is around it (PS3.5 6.2.2). Not itself:
-        # what refers to itself keeps the file open until the garbage collector comes.
+        # A sequence in UN is implicit VR little endian inside, whatever is around it (PS3.5 6.2.2). This is not `self`:
+        # an object that refers to itself keeps the file open until the garbage collector runs.
         self._implicit = _Reader(data, size, IMPLICIT_LITTLE, left, odd) if encoding.explicit else None
 
     def data_set(self, position: int, end: int, depth: int, delimited: bool, found: list[Element] | None = None) -> int:
-        """Walk a data set (depth 0) or the content of an item; where it ends."""
+        """Walk a data set (depth 0) or the content of an item; return its end."""
         tags = array("I")
         previous, ascending = -1, True
         while delimited or position < end:
@@ -212,7 +212,7 @@ class _Reader:
         return position
 
     def element(self, position: int, end: int, depth: int) -> Element:
-        """One element and all that is in it; `end` is where that ends what it stands in."""
+        """One element with its content. `end` is the end of the data set or item around it."""
         if position + 8 > end:
             raise self._broken_off(position, end)
         self._count()
@@ -243,17 +243,17 @@ class _Reader:
             if vr == b"SQ" or (not vr and self._may_be_sequence(tag, value)):
                 self.sequence(value, stop, depth + 1, False)
             elif length % 4 and (vr or known_vr(tag)) == b"AT":
-                # Orthanc reads it, does not store it, and does not say that this is why (tried).
+                # Orthanc reads it, does not store it, and does not give this as the reason (tried).
                 raise RejectedError("damaged", f"{name(tag)} at byte {position} has {length} bytes, a tag has four")
             elif not self._odd and (vr or known_vr(tag)) in SPOKEN_VRS and self._is_odd(value, stop):
                 self._odd.append(position)
         return Element(tag, vr, position, value, length, stop)
 
     def _only_reading(self, position: int, end: int) -> Element:
-        """An element of an unknown VR, if of the two widths that its length may have one alone leads to the end.
+        """An element of an unknown VR, if only one of the two possible widths of its length leads to the end.
 
-        It is written anew, so that the next parser has no choice. Each position is decided once, whichever way led to
-        it, and decides for all that is behind it: so the work is bounded.
+        It is written again, so that the next parser has no choice. Each position is decided once, on whichever way it
+        is reached, and decides for everything after it. So the work is bounded.
         """
         if position not in self._unknown:
             self._tried += 1
@@ -263,7 +263,7 @@ class _Reader:
             tag = group << 16 | number
             readings = self._readings(tag, position, end)
             ways = [reading for reading in readings if self._leads_to_the_end(reading.end, end)]
-            if not ways:  # where bytes are missing or changed, what is no VR stands in its place
+            if not ways:  # if bytes are missing or changed, other bytes are in the place of a VR
                 self._unknown[position] = ("damaged", "")
             elif len(ways) == 2:
                 why = ", and can be read in two ways"
@@ -290,7 +290,7 @@ class _Reader:
         ]
 
     def _leads_to_the_end(self, position: int, end: int) -> bool:
-        """Whether what follows can be read, in however many ways."""
+        """Whether the rest can be read, in any number of ways."""
         try:
             self.data_set(position, end, 0, False)
         except UnknownVRError as error:
@@ -302,7 +302,7 @@ class _Reader:
         return True
 
     def _undefined(self, tag: int, vr: bytes, position: int, value: int, end: int, depth: int) -> int:
-        """Where an element of undefined length ends: a sequence, or pixel data in fragments (PS3.5 7.1, A.4)."""
+        """The end of an element of undefined length: a sequence, or pixel data in fragments (PS3.5 7.1, A.4)."""
         if tag == PIXEL_DATA and vr in (b"OB", b"OW", b""):
             return self.sequence(value, end, depth + 1, True, fragments=True)
         if vr == b"UN":
@@ -318,8 +318,8 @@ class _Reader:
     def _may_be_sequence(self, tag: int, value: int) -> bool:
         """Whether some parser may take a value in implicit VR for a sequence.
 
-        The tag tells it, for those who know the tag. Of others, private ones above all, it depends on the dictionary
-        that a parser has; what begins like a sequence has to be one.
+        The tag decides for parsers that know the tag. For others, private ones above all, it depends on the dictionary
+        of the parser. So a value that begins like a sequence has to be one.
         """
         kind = _dictionary_vr(tag)
         if kind != "UN":
@@ -327,7 +327,7 @@ class _Reader:
         return self._data[value : value + 4] in (b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0")
 
     def sequence(self, position: int, end: int, depth: int, delimited: bool, fragments: bool = False) -> int:
-        """Walk the items of a sequence, or the fragments of pixel data; where it ends."""
+        """Walk the items of a sequence, or the fragments of pixel data; return the end."""
         if depth > MAX_DEPTH:
             raise RejectedError("damaged", f"sequences are nested deeper than {MAX_DEPTH} levels")
         while delimited or position < end:
@@ -355,7 +355,7 @@ class _Reader:
         return True
 
     def _item(self, position: int, end: int, depth: int, fragments: bool, elements: list[Element] | None = None) -> int:
-        """Walk one item; where it ends."""
+        """Walk one item; return its end."""
         if position + 8 > end:
             raise self._broken_off(position, end)
         group, number = self._tag(self._data, position)
@@ -385,7 +385,7 @@ class _Reader:
             raise RejectedError("damaged", f"the delimiter at byte {position} has a length")
 
     def _is_padding(self, position: int) -> bool:
-        """Whether zero bytes fill the file from here on: some writers add a few, or a block."""
+        """Whether zero bytes fill the rest of the file. Some writers add a few, or a block."""
         if self._data[position : position + 4].strip(b"\0"):
             return False
         return all(
@@ -393,13 +393,13 @@ class _Reader:
         )
 
     def _refuse_remains(self, position: int, depth: int, previous: int) -> None:
-        """Behind the pixels come no elements of smaller tags: what cannot be read there is none that broke off."""
+        """Refuse unreadable bytes after the pixels: no smaller tags come there, so no element has broken off."""
         rest = self._data[position : position + 2]
         if depth == 0 and previous == PIXEL_DATA and (len(rest) < 2 or self._tag(rest + b"\0\0")[0] < PIXEL_DATA >> 16):
             raise RejectedError("damaged", f"what follows the pixels from byte {position} on is no DICOM")
 
     def _broken_off(self, position: int, end: int, tag: int | None = None, needed: int = 0) -> RejectedError:
-        """The file ends too early, or only what the element stands in."""
+        """The error that the file ends too early, or only the data set around the element."""
         what = (
             f"{name(tag)} at byte {position} needs {needed} bytes"
             if tag is not None
@@ -411,7 +411,7 @@ class _Reader:
 
 
 class Step(NamedTuple):
-    """On the way from the top level to a nested element: the sequence that begins there, and its item."""
+    """A step from the top level to a nested element: the sequence that begins there, and its item."""
 
     sequence: int
     number: int  # the first is 1
@@ -419,7 +419,7 @@ class Step(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A text, and where it is."""
+    """A text, and its place."""
 
     element: Element
     encoding: Encoding
@@ -427,40 +427,40 @@ class Found(NamedTuple):
 
 
 class Texts:
-    """The texts of a data set that are more than ASCII, and what has to be known to write them anew.
+    """The texts of a data set that are more than ASCII, and the facts that are needed to write them again.
 
-    Items are known by where they begin; the top level is item 0.
+    Items are identified by the position where they begin; the top level is item 0.
     """
 
     def __init__(self, always: int) -> None:
-        self.always = always  # the tag of a text at top level that is found whatever it says
+        self.always = always  # the tag of a text at top level that is always found
         self.found: list[Found] = []
         self.size = 0
         self.charsets: dict[int, Found] = {}  # by item
-        self.sequences: dict[int, Found] = {}  # that hold any of them, by where they begin
-        # Of the items that hold any of them, and of those that are being read:
+        self.sequences: dict[int, Found] = {}  # sequences that have any of the texts, by the position where they begin
+        # Facts about the items that have any of the texts, and about the items that are being read:
         self.encodings: dict[int, Encoding] = {}
-        self.group_lengths: defaultdict[int, dict[int, int]] = defaultdict(dict)  # where they stand, by group
+        self.group_lengths: defaultdict[int, dict[int, int]] = defaultdict(dict)  # positions, by group
         self.creators: defaultdict[int, dict[int, Element]] = defaultdict(dict)  # of private elements, by tag
         self.open: list[tuple[list[int], int]] = []  # sequences that are being read
 
     @property
     def count(self) -> int:
-        """How many there are so far, names of character sets included."""
+        """The number of texts so far, names of character sets included."""
         return len(self.found) + len(self.charsets)
 
     def way(self) -> tuple[Step, ...]:
-        """To what is being read."""
+        """The way to the place that is being read."""
         return tuple(Step(*step) for step, _ in self.open)
 
     def forget(self, item: int) -> None:
-        """Nothing in this item is written anew: what is known of it is not needed."""
+        """Forget the facts about this item, because nothing in it is written again."""
         self.encodings.pop(item, None)
         self.group_lengths.pop(item, None)
         self.creators.pop(item, None)
 
     def refuse_too_many(self) -> None:
-        """RejectedError when they are more than anybody writes."""
+        """Raise RejectedError if there are more than anybody writes."""
         if self.count > MOST_TEXTS or self.size > LARGEST_TEXTS:
             raise RejectedError(
                 "damaged", f"more than {MOST_TEXTS:,} texts, or {LARGEST_TEXTS >> 20} MiB of text, beyond ASCII"
@@ -468,7 +468,7 @@ class Texts:
 
 
 class _Finder(_Reader):
-    """Finds texts in a data set that was walked before, and so is known to be sound."""
+    """Finds texts in a data set that was walked before, and is therefore known to be sound."""
 
     def __init__(
         self, data: mmap.mmap, size: int, encoding: Encoding, left: list[int], odd: list[int], texts: Texts
@@ -514,9 +514,9 @@ class _Finder(_Reader):
 
 
 def _refuse_twice(tags: "array[int]") -> None:
-    """Of two elements with one tag some parsers take the first, others the last.
+    """Refuse two elements with one tag, because some parsers take the first, others the last.
 
-    Without that, order changes no reading: DCMTK sorts what it reads, too.
+    Otherwise order changes no reading, because DCMTK sorts the elements that it reads.
     """
     seen: set[int] = set()
     for tag in tags:
@@ -527,7 +527,7 @@ def _refuse_twice(tags: "array[int]") -> None:
 
 @lru_cache(1 << 12)
 def _dictionary_vr(tag: int) -> str:
-    """The VR of a tag by the dictionary (PS3.6), UN for those that are not in it."""
+    """The VR of a tag by the dictionary (PS3.6); UN for a tag that is not in it."""
     try:
         return dictionary_VR(tag)
     except KeyError:
@@ -535,12 +535,12 @@ def _dictionary_vr(tag: int) -> str:
 
 
 def known_vr(tag: int) -> bytes:
-    """The VR of a tag by the dictionary, as it is written in explicit VR."""
+    """The VR of a tag by the dictionary, in the form of explicit VR."""
     return _dictionary_vr(tag).encode()
 
 
 def is_odd(value: bytes) -> bool:
-    """Whether a text is more than ASCII: what it says depends on its character set."""
+    """Whether a text is more than ASCII: then its meaning depends on its character set."""
     return not value.isascii() or b"\x1b" in value
 
 

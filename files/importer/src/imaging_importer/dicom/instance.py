@@ -1,11 +1,11 @@
-"""Reads what the importer must know of a delivered file, never its pixels, and has it written in one way.
+"""Reads the facts that the importer needs of a delivered file, never its pixels, and writes the file in one way.
 
 A file is an instance (Part 10 file, or a data set in another dress: imaging_importer.dicom.dress), a companion (text,
 DICOMDIR: CompanionError) or cannot be imported (RejectedError).
 
-What Orthanc's parser could read otherwise is refused (the module elements), or written anew so that it cannot:
-file meta information, the order of elements, group lengths, what pads the file. A file that is well-formed stays as it
-is, byte for byte.
+If Orthanc's parser could read something otherwise, it is refused (module elements) or written again so that it cannot.
+That concerns file meta information, the order of elements, group lengths, and the padding of the file. A well-formed
+file stays as it is, byte for byte.
 """
 
 import os
@@ -50,14 +50,14 @@ EXPLICIT_LITTLE_UID = "1.2.840.10008.1.2.1"
 EXPLICIT_BIG_UID = "1.2.840.10008.1.2.2"
 NATIVE = {IMPLICIT_LITTLE_UID: IMPLICIT_LITTLE, EXPLICIT_LITTLE_UID: EXPLICIT_LITTLE, EXPLICIT_BIG_UID: EXPLICIT_BIG}
 DEFLATED_UID = "1.2.840.10008.1.2.1.99"
-# The others of PS3.5 section 10 and PS3.6 table A-1, retired ones included: all explicit VR little endian. Not the two
-# whose data set is deflated and refers to pixels elsewhere (JPIP).
+# The other transfer syntaxes of PS3.5 section 10 and PS3.6 table A-1, with the retired ones: all are explicit VR little
+# endian. The two are left out whose data set is deflated and refers to pixels elsewhere (JPIP).
 ENCAPSULATED = re.compile(
     r"1\.2\.840\.10008\.1\.2\.(1\.98|4\.(5[0-9]|6[0-6]|70|8[01]|9[0-4]|10[0-6](\.1)?|10[78]|11[0-2]|20[1-4])|5|6\.[12]|7\.[1-3]|8\.1)"
 )
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 
-# A UUID-derived UID (PS3.5 B.2) that names this implementation in file meta information it has to write.
+# A UUID-derived UID (PS3.5 B.2) that names this implementation in file meta information that we write.
 IMPLEMENTATION_CLASS_UID = "2.25.213804268735467183652310418470519273841"
 
 GROUP_LENGTH_OF_META = 0x00020000
@@ -77,9 +77,9 @@ IDENTIFIERS = {
 }
 TEXT_VRS = frozenset({b"", b"CS", b"LO", b"LT", b"PN", b"SH", b"ST", b"UC", b"UN", b"UT"})  # "": implicit VR
 
-# Orthanc unpacks whatever begins so (tried).
+# Orthanc unpacks everything that begins so (tried).
 ZIP_MAGIC = b"PK\3\4"
-# The preamble may hold anything (PS3.10 7.1) and is what makes a file both image and program (CVE-2019-11687).
+# The preamble may hold anything (PS3.10 7.1). With it, a file can be both image and program (CVE-2019-11687).
 EXECUTABLES = (
     b"MZ", b"\x7fELF", b"#!", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe",
     b"\xca\xfe\xba\xbe", b"dex\n", b"<?php", b"<script", b"<html", b"<!DOCTYPE", b"@echo",
@@ -87,25 +87,25 @@ EXECUTABLES = (
 
 MIB = 1 << 20
 LARGEST_META = MIB
-# Deflated, a data set may grow to so many times its size, and to HARMLESS in any case: pixels do not shrink further.
+# A deflated data set may grow to so many times its size, and to HARMLESS in any case. Pixels do not shrink further.
 MOST_GROWTH = 100
 HARMLESS = 16 * MIB
-# Inflating takes a processor whole, and a few kilobytes keep it busy: one at a time, so that others have the rest.
+# Inflating takes a whole processor, and a few kilobytes keep it busy. Only one runs at a time; others use the rest.
 INFLATING = threading.Semaphore(1)
-# What may stand behind it, and is cut off: the checksum of gzip or zlib, which some writers leave there, and padding.
+# Bytes that may follow it and are cut off: the checksum of gzip or zlib, which some writers leave there, and padding.
 LONGEST_TRAILER = 16
 
-# Leading zeros in a component are wrong (PS3.5 9.1), but scanners exist that write them; the registry takes them too.
+# Leading zeros in a component are wrong (PS3.5 9.1), but some scanners write them, and the registry accepts them too.
 # Some pad with blanks instead of a zero byte.
 UID = re.compile(rb"([0-9]+(?:\.[0-9]+)*)[\0 ]*")
 LONGEST_UID = 64
 LONGEST_VALUE = 128  # with its padding
-LONGEST_VALUE_OF = {PATIENT_ID: 1024, SPECIFIC_CHARACTER_SET: 256}  # bytes; what is longer is no such text
+LONGEST_VALUE_OF = {PATIENT_ID: 1024, SPECIFIC_CHARACTER_SET: 256}  # bytes; a longer value is no such text
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What Orthanc's memory bears, in bytes."""
+    """The limits of Orthanc's memory, in bytes."""
 
     instance: int = 590 * MIB
     inflated: int = 590 * MIB
@@ -113,16 +113,16 @@ class Limits:
 
 @dataclass(kw_only=True)
 class Instance:
-    """One delivered DICOM instance: where its elements stand and who it is."""
+    """One delivered DICOM instance: the places of its elements, and its identifiers."""
 
     file: BinaryIO  # as delivered
     syntax: str  # the transfer syntax that its data set really has
     head: bytes  # preamble and file meta information as they are sent
-    data: BinaryIO  # where the data set is: the file itself, its inflated copy, or one in which it was put in order
+    data: BinaryIO  # file with the data set: the delivered one, its inflated copy, or one with its elements in order
     data_start: int
     data_end: int
     deflated: bool
-    compressed: tuple[int, int] | None  # where `file` has the data set in deflated form, if it may be sent so
+    compressed: tuple[int, int] | None  # place of the deflated data set in `file`, if it may be sent so
     encoding: Encoding
     elements: list[Element]
     walker: Walker  # over `data`
@@ -130,10 +130,10 @@ class Instance:
     sop_instance_uid: str = ""
     study_uid: str = ""
     series_uid: str = ""
-    patient_id: str | None = None  # None: not known before Orthanc has read it
+    patient_id: str | None = None  # None: unknown until Orthanc has read it
     raw_patient_id: bytes = b""  # as delivered, without padding
     has_odd_text: bool = False  # text that is more than ASCII, at any depth
-    notes: dict[str, str] = field(default_factory=dict)  # what its sender is told of it once it is stored
+    notes: dict[str, str] = field(default_factory=dict)  # what the sender is told about it once it is stored
 
     def find(self, tag: int) -> Element | None:
         """The top-level element with this tag."""
@@ -149,7 +149,7 @@ class Instance:
         return self.walker.read(element.value, min(element.end, element.value + limit))
 
     def forget(self) -> None:
-        """Let go of the elements, which a hostile file has many of; who it is stays."""
+        """Release the elements, of which a hostile file has many. The identifiers stay."""
         self.elements = []
         self.walker.close()
 
@@ -167,8 +167,9 @@ def orthanc_id(*identifiers: str) -> str:
 
 
 def admit(file: BinaryIO, limits: Limits, size: int | None = None) -> Dress:
-    """Look at the first bytes: how DICOM begins in it. CompanionError or RejectedError for what need not be read, nor
-    copied, any further. `size`: of the whole file, where only its beginning is there yet.
+    """Look at the first bytes for the beginning of DICOM. `size` is the whole file's, of which less may be here.
+
+    Raises CompanionError or RejectedError for a file that need not be read or copied any further.
     """
     size = os.fstat(file.fileno()).st_size if size is None else size
     if not size:
@@ -189,16 +190,16 @@ def admit(file: BinaryIO, limits: Limits, size: int | None = None) -> Dress:
 
 
 def too_large(size: int, limits: Limits) -> RejectedError:
-    """An image that Orthanc has no memory for."""
+    """The error for an image that Orthanc has no memory for."""
     return RejectedError(
         "too-large", f"it has {-(-size // MIB):,} MiB; at most {limits.instance // MIB:,} MiB are taken in one file"
     )
 
 
 def read_instance(file: BinaryIO, scratch: Path, limits: Limits = Limits()) -> Instance:
-    """Read a file that nobody else can change; `scratch` is a directory for copies of it.
+    """Read a file that nobody else can change. `scratch` is a directory for copies of it.
 
-    Raises CompanionError for what is no instance, RejectedError for what cannot be imported.
+    Raises CompanionError for a file that is no instance, RejectedError for one that cannot be imported.
     """
     found = admit(file, limits)
     if not found.has_meta:
@@ -253,16 +254,16 @@ def _native_uid(encoding: Encoding) -> str:
 
 
 def _true_encoding(named: Encoding, header: bytes) -> Encoding:
-    """How a data set is written that begins with `header`.
+    """The encoding of a data set that begins with `header`.
 
-    There are writers that name one native transfer syntax and write another.
+    Some writers name one native transfer syntax and write another.
     """
 
     def fits(encoding: Encoding) -> bool:
         (group,) = struct.unpack_from(encoding.order + "H", header)
         if header[4:6] in VRS or encoding.explicit:
             return group <= 0xFF and (header[4:6] in VRS) == encoding.explicit
-        # No length of a first element, but an unknown VR: then it is not written in implicit VR.
+        # That is no length of a first element, but an unknown VR. So it is not in implicit VR.
         return group <= 0xFF and (encoding == named or struct.unpack_from("<L", header, 4)[0] <= 1024)
 
     if len(header) < 8:
@@ -306,7 +307,7 @@ def _group_length(length: int) -> bytes:
 
 @dataclass
 class Meta:
-    """File meta information: explicit VR little endian, whatever the data set is (PS3.10 7.1), but for some writers."""
+    """File meta information. It is always explicit VR little endian (PS3.10 7.1), except from some writers."""
 
     elements: list[Element]
     walker: Walker
@@ -315,7 +316,7 @@ class Meta:
     end: int  # where the data set begins
 
     def uid(self, tag: int) -> str:
-        """A UID of it; empty when absent, and what stands there when it is none."""
+        """A UID of it; empty if absent. A value that is no UID is returned as it is shown."""
         element = next((element for element in self.elements if element.tag == tag), None)
         if element is None or element.vr not in (b"", b"UI"):
             return ""
@@ -334,7 +335,7 @@ class Meta:
         return encode_element(EXPLICIT_LITTLE, element.tag, vr, value + bytes(len(value) % 2))
 
     def written(self, syntax: str = "") -> bytes:
-        """It as it is sent: as it is, when its encoding, its order and its group length are right."""
+        """The file meta information to send; unchanged if its encoding, its order and its group length are right."""
         tags = [element.tag for element in self.elements]
         first = self.elements[0]
         length = struct.pack("<L", self.end - first.end)
@@ -374,7 +375,7 @@ def _read_meta(walker: Walker, encoding: Encoding, size: int, start: int) -> Met
 
 
 def _inflate(file: BinaryIO, start: int, size: int, scratch: Path, limits: Limits) -> tuple[BinaryIO, int]:
-    """The data set of a deflated file (PS3.5 A.5), inflated into an unnamed file, and where it ends in the first."""
+    """The data set of a deflated file (PS3.5 A.5), inflated into an unnamed file, and its end in the first file."""
     copy = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - closed with the instance
     try:
         with INFLATING:
@@ -408,7 +409,7 @@ def _inflated(file: BinaryIO, inflater: "zlib._Decompress") -> Iterator[bytes]:
             plain = inflater.decompress(compressed, 1 << 20)
         except zlib.error as error:
             raise RejectedError("damaged", f"deflated data set: {error}") from error
-        # Without input, too, it gives what it held back for want of room.
+        # Without input, it also returns the output that it held back for lack of room.
         if not compressed and not plain:
             raise RejectedError("truncated", "the deflated data set is not complete")
         yield plain
@@ -456,7 +457,7 @@ def _instance(
 
 
 def _identify(instance: Instance) -> None:
-    """Read who it is, if every parser reads the same. Raises RejectedError."""
+    """Read the identifiers, if every parser reads the same. Raises RejectedError."""
     values = {keyword: instance.find(tag) for keyword, tag in IDENTIFIERS.items()}
     uids = {}
     for keyword, element in values.items():
@@ -474,7 +475,7 @@ def _identify(instance: Instance) -> None:
         element = instance.find(tag)
         if element is None:
             continue
-        # Behind a zero byte, some parsers read on; the PatientID is written so that they all do.
+        # After a zero byte, some parsers read on. The PatientID is written so that they all do.
         plain = tag == PATIENT_ID or b"\0" not in instance.raw(element).rstrip(b"\0 ")
         size = len(instance.raw(element).strip(b"\0 "))
         if size > LONGEST_VALUE_OF[tag]:
@@ -484,13 +485,13 @@ def _identify(instance: Instance) -> None:
 
 
 def _plain_uid(value: bytes) -> str:
-    """A UID that is nothing but one UID and its padding, else an empty string. DCMTK takes blanks out of the middle."""
+    """A value that is only one UID and its padding, else an empty string. DCMTK removes blanks inside a UID."""
     uid = UID.fullmatch(value) if len(value) <= LONGEST_VALUE else None
     return uid[1].decode() if uid and len(uid[1]) <= LONGEST_UID else ""
 
 
 def _ordered(instance: Instance) -> list[Element]:
-    """The elements in the order of their tags (PS3.5 7.1), without group lengths (retired, 7.2) that are not true."""
+    """The elements in the order of their tags (PS3.5 7.1), without wrong group lengths (retired, 7.2)."""
     sizes: defaultdict[int, int] = defaultdict(int)
     for element in instance.elements:
         if element.tag & 0xFFFF:
@@ -509,13 +510,14 @@ def _ordered(instance: Instance) -> list[Element]:
 
 
 def _is_renamed(instance: Instance, element: Element) -> bool:
-    """Whether an element is not of the VR that its file names."""
+    """Whether an element has another VR than its file names."""
     return element.vr == b"UN" and instance.walker.read(element.start + 4, element.start + 6) != b"UN"
 
 
 def _rewrite(instance: Instance, elements: list[Element], scratch: Path) -> None:
-    """Put these elements of the data set, in this order, into a file of their own. Not a byte of them changes, but for
-    the heads of those that have a VR which DICOM does not know.
+    """Put these elements of the data set, in this order, into a file of their own.
+
+    Only the heads of elements with a VR that DICOM does not know are changed.
     """
     copy = private_file(scratch, instance.data_end - instance.data_start)
     moved, position = [], 0

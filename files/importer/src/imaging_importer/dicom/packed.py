@@ -1,9 +1,9 @@
-"""Unpacks packed files (zip, gzip): what is in one is read like a file of the delivery, below its own path.
+"""Unpacks packed files (zip, gzip). Each member is read like a file of the delivery, below the packed file's path.
 
-One member at a time is unpacked, into a private file without a name; nothing is unpacked into the delivery. A packed
-file in another (image.dcm.gz in a zip) is unpacked too, what is in that one is not. The names inside are strangers'
-words: they are shown, and never a path of a file system. What zip says twice (in the directory and in front of each
-member) is taken from the directory alone.
+One member at a time is unpacked, into a private file without a name. Nothing is unpacked into the delivery. A packed
+file in another (image.dcm.gz in a zip) is unpacked too, but no packed file inside that one. Strangers choose the names
+inside. So the names are shown, and are never a path of a file system. zip has some facts twice, in the directory and in
+front of each member. Only the directory counts.
 """
 
 import os
@@ -23,12 +23,12 @@ from imaging_importer.printable import printable
 from imaging_importer.reasons import RejectedError
 from imaging_importer.snapshot import IN_MEMORY, private_file
 
-# A study has some thousand images, an export of a medium some ten thousand. Together they may be as large as no medium.
+# A study has some thousand images, an export of a medium some ten thousand. Their total size has the limit of a medium.
 MOST_MEMBERS = 50_000
 LARGEST_DIRECTORY = 16 * MIB
 MOST_UNPACKED = 100 << 30
 HARMLESS_TOTAL = 1 << 30
-MOST_STREAMS = 10_000  # of gzip; programs that write several make one of every 64 KiB
+MOST_STREAMS = 10_000  # of gzip; programs that write several make one for every 64 KiB
 LONGEST_NAME = 300  # and so many directories of it, as they are shown
 MOST_PARTS = 10
 CHUNK = 1 << 16
@@ -51,16 +51,16 @@ class Member:
 
     size: int
     packed: int
-    start: int  # where its header is
-    end: int  # where the next one's is
+    start: int  # position of its header
+    end: int  # position of the next header
     method: int
     crc: int
-    reason: str = ""  # why it cannot be unpacked
+    reason: str = ""  # the reason why it cannot be unpacked
     detail: str = ""
 
 
 class Zip:
-    """A zip file. RejectedError for one that cannot be read, or has more in it than is unpacked."""
+    """A zip file. Raises RejectedError for one that cannot be read, or has more in it than is unpacked."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file = file
@@ -74,7 +74,7 @@ class Zip:
             end = entries[number + 1][1].start if number + 1 < len(entries) else start
             if member.start + LOCAL.size + member.packed > end:
                 raise RejectedError("packed-damaged", "files in it overlap each other")
-            if member.size or not shown.endswith(("/", "\\")):  # a directory ends so
+            if member.size or not shown.endswith(("/", "\\")):  # the name of a directory ends so
                 self.members[names.free(shown)] = replace(member, end=end)
 
     def chunks(self, member: Member) -> Iterator[bytes]:
@@ -106,7 +106,7 @@ class Gzip:
         (last,) = struct.unpack("<L", os.pread(file.fileno(), 4, size - 4)) if size > 18 else (0,)
         ending = name.rpartition("/")[2].rpartition(".")
         shown = ending[0] if ending[2].lower() == "gz" else ""
-        # Only of the last stream is the size known before.
+        # Only the size of the last stream is known before.
         self.members = {Names(name).free(shown): Member(last, size, 0, size, DEFLATED, 0)}
 
     def chunks(self, member: Member) -> Iterator[bytes]:
@@ -127,8 +127,9 @@ class Opened:
 
 
 class PackedFiles:
-    """The packed files of a delivery. The last one stays open, because its members come one after the other. So does
-    the last one in it.
+    """The packed files of a delivery.
+
+    The last one stays open, because its members come one after the other. The last packed file in it stays open too.
     """
 
     def __init__(self, folder: Path, scratch: Path, limits: Limits) -> None:
@@ -137,7 +138,7 @@ class PackedFiles:
         self._limits = limits
         self._open: list[Opened] = []
         self._listed = 0
-        self._unpacked = 0  # bytes, of the delivered one that is open and of what is in it
+        self._unpacked = 0  # bytes of the open delivered one and of its members
 
     def close(self) -> None:
         """Close what is open."""
@@ -145,7 +146,7 @@ class PackedFiles:
             self._open.pop().file.close()
 
     def members(self, file: FileOutcome, content: BinaryIO) -> list[FileOutcome] | None:
-        """What is in a delivered file, if it is packed, each as a file of the delivery; None for any other."""
+        """The members of a delivered file, if it is packed, each as a file of the delivery; None for any other."""
         kind = _kind(content)
         if kind is None:
             return None
@@ -169,7 +170,7 @@ class PackedFiles:
         ]
 
     def open(self, file: FileOutcome) -> BinaryIO:
-        """A private copy of a member. RejectedError, CompanionError: it cannot be unpacked, or need not be."""
+        """A private copy of a member. Raises RejectedError or CompanionError if it cannot or need not be unpacked."""
         holder = self._opened(0, file.packed, lambda: tree.open_file(self._folder, file.packed))
         if file.path not in holder.members:
             inner = next((path for path in _above(file.path) if path in holder.members), "")
@@ -177,7 +178,7 @@ class PackedFiles:
         return self._copy(holder, file.path)
 
     def _opened(self, level: int, path: str, open_: Callable[[], BinaryIO]) -> Zip | Gzip:
-        """The packed file at a path: of the delivery (level 0), or of the one that is open (1)."""
+        """The packed file at a path: of the delivery (level 0), or inside the open one (1)."""
         if len(self._open) > level and self._open[level].path == path:
             return self._open[level].content
         while len(self._open) > level:
@@ -197,7 +198,7 @@ class PackedFiles:
         member = holder.members.get(path)
         if member is None:
             raise _changed()
-        # How large a gzip file is inside is not known: not in memory.
+        # The size of the content of a gzip file is not known, so it is not kept in memory.
         copy = private_file(self._scratch, member.size if isinstance(holder, Zip) else IN_MEMORY + 1)
         try:
             with INFLATING:
@@ -212,7 +213,7 @@ class PackedFiles:
         size, looked = 0, False
         for chunk in holder.chunks(member):
             size += len(chunk)
-            # However much what is in it grows in its turn.
+            # All unpacked bytes count together, also those of packed files inside.
             self._unpacked += len(chunk)
             _refuse_too_much(self._unpacked, os.fstat(self._open[0].file.fileno()).st_size)
             if size > most:
@@ -223,24 +224,24 @@ class PackedFiles:
             while view:
                 view = view[copy.write(view) :]
             if not looked and size >= dress.LOOKED_AT:
-                # What is no image need not be unpacked further, and may have any size.
+                # A member that is no image need not be unpacked further, and may have any size.
                 looked = True
                 if _kind(copy) is None:
                     admit(copy, self._limits, max(size, member.size))
 
 
 def _changed() -> RejectedError:
-    """The members were listed before. Should the file look changed, it is listed again (Carrier._refuse_changes)."""
+    """Refuse changed members. They were listed before. A changed file is listed again (Carrier._refuse_changes)."""
     return RejectedError("packed-damaged", "it was changed while it was unpacked")
 
 
 class Names:
-    """The paths under which the members of one packed file are shown: each once, and none below another."""
+    """The paths under which the members of one packed file are shown: each is unique, and none is below another."""
 
     def __init__(self, holder: str) -> None:
         self._holder = holder
         self._files: set[str] = set()
-        # Hashes: two that are the same by chance cost one a number before its name.
+        # These are hashes. If two are equal by chance, one member gets a number before its name.
         self._directories: set[int] = set()
         self._number = 0
         self._size = 0
@@ -251,7 +252,7 @@ class Names:
         name = printable("/".join(parts[-MOST_PARTS:])[:LONGEST_NAME])[:LONGEST_NAME].rstrip("/.") or "file"
         candidate = name
         while self._is_used(candidate):
-            # No number is tried again: members may be called like candidates.
+            # No number is tried twice, because members may have the names of candidates.
             self._number = max(self._number, len(self._files)) + 1
             candidate = f"{self._number}-{name.replace('/', '-')}"
         self._files.add(candidate)
@@ -267,14 +268,14 @@ class Names:
 
 
 def _above(path: str) -> Iterator[str]:
-    """The directories that a path is in, the outermost first."""
+    """The directories above a path, the outermost first."""
     position = -1
     while (position := path.find("/", position + 1)) >= 0:
         yield path[:position]
 
 
 def _kind(file: BinaryIO) -> Callable[[BinaryIO, str], Zip | Gzip] | None:
-    """How to open a file that is packed. A file that is also DICOM is that."""
+    """The function that opens a packed file. A file that is also DICOM counts as DICOM."""
     head = dress.look(file)
     if head[:2] not in (b"PK", b"\x1f\x8b") or dress.dress(head, os.fstat(file.fileno()).st_size):
         return None
@@ -282,7 +283,7 @@ def _kind(file: BinaryIO) -> Callable[[BinaryIO, str], Zip | Gzip] | None:
 
 
 def _directory(file: BinaryIO, size: int) -> tuple[bytes, int, int]:
-    """The directory of a zip file, where it stands, and by how much everything stands behind where it says."""
+    """The directory of a zip file, its position, and the offset of all positions from the written ones."""
     tail_start = max(0, size - END.size - LONGEST_COMMENT)
     tail = os.pread(file.fileno(), size - tail_start, tail_start)
     at = tail.rfind(b"PK\5\6")
@@ -307,7 +308,7 @@ def _directory(file: BinaryIO, size: int) -> tuple[bytes, int, int]:
 
 
 def _entries(directory: bytes, shift: int) -> Iterator[tuple[str, Member]]:
-    """The members as the directory has them, each with the name that it is shown by."""
+    """The members by the directory, each with the name under which it is shown."""
     position = count = 0
     while position < len(directory) and directory[position : position + 4] != b"PK\5\5":  # a signature
         if directory[position : position + 4] != b"PK\1\2" or position + ENTRY.size > len(directory):
@@ -328,7 +329,7 @@ def _entries(directory: bytes, shift: int) -> Iterator[tuple[str, Member]]:
 
 
 def _large(extra: bytes, *values: int) -> Iterator[int]:
-    """The values, those that do not fit into 32 bits from the extra field of zip64."""
+    """The values; those that do not fit into 32 bits come from the extra field of zip64."""
     position, large = 0, b""
     while position + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, position)
@@ -344,7 +345,7 @@ def _large(extra: bytes, *values: int) -> Iterator[int]:
 
 
 def _cannot(flags: int, method: int, mode: int) -> tuple[str, str]:
-    """Why a member cannot be unpacked, and more of it; empty when it can."""
+    """The reason why a member cannot be unpacked, with details; empty if it can."""
     if flags & ENCRYPTED:
         return "packed-encrypted", ""
     if (mode >> 16) & 0o170000 == SYMBOLIC_LINK:
@@ -355,7 +356,7 @@ def _cannot(flags: int, method: int, mode: int) -> tuple[str, str]:
 
 
 def _decoded(name: bytes, flags: int) -> str:
-    """Zip says UTF-8, or nothing; then it is UTF-8 all the same, or what Windows has in the console."""
+    """The name. If zip does not declare UTF-8, it is UTF-8 nevertheless, or the set of the Windows console."""
     try:
         return name.decode()
     except UnicodeDecodeError:
@@ -374,10 +375,10 @@ def _read(file: BinaryIO, position: int, end: int) -> Iterator[bytes]:
 
 
 def _inflated(packed: Iterator[bytes], format_: int) -> Iterator[bytes]:
-    """What is deflated, in pieces; of gzip, one stream behind the other, and padding behind the last."""
+    """The inflated content, in pieces. gzip may have several streams, and padding after the last."""
     inflater, streams = zlib.decompressobj(format_), 1
     for data in packed:
-        held = False  # it gives at most so much at once, and keeps the rest
+        held = False  # it returns only so much at once, and keeps the rest
         while data or held:
             if inflater.eof:
                 data = data.lstrip(b"\0")

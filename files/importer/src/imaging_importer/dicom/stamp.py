@@ -1,14 +1,14 @@
 """Marks an instance as belonging to a clinic, changing nothing else.
 
-InstitutionName (0008,0080) becomes the clinic id; what it replaced goes into a new item of Original Attributes
-Sequence (0400,0561), as PS3.3 C.12.1 asks for coerced values; an item of Contributing Equipment Sequence (0018,A001)
-names the importer. Text in an untrue character set is corrected (imaging_importer.dicom.correction). The new bytes are
-spliced between the delivered ones, so pixel data and everything else stay as they are.
+InstitutionName (0008,0080) becomes the clinic id. Its old value goes into a new item of Original Attributes Sequence
+(0400,0561), as PS3.3 C.12.1 asks for coerced values. An item of Contributing Equipment Sequence (0018,A001) names the
+importer. Text in a wrong character set is corrected (imaging_importer.dicom.correction). The new bytes are inserted
+between the delivered ones, so pixel data and everything else stay as they are.
 
-The result depends on the file and the clinic (with its character set) alone: the same file delivered twice gives the
-same bytes, which is how a repeated delivery is told from a conflicting one. Hence the coercion's date (0400,0562),
-which the standard requires, is the instance's own creation date, not today's, and no software version is written. When
-the import took place stands in the journal and the log.
+The result depends only on the file and the clinic (with its character set). The same file delivered twice gives the
+same bytes: that tells a repeated delivery from a conflicting one. Therefore the coercion's date (0400,0562), which the
+standard requires, is the instance's own creation date, not today's. No software version is written. The journal and the
+log have the time of the import.
 """
 
 import os
@@ -76,7 +76,7 @@ class Body:
             while position < end:
                 try:
                     chunk = os.pread(descriptor, min(CHUNK, end - position), position)
-                except OSError as error:  # not to be taken for trouble of the connection it is sent on
+                except OSError as error:  # not to be taken for an error of the connection on which it is sent
                     raise TransientError(f"the file cannot be read: {error}") from error
                 if not chunk:
                     raise TransientError("the file became shorter while it was sent")
@@ -84,7 +84,7 @@ class Body:
                 position += len(chunk)
 
     def digest(self) -> str:
-        """The MD5 of the bytes, as Orthanc tells it of what it holds."""
+        """The MD5 of the bytes, in Orthanc's notation."""
         made = md5(usedforsecurity=False)
         for chunk in self.chunks():
             made.update(chunk)
@@ -92,8 +92,10 @@ class Body:
 
 
 def stamp(instance: Instance, clinic_id: str, scratch: Path, charset: str = "") -> Body:
-    """The instance as it is stored for this clinic, its text corrected, and who its patient is. `charset` is what the
-    clinic writes where none is named. Raises RejectedError `signed`, or for a PatientID beyond all bounds.
+    """The instance as it is stored for this clinic, with its text corrected, and the identity of its patient.
+
+    `charset` is the set that the clinic writes if an image names none. Raises RejectedError `signed`, or for a
+    PatientID that is too long.
 
     A file that already carries this clinic's stamp (exported from here and delivered again) passes unchanged.
     """
@@ -101,7 +103,7 @@ def stamp(instance: Instance, clinic_id: str, scratch: Path, charset: str = "") 
 
 
 def former(instance: Instance, clinic_id: str, scratch: Path) -> Body:
-    """The instance as releases stored it that corrected no text."""
+    """The instance as earlier releases stored it, which corrected no text."""
     return _stamped(instance, clinic_id, scratch, None)
 
 
@@ -127,7 +129,7 @@ def _stamped(instance: Instance, clinic_id: str, scratch: Path, correction: Corr
         if sequence.tag in grown and sequence.length != UNDEFINED_LENGTH:
             length = struct.pack(instance.encoding.order + "L", sequence.length + grown[sequence.tag])
             edits.append(Edit(sequence.value - 4, 4, length, sequence.tag))
-    # What is put in before an element comes before what replaces it.
+    # Bytes that are inserted before an element come before those that replace it.
     edits = sorted(edits + _group_lengths(instance, edits), key=lambda edit: (edit.position, edit.removed))
     if not instance.deflated:
         return Body(instance.data, [instance.head, *_splice(instance.data_start, instance.data_end, edits)])
@@ -138,7 +140,7 @@ def _stamped(instance: Instance, clinic_id: str, scratch: Path, correction: Corr
 
 
 def _is_stamped(instance: Instance, clinic_id: str) -> bool:
-    """Whether the stamp is there as we write it, item by item: bytes that look like it prove nothing."""
+    """Whether the stamp is there as we write it, item by item. Bytes that only look like it prove nothing."""
     institution, equipment = instance.find(INSTITUTION_NAME), instance.find(CONTRIBUTING_EQUIPMENT)
     if institution is None or institution.vr not in (b"", b"LO"):
         return False
@@ -152,12 +154,12 @@ def _is_stamped(instance: Instance, clinic_id: str) -> bool:
             found.end - found.start == len(item) and instance.walker.read(found.start, found.end) == item
             for found in instance.walker.items(equipment)
         )
-    except RejectedError:  # in UN of defined length anything may stand
+    except RejectedError:  # in UN of defined length, any bytes are possible
         return False
 
 
 def _true_vrs(instance: Instance) -> list[Edit]:
-    """Some writers know no VR for the identifiers: Orthanc finds none in UN, and refuses the image."""
+    """Some writers know no VR for the identifiers. Orthanc finds no identifiers in UN, and refuses the image."""
     edits = []
     for tag in IDENTIFIERS.values():
         element = instance.find(tag)
@@ -192,7 +194,7 @@ def _refuse_signed(instance: Instance, changed: Collection[int]) -> None:
 
 
 def _place(instance: Instance, tag: int) -> int:
-    """Where an element that is absent has to be inserted: elements stand in ascending order (PS3.5 7.1)."""
+    """The position to insert an absent element: elements are in ascending order (PS3.5 7.1)."""
     later = next((element for element in instance.elements if element.tag > tag), None)
     if later:
         return later.start
@@ -200,7 +202,7 @@ def _place(instance: Instance, tag: int) -> int:
 
 
 def _append(instance: Instance, tag: int, item_in: Callable[[Encoding], bytes], grown: int) -> list[Edit]:
-    """Add items to a sequence, which is longer by `grown` for another reason, or the sequence with them."""
+    """Add items to a sequence, which also grows by `grown` for another reason. Without one, add the sequence too."""
     sequence = instance.find(tag)
     encoding = instance.encoding
     if sequence is None:
@@ -208,7 +210,7 @@ def _append(instance: Instance, tag: int, item_in: Callable[[Encoding], bytes], 
         return [Edit(_place(instance, tag), 0, element, tag)]
     if sequence.vr not in (b"", b"SQ", b"UN"):
         raise RejectedError("damaged", f"the sequence {name(tag)} is written as {sequence.vr.decode()}")
-    # A sequence carried as UN is implicit VR little endian inside (PS3.5 6.2.2).
+    # A sequence in UN is implicit VR little endian inside (PS3.5 6.2.2).
     item = item_in(IMPLICIT_LITTLE if sequence.vr == b"UN" else encoding)
     if sequence.length == UNDEFINED_LENGTH:
         return [Edit(sequence.end - 8, 0, item, tag)]
@@ -217,7 +219,7 @@ def _append(instance: Instance, tag: int, item_in: Callable[[Encoding], bytes], 
 
 
 def _equipment_item(encoding: Encoding) -> bytes:
-    """PS3.3 C.12.1.1.5: purpose (109103, DCM, Modifying Equipment), and who contributed what."""
+    """PS3.3 C.12.1.1.5: purpose (109103, DCM, Modifying Equipment), and the contributing system."""
     purpose = b"".join(
         (
             encode_element(encoding, 0x00080100, b"SH", text("109103")),
@@ -248,7 +250,7 @@ def _institution(instance: Instance, encoding: Encoding, read: bytes | None) -> 
 
 
 def _original_item(instance: Instance, encoding: Encoding, changes: bytes, reason: str) -> bytes:
-    """PS3.3 C.12.1.1.9: previous values, when, by which system, why."""
+    """PS3.3 C.12.1.1.9: the previous values, the time, the system and the reason."""
     return encode_item(
         encoding,
         b"".join(
@@ -273,7 +275,7 @@ def _coercion_date(instance: Instance) -> str:
 
 
 def _group_lengths(instance: Instance, edits: list[Edit]) -> list[Edit]:
-    """Retired group lengths (PS3.5 7.2) describe how the group is written, so they follow what was added to it."""
+    """Retired group lengths (PS3.5 7.2) give the length of the group, so they grow with the added elements."""
     grown: defaultdict[int, int] = defaultdict(int)
     for edit in edits:
         grown[edit.tag & 0xFFFF0000] += len(edit.data) - edit.removed

@@ -1,5 +1,6 @@
-"""Reads the body of an upload as it arrives: its length or its chunks (RFC 9112 6 and 7), and its parts
-(multipart/related, RFC 2046 5.1 and RFC 2387). Never more than a few chunks are in memory.
+"""Reads the body of an upload as it arrives: its length or its chunks (RFC 9112 6 and 7), and its parts.
+
+The parts are those of multipart/related (RFC 2046 5.1 and RFC 2387). Never more than a few chunks are in memory.
 """
 
 from collections.abc import Iterator
@@ -16,15 +17,15 @@ LONGEST_PART_HEAD = 1 << 14
 
 
 class MalformedError(Exception):
-    """The body is not what its headers say; the message tells where it breaks."""
+    """The body does not agree with its headers. The message tells where it breaks."""
 
 
 class TooLargeError(Exception):
-    """The body is larger than is taken."""
+    """The body is larger than the limit."""
 
 
 class Source(Protocol):
-    """Where bytes come from."""
+    """A source of bytes."""
 
     def read(self) -> bytes:
         """The next bytes, at most CHUNK; empty at the end."""
@@ -46,7 +47,7 @@ class Sized:
 
 
 class Chunked:
-    """A body in chunks of announced length, bounded as a whole."""
+    """A body in chunks of announced length, with a limit for the whole."""
 
     def __init__(self, stream: BufferedIOBase, limit: int) -> None:
         self._stream = stream
@@ -107,11 +108,11 @@ class Parts:
     def __init__(self, source: Source, boundary: str) -> None:
         self._source = source
         self._delimiter = b"\r\n--" + boundary.encode("ascii")
-        # The first delimiter may stand at the very beginning, without the line before it.
+        # The first delimiter may be at the very beginning, without the line before it.
         self._window = bytearray(b"\r\n")
 
     def __iter__(self) -> Iterator[tuple[Message, Iterator[bytes]]]:
-        """Head and content of each part; the content is read to its end before the next part begins."""
+        """Head and content of each part. The content is read to its end before the next part begins."""
         for _ in self._until(self._delimiter, "no boundary is found in the body"):
             pass  # the preamble
         while not self._is_last():
@@ -129,7 +130,7 @@ class Parts:
         return self._window.startswith(b"--")
 
     def _head(self) -> bytes:
-        # From behind the delimiter: the rest of its line, header lines, an empty line.
+        # After the delimiter: the rest of its line, header lines, an empty line.
         head = bytearray()
         for data in self._until(b"\r\n\r\n", "a part has no head"):
             head += data
@@ -141,9 +142,9 @@ class Parts:
         return fields
 
     def _until(self, mark: bytes, otherwise: str) -> Iterator[bytes]:
-        """Everything before the mark; the mark itself is taken away."""
+        """Everything before the mark, without the mark itself."""
         while (found := self._window.find(mark)) < 0:
-            ready = len(self._window) - len(mark) + 1  # the mark may have begun in what is kept
+            ready = len(self._window) - len(mark) + 1  # the mark may have begun in the kept bytes
             if ready > 0:
                 yield bytes(self._window[:ready])
                 del self._window[:ready]

@@ -1,10 +1,10 @@
-"""Finds folders in the inbox and waits until they are stable: unchanged for the cooldown between two looks at
-everything below.
+"""Finds folders in the inbox and waits until they are stable.
 
-Looking into a folder costs; listing the inbox does not. So a folder is looked into when it appears, when its
-cooldown is over and when something hints at a change (an event, a new time of the folder itself). Each clinic gets a
-little time in turn, and a look that takes longer goes on when its clinic is next: a clinic with very many folders or
-files waits for itself alone. Times are monotonic: a clock that jumps hurts nothing.
+A folder is stable when everything below it stayed unchanged for the cooldown between two looks. Looking into a folder
+costs time; listing the inbox does not. So a folder is looked into when it appears, when its cooldown is over and when
+something hints at a change (an event, a new time of the folder itself). Each clinic gets a little time in turn. A look
+that takes longer continues at its clinic's next turn, so a clinic with very many folders or files makes only itself
+wait. Times are monotonic, so a clock that jumps does no harm.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from imaging_importer.ways_in.watch import Watch
 
 log = logging.getLogger(__name__)
 
-# An event burst is over when nothing came for so long; only then is the folder looked into again.
+# A burst of events is over when none came for so long. The folder is looked into again only after that.
 QUIET = 1.0
 
-# Seconds that a clinic gets before the next one's turn, and after which new folders are looked for in between.
+# Seconds of a clinic's turn. After the same time, new folders are looked for in between.
 TURN = 0.2
 LONGEST_TICK = 1.0
 
-# Folders and loose files that are remembered, of all clinics; one may have half of what the others leave. The rest is
-# counted, and looked at when those before it are taken.
+# Folders and loose files that are remembered, of all clinics. A clinic may have half of the number that the others
+# leave. The rest is counted, and looked at when earlier ones are taken.
 MOST_WAITING = 40_000
 
 
@@ -45,9 +45,9 @@ class Waiting:
     clinic: str
     is_folder: bool
     found_at: float  # seconds since 1970, for people
-    touched: float  # monotonic: when something hinted at a change
-    looked: float | None = None  # monotonic: when the present fingerprint was first seen
-    due: float = 0.0  # monotonic: when to look next
+    touched: float  # monotonic: time of the last hint at a change
+    looked: float | None = None  # monotonic: time when the present fingerprint was first seen
+    due: float = 0.0  # monotonic: time of the next look
     look: tree.Look | None = None
     own_mtime_ns: int = 0
     why: str = "new"
@@ -80,7 +80,7 @@ class Inbox:
         self._hints: set[Path] = set()
         self._watch = Watch(self._hint, self._overflow)
         self._clinic_watches: dict[Path, int] = {}
-        self._served: dict[str, float] = {}  # monotonic: when a clinic's last turn ended
+        self._served: dict[str, float] = {}  # monotonic: end of a clinic's last turn
         self._remembered: Counter[str] = Counter()
         self.waiting: dict[Path, Waiting] = {}
         self.further: dict[str, int] = {}  # entries of a clinic that are not remembered
@@ -106,7 +106,7 @@ class Inbox:
         self._next_scan = 0.0
 
     def tick(self) -> bool:
-        """Do what is due, for a second or so; whether there is more. Call it again then at once, else a second later.
+        """Do the due work, for about a second; return whether there is more. Then call it at once, else in a second.
 
         Raises OSError when the inbox itself cannot be read.
         """
@@ -120,7 +120,7 @@ class Inbox:
             if item.due <= now and now - item.touched >= min(QUIET, self._cooldown):
                 due.setdefault(item.clinic, []).append(item)
         for items in due.values():
-            items.sort(key=lambda item: item.judging is None)  # first what was begun
+            items.sort(key=lambda item: item.judging is None)  # begun looks first
         end = now + LONGEST_TICK
         while due and time.monotonic() < end:
             for clinic in sorted(due, key=lambda clinic: self._served.get(clinic, 0.0)):
@@ -131,7 +131,7 @@ class Inbox:
         return bool(due)
 
     def _serve(self, clinic: str, items: list[Waiting], until: float) -> list[Waiting]:
-        """Look at a clinic's items and take what is stable, until its time is over; the items that are left."""
+        """Look at a clinic's items and take the stable ones, until its time is over; return the remaining items."""
         loose: list[Waiting] = []
         left = list(reversed(items))
         while left and time.monotonic() < until:
@@ -154,7 +154,7 @@ class Inbox:
         return left[::-1]
 
     def _judge(self, item: Waiting, until: float) -> bool | None:
-        """Whether an item may be taken; None: its look goes on in the clinic's next turn."""
+        """Whether an item may be taken; None: its look continues at the clinic's next turn."""
         steps, item.judging = item.judging or self._is_stable(item), None
         try:
             while time.monotonic() < until:
@@ -176,7 +176,7 @@ class Inbox:
                 item.due = now
 
     def _scan(self, now: float) -> None:
-        """List the clinics' folders: what is new, what is gone, whose own time changed."""
+        """List the clinics' folders; find new and missing ones, and those whose own time changed."""
         started = time.monotonic()
         clinics = self._clinics()
         unknown: dict[str, int] = {}
@@ -192,7 +192,7 @@ class Inbox:
             else:
                 try:
                     self._scan_clinic(Path(entry.path), entry.name, now)
-                except OSError as error:  # the other clinics' folders can be read
+                except OSError as error:  # the other clinics' folders can still be read
                     log.warning("%s cannot be read: %s", entry.path, error)
         self.unknown = unknown
         self.last_scan = time.time()
@@ -213,7 +213,7 @@ class Inbox:
                     self._see(path, clinic, delivered.stat(follow_symlinks=False), now)
                     seen.add(path)
                 if time.monotonic() > until:
-                    return  # the rest another time; what is gone is found when it is looked at
+                    return  # the rest another time; a folder that is gone is noticed when it is looked at
         self.further[clinic] = further
         for item in [item for item in self.waiting.values() if item.clinic == clinic and item.path not in seen]:
             self._forget(item)
@@ -264,7 +264,7 @@ class Inbox:
         self._watch.remove(item.watches)
         item.watches = []
         job_id = self._spool.take_folder(item.clinic, item.path)
-        # Not the folder's name: technicians name folders after patients, and the journal is not for those.
+        # Not the folder's name: technicians name folders after patients, whose names must not be in the journal.
         log.info("job %s: took a folder of clinic %s", job_id, item.clinic)
         self._forget(item)
         self._taken()

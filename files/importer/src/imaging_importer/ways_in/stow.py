@@ -11,7 +11,7 @@ OUT_OF_RESOURCES = 0xA700
 PROCESSING_FAILURE = 0x0110
 DUPLICATE_INSTANCE = 0x0111  # PS3.7 C.5.7
 
-# Reason of the importer -> Failure Reason (0008,1197). Whose a study is, is told to nobody: another clinic's gets the
+# Reason of the importer -> Failure Reason (0008,1197). Nobody is told whose a study is: another clinic's study gets the
 # code of any failure.
 FAILURE_REASONS = {
     "packed-kind": CANNOT_UNDERSTAND,
@@ -35,7 +35,7 @@ FAILURE_REASONS = {
 
 @dataclass(frozen=True)
 class Part:
-    """One received part: where it is, and who it says that it is; no UIDs when it could not be read."""
+    """One received part: its place, and the instance that it says it is; no UIDs if it could not be read."""
 
     name: str
     study_uid: str = ""
@@ -45,7 +45,7 @@ class Part:
 
 
 def answer(parts: list[Part], outcomes: list[FileOutcome], public_url: str) -> tuple[int, dict[str, Any]]:
-    """Status and body. `outcomes` has one entry for each part, by name; `public_url` is where DICOMweb is reached.
+    """Status and body. `outcomes` has one entry for each part, by name; `public_url` is the address of DICOMweb.
 
     200: all are stored; 202: some; 409: none; 400: none, because none could be read.
     """
@@ -66,7 +66,7 @@ def answer(parts: list[Part], outcomes: list[FileOutcome], public_url: str) -> t
             for part in parts
             if part.name in codes and part.sop_instance_uid
         ],
-        # Other Failures Sequence: of no instance that could be named.
+        # Other Failures Sequence: failures of instances that could not be named.
         "0008119A": [_reason(codes[part.name]) for part in parts if part.name in codes and not part.sop_instance_uid],
     }
     body |= {tag: {"vr": "SQ", "Value": items} for tag, items in sequences.items() if items}

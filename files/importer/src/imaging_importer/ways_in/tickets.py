@@ -1,6 +1,6 @@
-"""Says who waits for the end of which job.
+"""Records which callers wait for the end of which job.
 
-Such a job goes before the folders of its clinic, whose senders went home.
+Such a job goes before the folders of its clinic, because nobody waits for those.
 """
 
 import threading
@@ -20,7 +20,7 @@ class Ticket:
     _called: threading.Event = field(default_factory=threading.Event)
 
     def wait(self, seconds: float) -> list[FileOutcome] | None:
-        """What became of each file; None when the job cannot be ended now."""
+        """The result of each file; None if the job cannot be ended now."""
         self._called.wait(seconds)
         return self.outcomes
 
@@ -38,25 +38,25 @@ class Tickets:
         self._out: dict[str, Ticket] = {}
 
     def issue(self, clinic: str, take: Callable[[], str]) -> Ticket:
-        """A ticket for the job that `take` makes. Under the lock: the job must not end before its ticket is out."""
+        """A ticket for the job that `take` makes. The lock keeps the job from ending before its ticket exists."""
         with self._lock:
             ticket = Ticket(take(), clinic)
             self._out[ticket.job_id] = ticket
         return ticket
 
     def waiting(self, clinic: str) -> list[str]:
-        """The jobs that somebody of this clinic waits for, the first one first."""
+        """The jobs of this clinic that somebody waits for, in their order."""
         with self._lock:
             return [ticket.job_id for ticket in self._out.values() if ticket.clinic == clinic]
 
     def answer(self, job_id: str, outcomes: Callable[[], list[FileOutcome] | None]) -> None:
-        """Tell whoever waits for this job, if anybody does."""
+        """Tell the caller who waits for this job, if there is one."""
         with self._lock:
             ticket = self._out.pop(job_id, None)
         if ticket:
             ticket.call(outcomes())
 
     def drop(self, ticket: Ticket) -> None:
-        """Nobody waits any more."""
+        """Forget the ticket: nobody waits any longer."""
         with self._lock:
             self._out.pop(ticket.job_id, None)

@@ -1,8 +1,10 @@
-"""Takes uploads by STOW-RS (PS3.18 10.5). An upload is received to disk, handed over as a delivery like any folder, and
-answered when it is stored, verified and recorded.
+"""Takes uploads by STOW-RS (PS3.18 10.5).
 
-An upload that is not received completely is removed, whatever happens. A complete one is a job in the journal, which
-ends by itself, whether or not anybody still waits for the answer.
+An upload is received to disk and handed over as a delivery like any folder. It is answered when it is stored, verified
+and recorded.
+
+An upload that is not received completely is always removed. A complete one is a job in the journal, which ends by
+itself, even if nobody waits for the answer any longer.
 """
 
 import errno
@@ -37,7 +39,7 @@ log = logging.getLogger(__name__)
 # Each holds a thread for as long as its sender takes.
 UPLOADS_AT_ONCE = 32
 MOST_PARTS = 20_000
-# Longer than any healthy import of one upload takes, shorter than the proxy waits.
+# Longer than any healthy import of one upload, shorter than the time that the proxy waits.
 PATIENCE = 540.0
 
 DICOM = "application/dicom"
@@ -64,7 +66,7 @@ WRONG_TYPE = 'Only multipart/related; type="application/dicom" is taken, with pa
 
 
 class WrongTypeError(Exception):
-    """What is sent is no DICOM."""
+    """The request's content is no DICOM."""
 
 
 @dataclass
@@ -77,8 +79,9 @@ class Reception:
 
 
 class Places:
-    """The uploads that may run at once. A clinic may have half of the places that the others leave: one alone half of
-    all, and as long as there are not very many who take all they can, one is left for whoever comes next.
+    """The uploads that may run at once. A clinic may have half of the places that the others leave.
+
+    A clinic alone gets half of all places. Unless very many clinics take all they can, a place is left for the next.
     """
 
     def __init__(self, places: int) -> None:
@@ -131,7 +134,7 @@ class Uploads:
 
     def store(self, request: Request) -> Answer:
         """Answer `POST /dicom-web/studies` and `POST /dicom-web/studies/{study}`. Raises SenderGoneError."""
-        # The gateway has decided it, from the caller's token.
+        # The gateway has allowed it, from the caller's token.
         clinic = request.headers.get("X-Clinics", "")
         if clinic not in self._clinics():
             return as_text(400, "There is no such clinic. Name one of yours in the header X-Clinic.\n")
@@ -197,7 +200,7 @@ class Uploads:
             except (OSError, sqlite3.Error):
                 if folder.exists():
                     raise
-                return as_text(503, LATER)  # taken into the spool, where the importer finds it again
+                return as_text(503, LATER)  # it is in the spool, where the importer finds it again
             self.arriving.pop(folder.name, None)
             imported = self._wait(ticket)
             if imported is None:
@@ -221,7 +224,7 @@ class Uploads:
         return Counting()
 
     def _receive(self, parts: Parts, folder: Path) -> list[Part]:
-        """Write every part to a file, on disk for good, and read who it is."""
+        """Write every part to a file, durable on disk, and read which instance it is."""
         received: list[Part] = []
         for head, content in parts:
             if len(received) == MOST_PARTS:
@@ -248,7 +251,7 @@ class Uploads:
             os.fsync(file.fileno())
 
     def _identify(self, folder: Path, name: str) -> Part:
-        """Who a part says it is. What cannot be read gets its reason later, from the import."""
+        """The instance that a part says it is. If it cannot be read, the import finds the reason later."""
         with tree.open_file(folder, name) as file:
             try:
                 instance = read_instance(file, self._spool.scratch, self._limits)
@@ -272,7 +275,7 @@ class Uploads:
             self._tickets.drop(ticket)
 
     def _note(self, request: Request, clinic: str, outcomes: list[FileOutcome]) -> None:
-        """Say in the log how an upload ended. The access log has it since before its first byte was stored."""
+        """Log how an upload ended. The access log has it since before its first byte was stored."""
         caller: dict[str, Any] = json.loads(request.headers.get("X-Caller", "{}"))
         stored = [outcome for outcome in outcomes if outcome.outcome is Outcome.STORED]
         log.info(

@@ -1,6 +1,6 @@
 """inotify as a hint that something changed in a folder.
 
-The full scan is the truth: nothing depends on an event arriving.
+The full scan decides: nothing depends on the arrival of an event.
 """
 
 import logging
@@ -49,7 +49,7 @@ class Watch:
         self._thread.join(2)
 
     def add(self, directory: Path) -> int | None:
-        """Watch one directory; its watch descriptor, or None when it is gone or the kernel grants no more watches."""
+        """Watch one directory; return its watch descriptor, or None if it is gone or the kernel grants none."""
         try:
             descriptors = self._manager.add_watch(str(directory), MASK, quiet=False)
         except (pyinotify.WatchManagerError, OSError) as error:
@@ -60,7 +60,7 @@ class Watch:
         return next((descriptor for descriptor in descriptors.values() if descriptor > 0), None)
 
     def remove(self, descriptors: list[int]) -> None:
-        """Forget watches; those of removed directories are gone already."""
+        """Forget watches. Those of removed directories are gone already."""
         self._manager.rm_watch(descriptors, quiet=True)
 
     def _run(self) -> None:
