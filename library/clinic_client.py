@@ -109,7 +109,7 @@ def plan_software(keycloak: Keycloak, plan: Plan, software: dict[str, Any]) -> N
             plan.add(f"client {name}", before, None, lambda: keycloak.delete(f"/clients/{current['id']}"))
         return
 
-    # What is kept is no secret that was seen, what is written is none that anybody has seen.
+    # Nobody has seen the secret that is kept, and nobody has seen the secret that is written.
     is_new = current is None or current.get("secret") != software["secret"]
     mark = SECRET_UNSEEN if is_new else {}
     if software["state"] == "renewed":

@@ -34,7 +34,7 @@ options:
     description: What becomes of its studies. C(refuse) removes only a clinic that owns none.
   inbox_path: {type: path, required: true, description: The inbox of all clinics.}
   importer_url: {type: str, required: true, description: Address of the importer.}
-  importer_secret: {type: str, required: true, description: What the importer asks those for who want its status.}
+  importer_secret: {type: str, required: true, description: Secret that the importer demands before it gives its status.}
   orthanc_url: {type: str, required: true, description: Address of Orthanc.}
   orthanc_user: {type: str, default: gateway, description: Orthanc's user in whose name studies are deleted.}
   orthanc_password: {type: str, required: true, description: Its password.}
@@ -64,7 +64,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 changes:
-  description: What there is to change.
+  description: The changes.
   returned: success
   type: list
   elements: str
@@ -115,12 +115,12 @@ from ansible.module_utils.imaging.registry import (  # type: ignore[import-untyp
     RegistryError,
 )
 
-# The importer learns of its clinics each ten seconds and looks over the inbox as often.
+# The importer reads its clinics and looks over the inbox every ten seconds.
 IMPORTER_LEARNS_SECONDS = 60
-# Deleting waits for Orthanc's disk, and for whatever the importer does with studies just then.
+# A deletion waits for Orthanc's disk, and for the importer's present work on studies.
 TIMEOUT_SECONDS = 600
 ATTEMPTS = 5
-# Of a clinic's software (module clinic_client): the client's attribute, and what Keycloak calls its account.
+# A clinic's software (module clinic_client) has this attribute at its client, and this prefix in its account's name.
 CLINIC = "imaging.clinic"
 SOFTWARE = "service-account-"
 
@@ -167,7 +167,7 @@ class Services:
         try:
             urlopen(request, timeout=TIMEOUT_SECONDS).close()  # noqa: S310 - http, loopback
         except HTTPError as error:
-            # 404: somebody else deleted it. 503: the registry hears of it later, or nothing was deleted: look again.
+            # 404: somebody else deleted it. 503: the registry learns of it later, or nothing was deleted. Look again.
             if error.code not in (404, 503):
                 raise RemovalError(f"the importer refuses to delete a study (HTTP {error.code})") from None
         except OSError as error:
@@ -216,7 +216,7 @@ def plan_people(keycloak: Keycloak, plan: Plan, people: People, clinic_id: str) 
         )
 
     def shut_out(user: Json) -> None:
-        # A PUT drops every profile field and attribute that it does not list: it carries what is there.
+        # A PUT drops every profile field and attribute that it does not list, so it carries all that exist.
         keycloak.put(f"/users/{user['id']}", merged(user, {"enabled": False}))
         keycloak.create(f"/users/{user['id']}/logout", {})
 
@@ -281,7 +281,7 @@ def plan_removal(
     plan_people(keycloak, plan, people, clinic_id)
 
     def erase() -> None:
-        # Asked anew: one may have come while the importer did not know yet.
+        # This asks again, because a study may have come before the importer knew.
         for study_uid in registry.studies(clinic_id):
             registry.log_erasure(study_uid)
             services.delete(study_uid)

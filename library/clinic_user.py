@@ -22,7 +22,7 @@ options:
     required: true
     description: The users. One call for all of them costs one task.
     options:
-      username: {type: str, required: true, description: Name to log in with; Keycloak keeps it in lower case.}
+      username: {type: str, required: true, description: Name with which the user logs in. Keycloak keeps it in lower case.}
       state: {type: str, choices: [present, absent], default: present, description: Whether the user exists.}
       email: {type: str, description: E-mail address; required when the user is to exist.}
       first_name: {type: str, description: First name; a user without one is asked for it at the next login.}
@@ -151,12 +151,12 @@ def plan_user(realm: Realm, plan: Plan, user: dict[str, Any], implied_roles: dic
     if current is None:
         if not user["password"]:
             raise KeycloakError(f"user {name} is new and needs a password to begin with: give `password`")
-        # The password goes along, so that a password which the policy refuses leaves no half-made user behind.
+        # The password is in the same request. If the policy refuses it, no half-made user is left.
         body = {"username": name, **wanted, "credentials": [credential(user)]}
         shown = {"username": name, **wanted, "password": HIDDEN}
         plan.add(f"user {name}", None, shown, lambda: keycloak.create("/users", body))
     elif after:
-        # A PUT drops every profile field and attribute that it does not list: it carries what is there.
+        # A PUT drops every profile field and attribute that it does not list, so it carries all that exist.
         plan.add(f"user {name}", before, after, lambda: keycloak.put(path(), merged(current, after)))
 
     groups = keycloak.get(f"/users/{current['id']}/groups", max="1000") if current else []
@@ -179,7 +179,7 @@ def plan_user(realm: Realm, plan: Plan, user: dict[str, Any], implied_roles: dic
         lambda role: keycloak.delete(f"{path()}/role-mappings/realm", [realm.role(role)]),
     )
     if current is not None and wanted_roles - roles:
-        # A login of before may have passed without the second factor that the new role asks for.
+        # An earlier login may have passed without the second factor that the new role demands.
         before, after = {"sessions": "whatever there are"}, {"sessions": "none"}
         plan.add(f"user {name}: sessions", before, after, lambda: keycloak.create(f"{path()}/logout", {}))
     if current is None:
@@ -262,7 +262,7 @@ def main() -> None:
         missing = [words for user in users for words in check(realm, user, implied_roles)]
         if missing and not module.check_mode:
             module.fail_json(msg="; ".join(missing))
-        # Before the first run the clinics and roles are still to be made, by the tasks before this one.
+        # In a check before the first run, the clinics and roles do not exist yet. The tasks before this one make them.
         for words in missing:
             module.warn(words)
         carry_out(module, keycloak, plan, users=outcome)

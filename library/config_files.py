@@ -92,7 +92,7 @@ class ConfigFile:
 
     def draft(self) -> Path:
         """Write the text beside nothing of value and have it validated. Ends the module when it is refused."""
-        # A directory each: two files may have one name, and what validates may look at the name.
+        # Each file has its own directory. Two files may have one name, and validation may depend on the name.
         path = Path(self._module.tmpdir) / self.path.relative_to("/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)

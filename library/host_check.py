@@ -74,7 +74,7 @@ from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-unty
 
 SYSTEM = ("debian", "13")
 KEYCLOAK_HOME = Path("/opt/imaging/keycloak")
-# What Keycloak notes of each migration; Orthanc's property 4, the revision of its index.
+# Keycloak records each migration here. Orthanc's property 4 is the revision of its index.
 KEYCLOAK_MIGRATIONS = "SELECT version FROM migration_model"
 ORTHANC_REVISION = "SELECT value FROM globalproperties WHERE property = 4"
 REMOVED_CLINICS = "SELECT clinic_id FROM registry.clinic WHERE removed_at IS NOT NULL"

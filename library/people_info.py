@@ -79,7 +79,7 @@ from ansible.module_utils.imaging.registry import (  # type: ignore[import-untyp
 )
 
 ALL = "-1"  # Keycloak's default is a page of a hundred.
-# Keycloak names the account of a client so, and refuses nobody else the name: no username of ours starts with it.
+# The name of a client's account begins with this. Keycloak allows it for users too, but no username of ours has it.
 SOFTWARE = "service-account-"
 
 

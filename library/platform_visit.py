@@ -12,7 +12,7 @@ description:
 options:
   url: {type: str, required: true, description: "The platform's address, as in https://imaging.example.org."}
   ca_file: {type: path, description: "Authority of its certificate (PEM); without, those that the host trusts."}
-  username: {type: str, required: true, description: Who logs in.}
+  username: {type: str, required: true, description: Name of the user who logs in.}
   password: {type: str, required: true, description: Their password.}
   image: {type: bool, default: true, description: Whether an image of the newest studies that have one is read.}
 attributes:
@@ -48,7 +48,7 @@ import requests
 from ansible.module_utils.basic import AnsibleModule  # type: ignore[import-untyped]
 
 CLIENT, PAGE = "ohif", "/callback"
-# Of all these, because a clinic may deliver many reports or ECGs after its last image.
+# It asks for all these, because a clinic may deliver many reports or ECGs after its last image.
 STUDIES = 100
 STUDY_UID, SERIES_UID, SOP_UID, ROWS = "0020000D", "0020000E", "00080018", "00280010"
 FRAME = 'multipart/related; type="application/octet-stream"; transfer-syntax=*'
@@ -71,7 +71,7 @@ def visit(url: str, ca_file: str | None, username: str, password: str, image: bo
     """Log in and look. Raises VisitError."""
     session = requests.Session()
     session.verify = ca_file or True
-    # A proxy of the host is not the way to itself.
+    # The host must not reach itself through a proxy.
     session.trust_env = False
     try:
         session.headers["Authorization"] = f"Bearer {log_in(session, url, username, password)}"

@@ -19,12 +19,12 @@ options:
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
-  username: {type: str, description: Name to log in with; required by every action but C(logout-all).}
+  username: {type: str, description: Name with which the user logs in. Every action but C(logout-all) needs it.}
   action:
     type: str
     required: true
     choices: [reset-password, reset-totp, require-totp, logout, logout-all, disable, enable, rename, remove]
-    description: What is to happen.
+    description: The change.
   new_username: {type: str, description: "The new name, lower case; required by C(rename)."}
   password: {type: str, description: The new password; required by C(reset-password).}
   temporary: {type: bool, default: true, description: Whether the next login asks for another password.}
@@ -82,7 +82,7 @@ def plan_action(keycloak: Keycloak, plan: Plan, asked: dict[str, Any]) -> None:
         keycloak.create(f"{path}/logout", {})
 
     def set_enabled(enabled: bool) -> None:
-        # A PUT drops every profile field and attribute that it does not list: it carries what is there.
+        # A PUT drops every profile field and attribute that it does not list, so it carries all that exist.
         keycloak.put(path, merged(user, {"enabled": enabled}))
 
     if asked["action"] == "reset-password":
@@ -97,7 +97,7 @@ def plan_action(keycloak: Keycloak, plan: Plan, asked: dict[str, Any]) -> None:
         plan.add(f"user {name}", {"enabled": not enabled}, {"enabled": enabled}, lambda: set_enabled(enabled))
     codes = [one for one in keycloak.get(f"{path}/credentials") if one["type"] == "otp"]
     if asked["action"] == "reset-totp":
-        # One change each: what cannot be removed is named.
+        # Each removal is a change of its own, so that the message can name one that failed.
         for code in codes:
             plan.add(
                 *(f"user {name}: one-time password {code.get('userLabel') or code['id']}", {"set up": True}, None),

@@ -70,7 +70,7 @@ except ImportError:
 
 SOCKET_DIRECTORY = "/run/postgresql"
 PUBLIC = "PUBLIC"
-# What a new database grants to everybody (PostgreSQL manual, 5.8 Privileges, table 5.2).
+# A new database grants these to everybody (PostgreSQL manual, 5.8 Privileges, table 5.2).
 PUBLIC_DEFAULT = {(PUBLIC, "CONNECT"), (PUBLIC, "TEMPORARY")}
 # Attributes that no role of the platform needs, as columns of pg_authid and words of ALTER ROLE.
 FORBIDDEN = {
@@ -222,7 +222,7 @@ def plan_access(
     for role in roles:
         verifier = None
         if role["password"] is not None:
-            # Made here and not by the server, so that the password is in no log, whatever is logged.
+            # The verifier is made here and not by the server, so that no log can hold the password.
             encrypted = server.pgconn.encrypt_password(
                 role["password"].encode(), role["name"].encode(), b"scram-sha-256"
             )
