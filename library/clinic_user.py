@@ -9,7 +9,7 @@ short_description: Keep users in Keycloak with their clinics and roles
 description:
   - Creates, changes and removes users. Clinics and roles are exact - a user leaves the clinics and loses the roles
     that are not listed (the realm's default role stays). Groups outside /clinics and other profile fields stay.
-  - Who gets another role is logged out, because that role may ask for a second factor at the login.
+  - A user who gets another role is logged out, because that role may ask for a second factor at the login.
   - Users that are not listed stay as they are.
 options:
   keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
@@ -22,7 +22,7 @@ options:
     required: true
     description: The users. One call for all of them costs one task.
     options:
-      username: {type: str, required: true, description: Name with which the user logs in. Keycloak keeps it in lower case.}
+      username: {type: str, required: true, description: Login name. Keycloak keeps it in lower case.}
       state: {type: str, choices: [present, absent], default: present, description: Whether the user exists.}
       email: {type: str, description: E-mail address; required when the user is to exist.}
       first_name: {type: str, description: First name; a user without one is asked for it at the next login.}
@@ -62,7 +62,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 users:
-  description: What became of each user.
+  description: The action taken for each user.
   returned: success
   type: list
   elements: dict

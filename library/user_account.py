@@ -7,13 +7,13 @@ DOCUMENTATION = r"""
 module: user_account
 short_description: Reset a password or a second factor, log out, disable, enable, rename or remove a user
 description:
-  - Works on one user who exists and is named by username alone; clinics, roles and profile stay as they are.
-    A name that nobody has is refused, so that a slip of the pen does not pass for done.
-  - C(logout-all) alone names nobody; it ends every session of the realm.
-  - C(reset-totp) removes every one-time password that the user has set up; C(require-totp) has the user set one up at
-    the next login, unless there is one.
-  - Whatever shuts somebody out ends the user's sessions too. An access token that was issued before lives on until it
-    ends by itself (accessTokenLifespan of the realm).
+  - Works on one existing user, who is named only by username. Clinics, roles and profile stay as they are.
+    A name that nobody has is refused, so that a mistyped name is not taken for a success.
+  - Only C(logout-all) needs no name. It ends every session of the realm.
+  - C(reset-totp) removes every one-time password that the user has set up. With C(require-totp), the user sets one up
+    at the next login, unless there is one.
+  - An action that shuts a user out ends the user's sessions too. An access token that was issued earlier is valid until
+    it ends by itself (accessTokenLifespan of the realm).
 options:
   keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
