@@ -7,7 +7,7 @@ SANDBOX ?= sandbox
 INVENTORY ?= inventories/sandbox
 export SANDBOX
 
-# What is typed arrives as it is: make itself expands no $ in it, and q and extra keep the shell and JSON from it.
+# Values arrive as they were typed. make expands no $ in them. q and extra protect them from the shell and from JSON.
 ARGUMENTS := SANDBOX INVENTORY JSON CLINIC_ID CLINIC_NAME NAME CLINIC TAKE_OVER STUDIES CONFIRM USERNAME EMAIL ROLE ALL \
   NEW_USERNAME CLIENT_ID STUDY USER SINCE LIMIT BEFORE FORMAT RENEW PACKAGE INCLUDE_DICOM REPOSITORY BACKUP_FILE YES \
   VERIFY ALLOW_MISSING TRUST UNSIGNED KEY PURGE QUICK SAMPLE SEED
@@ -22,13 +22,13 @@ extra = -e $(call q,{"$1": "$(subst ",\",$(subst \,\\,$2))"})
 HOST := $(call q,imaging-$(SANDBOX))
 STATE := $(call q,$(HOME)/.local/share/imaging-platform/$(SANDBOX))
 PLAYBOOK := .venv/bin/ansible-playbook -i $(call q,$(INVENTORY))
-# Then come a job of vars/wiring.yml, whose host is meant, and the command.
+# A job of vars/wiring.yml, which names the host, and the command follow.
 ON_HOST := .venv/bin/python tools/on_host.py $(call q,$(INVENTORY))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-# These make, fill or remove a sandbox: with the inventory of another host they refuse. A test knows of every target
-# whether it refuses, works on every inventory, or needs no host.
-SANDBOX_ONLY := up demo info down up-dev test test-platform test-alerts test-certs test-hardening test-front \
+# These make, fill or remove a sandbox. They refuse the inventory of another host. A test knows for every target whether it
+# refuses, works on every inventory, or needs no host.
+SANDBOX_ONLY := up demo info down up-dev test test-platform test-alerts test-certs test-hardening test-nginx \
   test-restore test-repository test-upgrade test-ssh test-uninstall test-reboot test-molecule bench bench-import bench-gateway
 NO_HOST := help lint test-unit test-recovery test-readers test-mutation docs requirements audit-dependencies release
 
@@ -84,7 +84,7 @@ logs: .venv/deploy ## follow the log of every service of the host
 logs-importer: .venv/deploy ## follow the importer's log
 	$(ON_HOST) importer --tty -- journalctl --follow --lines=100 --unit=imaging-importer
 
-# USER is also a variable of every shell: only the one on make's own command line counts.
+# USER is also a variable of every shell. Only USER on make's own command line counts.
 .PHONY: audit
 audit: .venv/deploy ## say who opened which study: [STUDY=…] [USER=…] [SINCE=2026-05-04]
 	@$(ON_HOST) gateway -- imaging-gateway audit --study=$(call q,$(STUDY)) \
@@ -253,7 +253,7 @@ test-unit: .venv/test ## tests that need no host
 	pytest -n 2 files/registry/tests files/gateway/tests files/importer/tests files/backup/tests files/status/tests files/updates/tests
 	pytest -n 2 --dist loadfile tests/unit
 
-# The README's own commands make the host that the other tests then attack; it has a name of its own.
+# The README's own commands make the host that the other tests then attack. The host has its own name.
 .PHONY: test-platform
 test-platform: export SANDBOX := test
 test-platform: .venv/test ## follow the README on a fresh host, then test that host inside and out
@@ -294,9 +294,9 @@ test-hardening: .venv/test ## let testssl.sh and lynis judge the sandbox
 	pytest tests/host/hardening
 
 # Not part of `make test`: it takes ten minutes and an image of 600 MB.
-.PHONY: test-front
-test-front: .venv/test ## odd requests for ten minutes, and an upload of the largest image
-	ODD_REQUESTS_SECONDS=600 pytest -s tests/host/platform/test_odd_requests.py tests/host/front
+.PHONY: test-nginx
+test-nginx: .venv/test ## odd requests for ten minutes, and an upload of the largest image
+	ODD_REQUESTS_SECONDS=600 pytest -s tests/host/platform/test_odd_requests.py tests/host/nginx
 
 # Not part of `make test`: it takes two deployments.
 .PHONY: test-restore
@@ -335,7 +335,7 @@ test-uninstall: .check .venv/test ## take the platform off, bring it back with i
 test-reboot: .venv/test ## reboot the sandbox during an import: nothing is lost
 	pytest -s tests/host/reboot
 
-# Not part of `make test`, whose host has been through the same: deployed, once more without a change, looked at inside.
+# Not part of `make test`, because its host has passed the same steps: deploy, deploy again without a change, look inside.
 .PHONY: test-molecule
 test-molecule: .venv/test ## converge, check, idempotence and testinfra on a host of its own
 	molecule test
@@ -386,7 +386,7 @@ release: .venv/deploy ## check that this tree can be released, and print how to 
 .check:
 	@python3 tools/sandbox.py check
 
-# Debian's python3 comes without ensurepip: python3-venv brings it.
+# Debian's python3 has no ensurepip. The package python3-venv brings it.
 .venv/bin/python:
 	python3 -c 'import ensurepip' 2>/dev/null || { apt-get update -qq && apt-get install -y -qq python3-venv; }
 	python3 -m venv .venv

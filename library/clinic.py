@@ -8,7 +8,7 @@ module: clinic
 short_description: Keep clinics in Keycloak and in the study registry
 description:
   - A clinic is the group /clinics/ID in Keycloak, whose members see its studies, and a row in the registry.
-  - The clinic's name is the description of the group. What else hangs on the group (attributes, members) stays.
+  - The clinic's name is the description of the group. Its other attributes and its members stay.
   - Clinics that are not listed stay too. The module clinic_removal removes one.
 requirements: [python3-psycopg (version 3) on the host]
 options:
@@ -172,7 +172,7 @@ def main() -> None:
     registry = Registry(module.params)
     plan = Plan()
     try:
-        # The registry first: a member of a clinic that it does not know would see an empty list without a reason.
+        # The registry comes first. A member of a clinic that it does not know would see an empty list without a reason.
         groups = Plan()
         for clinic in module.params["clinics"]:
             plan_group(keycloak, groups, clinic["id"], clinic["name"])

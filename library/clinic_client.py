@@ -7,9 +7,9 @@ DOCUMENTATION = r"""
 module: clinic_client
 short_description: Let a clinic's own software in, or shut it out
 description:
-  - Keeps a confidential Keycloak client with a service account, which gets tokens by client credentials (RFC 6749, 4.4)
-    and in no other way. Its service account belongs to exactly one clinic and has exactly the given roles, so that its
-    tokens say the same as those of a person and the gateway knows no difference.
+  - Keeps a confidential Keycloak client with a service account. It gets tokens only by client credentials
+    (RFC 6749, 4.4). The service account belongs to exactly one clinic and has exactly the given roles. So its tokens
+    say the same as those of a person, and the gateway treats both alike.
   - Refuses to touch a client that it has not made.
 options:
   keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
@@ -21,7 +21,7 @@ options:
     type: str
     choices: [present, renewed, absent]
     default: present
-    description: Whether it is let in; C(renewed) gives one that is in another secret, and leaves all else as it is.
+    description: Whether it is let in. C(renewed) gives present software another secret, and changes nothing else.
   clinic: {type: str, description: Id of its clinic; required when it is to be let in.}
   roles:
     type: list

@@ -7,13 +7,14 @@ DOCUMENTATION = r"""
 module: clinic_removal
 short_description: Remove a clinic, and decide what becomes of its studies
 description:
-  - Refuses, before anything is changed, while deliveries of the clinic wait or are being imported, and while it owns
-    studies of which nobody said what becomes of them.
-  - Then, in this order, so that whatever stops it leaves less access than before - the registry lists the clinic no
-    more, its software loses its clients, users who belong to no other clinic are disabled and logged out, its group
-    goes, its studies are deleted if that was asked, and its empty inbox is removed. Run again, it goes on where it was.
-  - Studies that are kept stay the removed clinic's, whose group nobody is in any more; only administrators see them.
-  - Studies are deleted by the importer, as an administrator's deletion is, one after the other; each is on record.
+  - Refuses while deliveries of the clinic wait or are being imported. Also refuses if the clinic owns studies and
+    nobody said what to do with them. Nothing is changed then.
+  - Then it takes these steps. Their order makes sure that a run which stops leaves less access than before.
+    The registry no longer lists the clinic. The clinic's software loses its clients.
+    Users who belong to no other clinic are disabled and logged out. The clinic's group is removed.
+    Its studies are deleted if that was asked. Its empty inbox is removed. Another run goes on where this one stopped.
+  - Studies that are kept still belong to the removed clinic. Its group has no members, so only administrators see them.
+  - The importer deletes studies one after the other, as it does for an administrator. Each deletion is on record.
   - Deliveries that were imported or failed, the access log and backups are not touched.
 requirements: [python3-psycopg (version 3) on the host]
 options:
@@ -31,10 +32,10 @@ options:
     type: str
     choices: [refuse, keep, delete]
     default: refuse
-    description: What becomes of its studies. C(refuse) removes only a clinic that owns none.
+    description: The treatment of its studies. C(refuse) removes only a clinic that owns none.
   inbox_path: {type: path, required: true, description: The inbox of all clinics.}
   importer_url: {type: str, required: true, description: Address of the importer.}
-  importer_secret: {type: str, required: true, description: What the importer asks those for who want its status.}
+  importer_secret: {type: str, required: true, description: Secret that the importer wants for its status.}
   orthanc_url: {type: str, required: true, description: Address of Orthanc.}
   orthanc_user: {type: str, default: gateway, description: Orthanc's user in whose name studies are deleted.}
   orthanc_password: {type: str, required: true, description: Its password.}
@@ -64,7 +65,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 changes:
-  description: What there is to change.
+  description: The changes.
   returned: success
   type: list
   elements: str
@@ -73,12 +74,12 @@ studies:
   returned: success
   type: int
 disabled:
-  description: Usernames of those who belonged to it alone and are disabled now.
+  description: Usernames of the users who belonged only to it and are disabled now.
   returned: success
   type: list
   elements: str
 left:
-  description: Usernames of those who are in other clinics too.
+  description: Usernames of the users who are in other clinics too.
   returned: success
   type: list
   elements: str
@@ -115,12 +116,12 @@ from ansible.module_utils.imaging.registry import (  # type: ignore[import-untyp
     RegistryError,
 )
 
-# The importer learns of its clinics each ten seconds and looks over the inbox as often.
+# The importer reads its clinics and looks over the inbox every ten seconds.
 IMPORTER_LEARNS_SECONDS = 60
 # Deleting waits for Orthanc's disk, and for the importer's work on studies at that time.
 TIMEOUT_SECONDS = 600
 ATTEMPTS = 5
-# Of a clinic's software (module clinic_client): the client's attribute, and what Keycloak calls its account.
+# A clinic's software (module clinic_client) has this attribute at its client, and this prefix in its account's name.
 CLINIC = "imaging.clinic"
 SOFTWARE = "service-account-"
 
@@ -217,7 +218,7 @@ def plan_people(keycloak: Keycloak, plan: Plan, people: People, clinic_id: str) 
         )
 
     def shut_out(user: Json) -> None:
-        # A PUT drops every profile field and attribute that it does not list: it carries what is there.
+        # A PUT drops every profile field and attribute that it does not list, so it carries all that exist.
         keycloak.put(f"/users/{user['id']}", merged(user, {"enabled": False}))
         keycloak.create(f"/users/{user['id']}/logout", {})
 

@@ -9,7 +9,7 @@ short_description: Keep users in Keycloak with their clinics and roles
 description:
   - Creates, changes and removes users. Clinics and roles are exact - a user leaves the clinics and loses the roles
     that are not listed (the realm's default role stays). Groups outside /clinics and other profile fields stay.
-  - Who gets another role is logged out, because that role may ask for a second factor at the login.
+  - A user who gets another role is logged out, because that role may ask for a second factor at the login.
   - Users that are not listed stay as they are.
 options:
   keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
@@ -22,7 +22,7 @@ options:
     required: true
     description: The users. One call for all of them costs one task.
     options:
-      username: {type: str, required: true, description: Name to log in with; Keycloak keeps it in lower case.}
+      username: {type: str, required: true, description: Login name. Keycloak keeps it in lower case.}
       state: {type: str, choices: [present, absent], default: present, description: Whether the user exists.}
       email: {type: str, description: E-mail address; required when the user is to exist.}
       first_name: {type: str, description: First name; a user without one is asked for it at the next login.}
@@ -62,7 +62,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 users:
-  description: What became of each user.
+  description: The action taken for each user.
   returned: success
   type: list
   elements: dict
@@ -151,12 +151,12 @@ def plan_user(realm: Realm, plan: Plan, user: dict[str, Any], implied_roles: dic
     if current is None:
         if not user["password"]:
             raise KeycloakError(f"user {name} is new and needs a password to begin with: give `password`")
-        # The password goes along, so that a password which the policy refuses leaves no half-made user behind.
+        # The password is in the same request. If the policy refuses it, no half-made user is left.
         body = {"username": name, **wanted, "credentials": [credential(user)]}
         shown = {"username": name, **wanted, "password": HIDDEN}
         plan.add(f"user {name}", None, shown, lambda: keycloak.create("/users", body))
     elif after:
-        # A PUT drops every profile field and attribute that it does not list: it carries what is there.
+        # A PUT drops every profile field and attribute that it does not list, so it carries all that exist.
         plan.add(f"user {name}", before, after, lambda: keycloak.put(path(), merged(current, after)))
 
     groups = keycloak.get(f"/users/{current['id']}/groups", max="1000") if current else []

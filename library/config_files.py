@@ -7,10 +7,10 @@ DOCUMENTATION = r"""
 module: config_files
 short_description: Lay down the files of a role, all valid or none
 description:
-  - Does for a list of files what C(ansible.builtin.template) does for one. Each task asks the host once, and a
-    deployment that changes nothing is mostly such questions.
-  - Every file that would change is validated before the first is replaced, so a fault in one leaves all as they were.
-  - Directories that are missing above a file are made, owned by root, mode 0755.
+  - Writes a list of files as C(ansible.builtin.template) writes one. Each task asks the host once. A deployment that
+    changes nothing consists mostly of such questions.
+  - Every file that would change is validated before the first is replaced. So a fault in one leaves all as they were.
+  - Missing parent directories of a file are made. They belong to root and have the mode 0755.
 options:
   files:
     description: The files.

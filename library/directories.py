@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: directories
 short_description: Make directories with their owners and modes
 description:
-  - Does for a list of directories what C(ansible.builtin.file) does for one. Each task asks the host once, and a
-    deployment that changes nothing is mostly such questions.
+  - Makes a list of directories as C(ansible.builtin.file) makes one. Each task asks the host once. A deployment that
+    changes nothing consists mostly of such questions.
 options:
   paths:
     description: The directories, parents first.

@@ -7,12 +7,12 @@ module: fetch_large
 short_description: Bring a file of any size from a host to the controller
 description:
   - M(ansible.builtin.fetch) carries a file that only root may read through the memory of both ends, as a whole.
-    This one carries it in pieces, over whatever connection and way of becoming root the inventory says, and compares
-    the SHA-256.
-  - What is at C(dest) already is overwritten.
+    This module carries it in pieces and compares the SHA-256. It uses the connection and the way of becoming root that
+    the inventory says.
+  - A file that is at C(dest) already is overwritten.
 options:
   src: {type: path, required: true, description: The file on the host.}
-  dest: {type: path, required: true, description: "The file on the controller; a new one has the mode 0600."}
+  dest: {type: path, required: true, description: "The file on the controller. A new file has the mode 0600."}
 attributes:
   check_mode: {support: none}
   diff_mode: {support: none}

@@ -8,9 +8,9 @@ module: host_check
 short_description: Refuse a host that cannot carry the platform
 description:
   - Looks at the operating system, systemd, the architecture, the memory and the free disk space, and changes nothing.
-  - Looks whether a newer Keycloak or Orthanc is installed, or has migrated its database, than is to be deployed.
-    Neither goes back. A database that does not run is not asked.
-  - Fails with everything that is wrong at once.
+  - Looks whether a newer Keycloak or Orthanc than the one to be deployed is installed, or has migrated its database.
+    Neither can go back to an older version. A database that does not run is not asked.
+  - Fails once, with a list of everything that is wrong.
 options:
   minimum_memory_mb:
     description: Memory in MB (2^20 bytes) that the host must have.

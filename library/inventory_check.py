@@ -7,8 +7,8 @@ module: inventory_check
 short_description: Refuse an inventory that cannot work, before any host is touched
 description:
   - Compares the variables of every host of the play with C(vars/schema.yml) and with each role's specification.
-  - Finds missing, misspelt and unknown variables, wrong types and choices, and what only the platform knows. A domain
-    that is none, a user of a clinic that does not exist, directories inside each other.
+  - Finds missing, misspelt and unknown variables, and wrong types and choices. Also finds mistakes that only the
+    platform knows, such as a bad domain, a user of a clinic that does not exist, or directories inside each other.
   - Fails with all problems at once. Each names the variable, where it was set, its value (never a secret) and what it
     takes.
   - Runs on the controller and connects to nothing.

@@ -7,8 +7,8 @@ DOCUMENTATION = r"""
 module: keycloak_realm
 short_description: Keep a Keycloak realm as declared
 description:
-  - Creates the realm and keeps what is named here as declared - settings, realm roles, top groups, clients with their
-    protocol mappers and scopes, attributes of users. What is not named stays as it is.
+  - Creates the realm and keeps these as declared - settings, realm roles, top groups, clients with their
+    protocol mappers and scopes, attributes of users. Everything that is not named stays as it is.
   - Reads first, then writes only what differs. Check mode and diff show exactly what a run would write.
   - Every client gets the authorisation code flow with PKCE S256 and nothing else - no implicit flow, no direct grants,
     no service account, no full scope, no offline tokens.
@@ -41,8 +41,8 @@ options:
     elements: str
     description:
       - Realm roles whose members log in with a one-time password (TOTP, RFC 6238) besides their password; C(*) means
-        everyone. Who has none yet sets it up at the next login. Everybody else is asked only if they have set one up.
-      - Makes the browser flow of the realm, exactly. Not given, the flow stays as it is.
+        everyone. A user without one sets it up at the next login. All others are asked only if they have set one up.
+      - Makes the browser flow of the realm, exactly. Without this option, the flow stays as it is.
   groups: {type: list, elements: str, default: [], description: Names of top groups that must exist.}
   clients:
     type: list

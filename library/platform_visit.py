@@ -7,12 +7,12 @@ DOCUMENTATION = r"""
 module: platform_visit
 short_description: Log in through nginx as the viewer does, and look at the newest studies
 description:
-  - Goes the way of a browser - login page, authorisation code with PKCE, token, study list and, if wished, one image.
-  - Fails with what was answered where that way ends. Changes nothing but the platform's own record of who saw what.
+  - Takes the steps of a browser - login page, authorisation code with PKCE, token, study list and, if asked, one image.
+  - If a step fails, the message is the answer to that step. Changes only the platform's own record of who saw what.
 options:
   url: {type: str, required: true, description: "The platform's address, as in https://imaging.example.org."}
-  ca_file: {type: path, description: "Authority of its certificate (PEM); without, those that the host trusts."}
-  username: {type: str, required: true, description: Who logs in.}
+  ca_file: {type: path, description: "Authority of its certificate (PEM). The default is those that the host trusts."}
+  username: {type: str, required: true, description: Name of the user who logs in.}
   password: {type: str, required: true, description: Their password.}
   image: {type: bool, default: true, description: Whether an image of the newest studies that have one is read.}
 attributes:
@@ -71,7 +71,7 @@ def visit(url: str, ca_file: str | None, username: str, password: str, image: bo
     """Log in and look. Raises VisitError."""
     session = requests.Session()
     session.verify = ca_file or True
-    # A proxy of the host is not the way to itself.
+    # The host must not reach itself through a proxy.
     session.trust_env = False
     try:
         session.headers["Authorization"] = f"Bearer {log_in(session, url, username, password)}"

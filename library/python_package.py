@@ -84,12 +84,12 @@ def main() -> None:
         supports_check_mode=True,
     )
     package = Path(module.params["dest"])
-    # One newline at the end, whatever the lookup that read the file made of it.
+    # The text ends with one newline, no matter how the lookup read the file.
     modules = {name: text.rstrip("\n") + "\n" for name, text in module.params["modules"].items()}
     try:
         written, removed = differences(package, modules)
         if not module.check_mode:
-            # First, because a file may stand where a directory has to be.
+            # This comes first, because a file may stand where a directory has to be.
             for name in removed:
                 path = package / name
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

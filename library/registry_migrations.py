@@ -7,9 +7,9 @@ DOCUMENTATION = r"""
 module: registry_migrations
 short_description: Apply the numbered SQL migrations of the study registry
 description:
-  - Applies each migration that the database has not seen, in the order of the names, each in one transaction together
-    with its record in C(registry.migration) (name, SHA-256, time).
-  - Makes the schema C(registry) and that table when they are missing, and nothing else of its own.
+  - Applies each migration that the database has not seen, in the order of the names. Each runs in one transaction
+    together with its record in C(registry.migration) (name, SHA-256, time).
+  - If the schema C(registry) and that table are missing, the module makes them. It makes nothing else of its own.
   - Runs C(psql) over the local socket as the administrator, and becomes the owner inside the database.
 options:
   database:
@@ -21,7 +21,7 @@ options:
     type: str
     default: registry_owner
   administrator:
-    description: Superuser of the database, as whom PostgreSQL lets this user in on its socket.
+    description: Superuser of the database. On its socket, PostgreSQL lets this user log in under that name.
     type: str
     default: postgres
   socket:

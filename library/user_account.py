@@ -7,24 +7,24 @@ DOCUMENTATION = r"""
 module: user_account
 short_description: Reset a password or a second factor, log out, disable, enable, rename or remove a user
 description:
-  - Works on one user who exists and is named by username alone; clinics, roles and profile stay as they are.
-    A name that nobody has is refused, so that a slip of the pen does not pass for done.
-  - C(logout-all) alone names nobody; it ends every session of the realm.
-  - C(reset-totp) removes every one-time password that the user has set up; C(require-totp) has the user set one up at
-    the next login, unless there is one.
-  - Whatever shuts somebody out ends the user's sessions too. An access token that was issued before lives on until it
-    ends by itself (accessTokenLifespan of the realm).
+  - Works on one existing user, who is named only by username. Clinics, roles and profile stay as they are.
+    A name that nobody has is refused, so that a mistyped name is not taken for a success.
+  - Only C(logout-all) needs no name. It ends every session of the realm.
+  - C(reset-totp) removes every one-time password that the user has set up. With C(require-totp), the user sets one up
+    at the next login, unless there is one.
+  - An action that shuts a user out ends the user's sessions too. An access token that was issued earlier is valid until
+    it ends by itself (accessTokenLifespan of the realm).
 options:
   keycloak_url: {type: str, required: true, description: "Keycloak's address with its path, as in http://ADDRESS:PORT/auth."}
   keycloak_client_id: {type: str, required: true, description: Service account in the realm master.}
   keycloak_client_secret: {type: str, required: true, description: Its secret.}
   realm: {type: str, default: imaging, description: Name of the realm.}
-  username: {type: str, description: Name to log in with; required by every action but C(logout-all).}
+  username: {type: str, description: Name with which the user logs in. Every action but C(logout-all) needs it.}
   action:
     type: str
     required: true
     choices: [reset-password, reset-totp, require-totp, logout, logout-all, disable, enable, rename, remove]
-    description: What is to happen.
+    description: The change.
   new_username: {type: str, description: "The new name, lower case; required by C(rename)."}
   password: {type: str, description: The new password; required by C(reset-password).}
   temporary: {type: bool, default: true, description: Whether the next login asks for another password.}
@@ -82,7 +82,7 @@ def plan_action(keycloak: Keycloak, plan: Plan, asked: dict[str, Any]) -> None:
         keycloak.create(f"{path}/logout", {})
 
     def set_enabled(enabled: bool) -> None:
-        # A PUT drops every profile field and attribute that it does not list: it carries what is there.
+        # A PUT drops every profile field and attribute that it does not list, so it carries all that exist.
         keycloak.put(path, merged(user, {"enabled": enabled}))
 
     if asked["action"] == "reset-password":

@@ -11,18 +11,18 @@ description:
     does, through its proxy. It is refused unless every primary key in it has one of the pinned fingerprints.
   - With I(state=reachable) it only asks whether apt can reach the repository, and changes nothing.
 options:
-  name: {description: What the files are called., type: str, required: true}
+  name: {description: Name of the files., type: str, required: true}
   url: {description: Address of the repository., type: str, required: true}
   suite: {description: Suite., type: str, default: stable}
   components: {description: Components., type: list, elements: str, default: [main]}
   key: {description: The key in ASCII armour. Empty means that it is fetched., type: str, default: ""}
-  key_url: {description: Where the key is fetched., type: str, default: ""}
+  key_url: {description: Address at which the key is fetched., type: str, default: ""}
   fingerprints: {description: Fingerprints of the keys that are trusted., type: list, elements: str, default: []}
   creates:
     description:
       - With I(state=reachable), a file that is there once what it gives is installed. Then nothing is asked.
     type: path
-  seconds: {description: How long an answer may take., type: int, default: 5}
+  seconds: {description: Seconds that an answer may take., type: int, default: 5}
   state: {description: Whether to write or to ask., type: str, choices: [present, reachable], default: present}
 attributes:
   check_mode: {support: full}
@@ -41,7 +41,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 reachable: {description: Whether apt can reach the repository or need not., type: bool, returned: state is reachable}
-reason: {description: Why it cannot., type: str, returned: state is reachable}
+reason: {description: The reason why it cannot., type: str, returned: state is reachable}
 """
 
 import base64
@@ -83,7 +83,7 @@ def fingerprints(armoured: str) -> list[str]:
     for block in re.findall(
         r"-----BEGIN PGP PUBLIC KEY BLOCK-----(.+?)-----END PGP PUBLIC KEY BLOCK-----", armoured, re.DOTALL
     ):
-        # After the headers and an empty line; the checksum begins with an equals sign.
+        # The data follow the headers and an empty line. The checksum begins with an equals sign.
         body = re.split(r"\n\s*\n", block.replace("\r", ""), maxsplit=1)[-1].split("\n=")[0]
         try:
             for tag, content in packets(base64.b64decode(body)):
@@ -150,7 +150,7 @@ def main() -> None:
             "url": {"type": "str", "required": True},
             "suite": {"type": "str", "default": "stable"},
             "components": {"type": "list", "elements": "str", "default": ["main"]},
-            # A public key is no secret, whatever the argument is called.
+            # A public key is no secret, although the argument's name says key.
             "key": {"type": "str", "default": "", "no_log": False},
             "key_url": {"type": "str", "default": "", "no_log": False},
             "fingerprints": {"type": "list", "elements": "str", "default": []},

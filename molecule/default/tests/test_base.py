@@ -112,7 +112,7 @@ def test_the_whole_firewall_is_ours(host: Host, wired: Wired) -> None:
     assert host.check_output("nft --stateless --terse list ruleset") == expected.rstrip("\n")
 
 
-def test_only_the_three_doors_are_reachable_from_outside(host: Host) -> None:
+def test_only_three_ports_are_reachable_from_outside(host: Host) -> None:
     listening = set()
     for line in host.check_output("ss --no-header --tcp --udp --listening --numeric").splitlines():
         protocol, *_, local, _peer = line.split()

@@ -84,7 +84,7 @@ def test_only_the_two_plugins_are_loaded(ask: Orthanc) -> None:
 
 
 @pytest.mark.parametrize("path", ["/app/explorer.html", "/webdav/", "/wado?requestType=WADO"])
-def test_a_side_door_is_closed(ask: Orthanc, path: str) -> None:
+def test_a_side_way_is_closed(ask: Orthanc, path: str) -> None:
     assert ask("gateway", path)[0] == 404
 
 

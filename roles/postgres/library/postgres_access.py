@@ -222,7 +222,7 @@ def plan_access(
     for role in roles:
         verifier = None
         if role["password"] is not None:
-            # Made here and not by the server, so that the password is in no log, whatever is logged.
+            # The verifier is made here and not by the server, so that no log can hold the password.
             encrypted = server.pgconn.encrypt_password(
                 role["password"].encode(), role["name"].encode(), b"scram-sha-256"
             )

@@ -114,7 +114,7 @@ def test_every_port_of_a_service_is_guarded(platform):
     assert {str(port) for port in listening(platform) if port > 1024} <= set(rules(platform)[0])
 
 
-def test_a_stranger_reaches_the_three_doors_and_nothing_else(platform, stranger):
+def test_a_stranger_reaches_three_ports_and_nothing_else(platform, stranger):
     ports = listening(platform)
     script = (
         "import socket, sys\n"

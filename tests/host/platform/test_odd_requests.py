@@ -1,7 +1,7 @@
 """A fuzzer of nginx: every route that there is for images, asked oddly, over images of every kind.
 
 However a physician or an administrator asks, Orthanc and the gateway live on, and each answer is one that somebody
-meant: no 500, and no 503, which would say that trying again helps. `make test-front` runs it for ten minutes.
+meant: no 500, and no 503, which would say that trying again helps. `make test-nginx` runs it for ten minutes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A clinic's files never disturb another clinic.
 
-They are files that two programs read differently, files that stop the archive, and words that tell a sender what it may not know.
+They are files that two programs read differently, files that stop the archive, and words that tell a sender what it
+may not know.
 """
 
 from __future__ import annotations

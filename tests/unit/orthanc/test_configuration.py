@@ -99,7 +99,7 @@ def test_a_dangerous_default_is_off(configuration: dict[str, Any], option: str, 
     ("option", "value"),
     [("EnableWado", False), ("Servers", {}), ("ServersInDatabase", False), ("Host", ""), ("Root", "/dicom-web/")],
 )
-def test_dicomweb_has_no_side_door(configuration: dict[str, Any], option: str, value: object) -> None:
+def test_dicomweb_has_no_side_way(configuration: dict[str, Any], option: str, value: object) -> None:
     assert configuration["DicomWeb"][option] == value
 
 
