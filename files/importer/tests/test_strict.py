@@ -616,6 +616,11 @@ def test_text_of_any_kind_is_still_a_companion() -> None:
 def test_what_the_role_writes_is_read(tmp_path: Path) -> None:
     role = Path(__file__).parents[3] / "roles/importer"
     values = yaml.safe_load((role / "defaults/main.yml").read_text()) | {
+        "importer_orthanc_url": "http://127.0.0.1:8042",
+        "importer_registry_host": "127.0.0.1",
+        "importer_registry_port": 5432,
+        "importer_listen_address": "127.0.0.1",
+        "importer_listen_port": 8080,
         "importer_public_url": "https://imaging.test/dicom-web/",
         "importer_instance_max_mb": 5,
         "importer_quotas": {"north": 500},
