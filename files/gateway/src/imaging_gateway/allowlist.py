@@ -26,7 +26,7 @@ PLACES = {
     "study": UID,
     "series": UID,
     "instance": UID,
-    "frames": r"[1-9][0-9]{0,8}+(?:,[1-9][0-9]{0,8}+)*+",
+    "frames": r"(?>[1-9][0-9]{0,8}(?:,[1-9][0-9]{0,8})*)",
     "bulk": r"[0-9A-Fa-f]{8}(?:/[1-9][0-9]{0,8}/[0-9A-Fa-f]{8}){0,16}",
     "level": r"patients|studies|series|instances",
     "id": r"[0-9a-f]{8}(?:-[0-9a-f]{8}){4}",
