@@ -16,8 +16,8 @@ $(foreach name,$(ARGUMENTS),$(if $(filter command,$(firstword $(origin $(name)))
 $(foreach name,$(ARGUMENTS),$(if $(filter environment,$(origin $(name))),$(eval $(name) := $$(value $(name)))))
 # A word for the shell.
 q = '$(subst ','\'',$1)'
-# A variable for a playbook: its name and its value.
-extra = -e $(call q,{"$1": "$(subst ",\",$(subst \,\\,$2))"})
+# A variable for a playbook: its name and its value. Ansible would evaluate a value with braces, on this machine.
+extra = $(if $(findstring {{,$2)$(findstring {%,$2),$(error $1 may have neither {{ nor {%. Nothing was done))-e $(call q,{"$1": "$(subst ",\",$(subst \,\\,$2))"})
 
 HOST := $(call q,imaging-$(SANDBOX))
 STATE := $(call q,$(HOME)/.local/share/imaging-platform/$(SANDBOX))

@@ -153,6 +153,14 @@ def test_what_is_typed_arrives_at_a_playbook_as_it_is(arguments: Path, odd: str)
     assert [json.loads(given) for given in extra[1::2]] == [{"clinic_id": "x"}, {"clinic_name": odd}]
 
 
+@pytest.mark.parametrize("template", ["{{ lookup('pipe', 'id') }}", "{% for one in [] %}"])
+def test_a_value_that_ansible_would_evaluate_is_refused(arguments: Path, template: str) -> None:
+    path = f"{arguments}/bin:{os.environ['PATH']}"
+    done = make("add-clinic", "CLINIC_ID=x", f"CLINIC_NAME={template}", f"INVENTORY={arguments}/hosts.yml", PATH=path)
+    assert done.returncode == 2
+    assert "clinic_name may have neither {{ nor {%. Nothing was done" in done.stderr
+
+
 def test_every_variable_that_a_target_reads_is_one_that_arrives_as_it_is() -> None:
     (declared,) = re.findall(r"^ARGUMENTS := ((?:.*\\\n)*.*)$", MAKEFILE, re.MULTILINE)
     ours = set(re.findall(r"^(\w+) (?::|\?|)=", MAKEFILE, re.MULTILINE)) - {"SANDBOX", "INVENTORY"}
