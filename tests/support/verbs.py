@@ -19,7 +19,7 @@ STRANGER = "nobody-of-this-name"
 
 ANSWERED = {
     "status": Verb(r'"well": ', ("JSON=1",)),
-    "logs": Verb(r" systemd\[1\]: "),
+    "logs": Verb(r"^\w+ \d+ [\d:]+ imaging-\S+ \S+\[\d+\]: "),
     "logs-importer": Verb(r"imaging_importer"),
     "audit": Verb(r"^at,user,.*\n\Z", ("FORMAT=csv", 'USER=it\'s "nobody" $HOME')),
     "shell-orthanc": Verb(r"^user=orthanc$", typed="echo user=$(id -un)\n"),
