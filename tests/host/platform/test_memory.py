@@ -113,6 +113,10 @@ def fetch_on_host(platform: Platform, address: str) -> int:
         "--silent",
         "--config",
         "-",
+        # At its limit Orthanc sometimes stands still for 30 seconds, and the answer breaks off.
+        "--retry",
+        "2",
+        "--retry-all-errors",
         "--output",
         "/dev/null",
         "--write-out",
