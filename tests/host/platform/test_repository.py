@@ -32,6 +32,11 @@ def added(platform: Platform) -> int:
     return int(float(megabytes) * 1e6)
 
 
+def are_over(platform: Platform, *units: str) -> bool:
+    """Whether none of the units runs any more."""
+    return set(platform.on_host("systemctl", "is-active", *units, check=False).split()) <= {"inactive", "failed"}
+
+
 def test_a_snapshot_says_what_it_holds_and_can_be_restored_here(platform, pushed):
     for name in (pushed, "repository"):
         said = platform.on_host("sh", "-c", f"imaging-backup check {name} 2>&1")
@@ -100,11 +105,7 @@ def test_a_push_waits_for_a_backup_that_runs(platform, pushed):
     """Both hold images by the same second names, so neither may take the other's away."""
     platform.on_host("sh", "-c", "systemctl start --no-block imaging-backup.service imaging-backup-push.service")
 
-    def over() -> bool:
-        states = platform.on_host("systemctl", "is-active", "imaging-backup", "imaging-backup-push", check=False)
-        return set(states.split()) <= {"inactive", "failed"}
-
-    wait_for("both have ended", over, seconds=120)
+    wait_for("both have ended", lambda: are_over(platform, "imaging-backup", "imaging-backup-push"), seconds=120)
     assert platform.on_host("systemctl", "is-failed", "imaging-backup", "imaging-backup-push", check=False).split() == [
         *("inactive", "inactive")
     ]
@@ -133,11 +134,6 @@ def written(platform: Platform, *arguments: str) -> str:
     return str(json.loads(said.splitlines()[-1])["snapshot_id"])
 
 
-def push_is_over(platform: Platform) -> bool:
-    state = platform.on_host("systemctl", "is-active", "imaging-backup-push", check=False).strip()
-    return state in {"inactive", "failed"}
-
-
 def test_what_somebody_with_the_password_wrote_is_not_restored(platform, pushed):
     """Neither with a copy of a signature nor with none. Without one it does not even hide what is signed."""
     key = platform.on_host("imaging-backup", "key").strip()
@@ -145,7 +141,7 @@ def test_what_somebody_with_the_password_wrote_is_not_restored(platform, pushed)
     copied = ",".join(tag for tag in signed["tags"] if not tag.startswith("of="))
     # A push by the timer would be newer than the forged snapshots, and signed: the host would restore that one.
     platform.on_host("systemctl", "stop", "imaging-backup-push.timer")
-    wait_for("no push runs", lambda: push_is_over(platform), seconds=120)
+    wait_for("no push runs", lambda: are_over(platform, "imaging-backup-push"), seconds=120)
     forged = written(platform, "--tag=imaging", "/etc/imaging")
     names = [forged]
     try:
