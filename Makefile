@@ -22,7 +22,7 @@ extra = $(if $(findstring {{,$2)$(findstring {%,$2),$(error $1 may have neither 
 HOST := $(call q,imaging-$(SANDBOX))
 STATE := $(call q,$(HOME)/.local/share/imaging-platform/$(SANDBOX))
 PLAYBOOK := .venv/bin/ansible-playbook -i $(call q,$(INVENTORY))
-# A job of vars/wiring.yml, which names the host, and the command follow.
+# A job, which names the host (playbooks/lookup_plugins/hosts_of.py), and the command follow.
 ON_HOST := .venv/bin/python tools/on_host.py $(call q,$(INVENTORY))
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 

@@ -34,7 +34,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "artifacts/mutation"
-DICOM = ("charsets", "correction", "display", "dress", "elements", "instance", "stamp")
 # The tests of one mistake run the quickest first. They end after this many seconds beside their time without a mistake.
 PATIENCE = 60.0
 SURVIVED, KILLED = "survived", "killed"
@@ -49,12 +48,11 @@ class Package:
 
 
 def packages() -> dict[str, Package]:
-    importer = ROOT / "files/importer/src/imaging_importer"
-    dicom = sorted(path for name in DICOM for path in importer.rglob(f"{name}.py"))
-    of_dicom = ("stamp", "dress", "display", "strict", "compatibility", "text")
+    dicom = ROOT / "files/importer/src/imaging_importer/dicom"
+    of_dicom = ("stamp", "dress", "display", "packed", "strict", "compatibility", "text")
     return {
         "gateway": Package(sorted((ROOT / "files/gateway/src").rglob("*.py")), ["files/gateway/tests"]),
-        "dicom": Package(dicom, [f"files/importer/tests/test_{name}.py" for name in of_dicom]),
+        "dicom": Package(sorted(dicom.rglob("*.py")), [f"files/importer/tests/test_{name}.py" for name in of_dicom]),
         "module_utils": Package(
             sorted((ROOT / "module_utils").rglob("*.py")),
             ["tests/unit/modules", "files/registry/tests/test_clinics_of_modules.py"],
